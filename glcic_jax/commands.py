@@ -1,0 +1,70 @@
+"""The `glcic` command. JAX is imported inside the commands, so that `glcic --help` answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from glcic_jax import __version__
+from glcic_jax.errors import UserError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="glcic")
+def cli() -> None:
+    """Image completion with GLCIC. Training: python main.py --help."""
+
+
+@cli.command()
+def doctor() -> None:
+    """Show versions, devices, and whether a convolution runs on them."""
+    import jax
+    import jax.numpy as jnp
+
+    from glcic_jax.checkpoints import package_versions
+    from glcic_jax.networks import CompletionNetwork
+
+    for name, version in package_versions().items():
+        click.echo(f"{name:18} {version}")
+    for device in jax.local_devices():
+        stats = device.memory_stats() or {}
+        memory = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""
+        click.echo(f"{'device':18} {device.device_kind} ({device.platform}){memory}")
+    network = CompletionNetwork(width=1 / 16)
+    image = jnp.zeros((1, 16, 16, 4))
+    output: Any = network.apply(network.init(jax.random.key(0), image), image)
+    click.echo(f"{'completion network':18} runs, output {output.shape}")
+
+
+@cli.command()
+@click.argument("workdir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def inspect(workdir: Path) -> None:
+    """Show what a run's newest checkpoint holds: step, data, sizes, metrics, versions."""
+    from glcic_jax.checkpoints import restore_completion
+
+    variables, meta = restore_completion(workdir)
+    click.echo(f"step        {meta['step']}")
+    click.echo(f"data        {meta['config']['data']['source']}")
+    click.echo(f"image size  {meta['config']['data']['image_size']}")
+    click.echo(f"parameters  {_count(variables['params'])}")
+    click.echo(f"mean pixel  {', '.join(f'{value:.4f}' for value in meta['mean_pixel'])}")
+    for name, value in meta["metrics"].items():
+        click.echo(f"{name:11} {value:.4f}")
+    for name, version in meta["versions"].items():
+        click.echo(f"{name:16} {version}")
+
+
+def _count(tree: object) -> int:
+    import jax
+
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def main() -> None:
+    """The entry point: a `UserError` is one line on stderr and exit code 2."""
+    try:
+        cli()
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,224 @@
+"""Where photographs come from: the samples, a folder, or a prepared TFDS data set.
+
+A source is random access: `len(source)`, `source.read(index)` gives one file's bytes, `source.name(index)` says
+which it was. It holds no decoded image.
+"""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from glcic_jax.errors import ConfigError, DataError
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+
+# Photographs in scikit-image's wheel; each is free of rights (its data/README.txt has the sources).
+_SAMPLES_TRAIN = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "grass.png",
+    "gravel.png",
+    "motorcycle_left.png",
+)
+_SAMPLES_VALIDATION = ("coffee.png", "rocket.jpg")
+
+
+class ImageSource(Protocol):
+    """Encoded images by index."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def read(self, index: int) -> bytes:
+        """One image's file, as bytes. Raises OSError where it cannot be read."""
+
+    def name(self, index: int) -> str:
+        """What to call the image in a message."""
+
+
+class Sources(NamedTuple):
+    """The two parts of a data set, which share no image."""
+
+    train: ImageSource
+    validation: ImageSource
+
+
+class FileSource:
+    """Image files on disk."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self._paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> bytes:
+        return self._paths[index].read_bytes()
+
+    def name(self, index: int) -> str:
+        return str(self._paths[index])
+
+
+class TfdsSource:
+    """The image feature of a TFDS `data_source`, left encoded."""
+
+    def __init__(self, data_source: Any, feature: str, name: str):
+        self._data_source = data_source
+        self._feature = feature
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._data_source)
+
+    def read(self, index: int) -> bytes:
+        return self._data_source[index][self._feature]
+
+    def name(self, index: int) -> str:
+        return f"{self._name}[{index}]"
+
+
+def open_sources(data: Any) -> Sources:
+    """Opens the training and validation images that `config.data` names.
+
+    Args:
+      data: `config.data`; `source` is "samples", "folder:PATH" or "tfds:NAME".
+
+    Raises:
+      ConfigError: The source is of no known kind.
+      DataError: It holds no usable images, or is not there.
+    """
+    kind, _, argument = data.source.partition(":")
+    if kind not in SOURCES:
+        raise ConfigError(
+            f"unknown data source {data.source!r}: give samples, folder:PATH or tfds:NAME as --config.data.source"
+        )
+    return SOURCES[kind](argument, data)
+
+
+def _open_samples(argument: str, data: Any) -> Sources:
+    del data
+    if argument:
+        raise ConfigError(f"the data source samples takes no argument, not {argument!r}")
+    # Found, not imported: scikit-image takes a second to import, and only its files are wanted.
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise DataError("the samples come with scikit-image, which is not installed: pip install scikit-image")
+    folder = Path(spec.origin).parent / "data"
+    parts = [[folder / name for name in names] for names in (_SAMPLES_TRAIN, _SAMPLES_VALIDATION)]
+    missing = [path.name for part in parts for path in part if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"scikit-image in {folder} does not carry {', '.join(missing)}: pip install -U scikit-image"
+        )
+    return Sources(*map(FileSource, parts))
+
+
+def held_out(relative_path: str, fraction: float) -> bool:
+    """Says whether a file belongs to the validation part: by a hash of its path, the same for ever.
+
+    Adding or removing other files moves no file from one part to the other.
+    """
+    digest = hashlib.sha256(relative_path.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def _image_paths(root: Path) -> list[str]:
+    """All image files below a folder, relative, sorted; links are followed, hidden names passed over."""
+    found: list[str] = []
+    visited: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        relative = Path(folder).relative_to(root)
+        found += [
+            (relative / name).as_posix()
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in _SUFFIXES
+        ]
+    return sorted(found)
+
+
+def _open_folder(argument: str, data: Any) -> Sources:
+    root = Path(argument).expanduser()
+    if not argument or not root.is_dir():
+        raise DataError(
+            f"folder:{argument}: no such folder; give --config.data.source=folder:/path/to/photographs"
+        )
+    paths = _image_paths(root)
+    if len(paths) < 2:
+        raise DataError(
+            f"{root}: {len(paths)} image files found ({', '.join(sorted(_SUFFIXES))}); at least 2 are needed, "
+            "one to train on and one to validate on"
+        )
+    validation = [path for path in paths if held_out(path, data.validation_fraction)]
+    # A small folder may have none, or nothing else: then the first, so that both parts hold something.
+    if not validation or len(validation) == len(paths):
+        validation = paths[:1]
+    excluded = set(validation)
+    train = [path for path in paths if path not in excluded]
+    return Sources(FileSource([root / path for path in train]), FileSource([root / path for path in validation]))
+
+
+def tfds_directory(name: str, data_dir: str) -> Path | None:
+    """Finds the newest prepared version of a TFDS data set below `data_dir`; None where there is none."""
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser() / name
+    prepared = [path.parent for path in root.rglob("dataset_info.json")] if root.is_dir() else []
+
+    def version(path: Path) -> list[int]:
+        return [int(part) if part.isdigit() else -1 for part in path.name.split(".")]
+
+    return max(prepared, key=version, default=None)
+
+
+def _open_tfds(argument: str, data: Any) -> Sources:
+    directory = tfds_directory(argument, data.tfds_dir)
+    if directory is None:
+        where = data.tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+        raise DataError(
+            f"the data set {argument} is not prepared in {where}. Three ways on: "
+            f"(1) prepare it: pip install tensorflow && tfds build {argument} --file_format=array_record "
+            f"--data_dir={where}; "
+            "(2) train on your own photographs: --config.data.source=folder:/path/to/photographs; "
+            "(3) train on the samples: python main.py --config=configs/quickstart.py"
+        )
+    # Imported here: a folder or the samples train on a machine without TFDS.
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataError(f"tfds:{argument} needs TFDS: pip install tensorflow-datasets ({error})") from error
+
+    builder = tfds.builder_from_directory(directory)
+    features = [key for key, value in builder.info.features.items() if isinstance(value, tfds.features.Image)]
+    if not features:
+        raise DataError(f"{directory}: the data set {argument} has no image feature")
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise DataError(
+            f"{directory} is prepared as {builder.info.file_format.value}, which cannot be read at random: "
+            f"prepare it anew with: tfds build {argument} --file_format=array_record"
+        )
+
+    def part(split: str) -> TfdsSource:
+        if split.partition("[")[0] not in builder.info.splits:
+            raise DataError(f"{directory} has no split {split!r}: choose from {', '.join(builder.info.splits)}")
+        decoders = {features[0]: tfds.decode.SkipDecoding()}
+        return TfdsSource(
+            builder.as_data_source(split=split, decoders=decoders), features[0], f"{argument}/{split}"
+        )
+
+    return Sources(part(data.train_split), part(data.validation_split))
+
+
+SOURCES: dict[str, Callable[[str, Any], Sources]] = {
+    "samples": _open_samples,
+    "folder": _open_folder,
+    "tfds": _open_tfds,
+}

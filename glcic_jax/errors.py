@@ -1,0 +1,37 @@
+"""The errors that a person can mend: one clear line and exit code 2, never a traceback."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """Bad input: says what is wrong, where, and how to mend it.
+
+    The entry points print it on stderr and exit with code 2; `--debug` shows the traceback.
+    """
+
+
+class DataError(UserError):
+    """The data set, or a file in it, cannot be used."""
+
+
+class ConfigError(UserError):
+    """The configuration asks for something that does not exist or does not fit together."""
+
+
+def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
+    """Returns `registry[name]`.
+
+    Args:
+      registry: A choice point: the plain dict at the foot of the module that owns it.
+      name: The chosen name, as the configuration gives it.
+      what: What is chosen, in words; it stands in the error.
+
+    Raises:
+      ConfigError: The name is unknown; the message lists the valid ones.
+    """
+    if name not in registry:
+        raise ConfigError(f"unknown {what} {name!r}: choose one of {', '.join(sorted(registry))}")
+    return registry[name]

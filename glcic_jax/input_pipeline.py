@@ -1,0 +1,203 @@
+"""From encoded photographs to batches of uint8 crops, on the host, with Grain.
+
+The order of the images and every crop follow from the seed and a position in the stream, and the position is
+all that a checkpoint has to remember. Each epoch shows every image once, over all processes together.
+"""
+
+import concurrent.futures
+import functools
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import grain.python as grain
+import numpy as np
+
+from glcic_jax.data_sources import ImageSource
+from glcic_jax.errors import DataError
+from glcic_jax.image_files import load_image
+
+_log = logging.getLogger(__name__)
+
+
+class SkippedFiles:
+    """Names every image that cannot be read once, in the log and in a file, and counts them.
+
+    Args:
+      path: The file, one line an image; None: none.
+      available: Number of images of the source.
+      most: Fraction of them beyond which an error ends the run.
+    """
+
+    def __init__(self, path: Path | None, available: int, most: float):
+        self._path = path
+        self._available = available
+        self._most = most
+        self._names: set[str] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, name: str, error: Exception) -> None:
+        """Notes that an image was skipped; safe to call from several threads.
+
+        Raises:
+          DataError: More than the allowed fraction of all images has been skipped.
+        """
+        with self._lock:
+            if name in self._names:
+                return
+            self._names.add(name)
+            count = len(self._names)
+            _log.warning("skipped: %s", error)
+            if self._path is not None:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(f"{error}\n")
+        if count > self._most * self._available:
+            where = f"; {self._path} names them" if self._path else ""
+            raise DataError(
+                f"{count} of {self._available} training images cannot be read, more than "
+                f"data.max_skipped_fraction = {self._most}{where}. The last: {error}"
+            )
+
+
+def random_crop(
+    image: np.ndarray, rng: np.random.Generator, image_size: int, resize_range: tuple[int, int]
+) -> np.ndarray:
+    """Resizes the shorter side to a random number of pixels in the range, and cuts a random square.
+
+    Args:
+      image: [H, W, 3] uint8, any size; smaller images are enlarged.
+      rng: The source of chance.
+      image_size: Side of the square in pixels.
+      resize_range: Smallest and largest shorter side, both included; at least `image_size`.
+
+    Returns:
+      [image_size, image_size, 3] uint8.
+
+    Reference: Iizuka et al. 2017, Section 4.
+    """
+    sides = np.array(image.shape[:2])
+    scale = int(rng.integers(resize_range[0], resize_range[1] + 1)) / sides.min()
+    resized_sides = np.maximum(np.round(sides * scale).astype(int), image_size)
+    corner = rng.integers(0, resized_sides - image_size + 1)
+    # Only the part that the square needs is resized: a strip of 20 x 20,000 px would fill the memory.
+    first = np.minimum(np.floor(corner / scale).astype(int), sides - 1)
+    last = np.minimum(np.ceil((corner + image_size) / scale).astype(int), sides)
+    part = image[first[0] : last[0], first[1] : last[1]]
+    height, width = np.maximum(np.round((last - first) * scale).astype(int), image_size)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    resized = cv2.resize(part, (int(width), int(height)), interpolation=interpolation)
+    top, left = np.clip(np.round(corner - first * scale).astype(int), 0, [height - image_size, width - image_size])
+    return np.ascontiguousarray(resized[top : top + image_size, left : left + image_size])
+
+
+def train_batches(
+    source: ImageSource,
+    data: Any,
+    batch_size: int,
+    seed: int,
+    skipped: SkippedFiles,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator:
+    """Returns an endless iterator over `{"image": [batch_size, S, S, 3] uint8}`.
+
+    Its `get_state()` is a small JSON-able dict; `set_state` goes on from exactly there.
+
+    Args:
+      source: The training images.
+      data: `config.data`.
+      batch_size: Images in each of this process's batches.
+      seed: Fixes the order and the crops.
+      skipped: Told of every image that cannot be read.
+      process_index, process_count: This process's place among all, each of which reads its own share.
+
+    Raises:
+      DataError: The source holds fewer images than there are processes.
+    """
+    if len(source) < process_count:
+        raise DataError(f"{len(source)} training images cannot be shared by {process_count} processes")
+    cv2.setNumThreads(0)  # Grain's threads already fill the cores.
+
+    decode = functools.lru_cache(maxsize=data.cache_images)(lambda index: _read(source, index, data))
+
+    def load(index: int, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
+        # None is left out of the stream, and the next image takes its place.
+        try:
+            image = decode(index)
+        except (DataError, OSError) as error:
+            skipped.add(source.name(index), error)
+            return None
+        return {"image": random_crop(image, rng, data.image_size, data.resize_range)}
+
+    # Cut into shares after the shuffle and the crop: neither then depends on the number of processes.
+    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().random_map(load)
+    dataset = dataset[process_index::process_count].repeat()
+    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
+    return iter(dataset.to_iter_dataset(options).batch(batch_size, drop_remainder=True))
+
+
+def validation_batch(source: ImageSource, data: Any, count: int, seed: int) -> np.ndarray:
+    """Returns [count, S, S, 3] uint8: fixed crops of held-out images, the same at every call.
+
+    Images are taken in an order that the seed fixes; a source with fewer images than `count` gives several
+    crops of each.
+
+    Raises:
+      DataError: None of the images can be read.
+    """
+    order = np.random.default_rng(seed).permutation(len(source))
+    crops: list[np.ndarray] = []
+    failed = 0
+    while len(crops) < count:
+        position = len(crops) + failed
+        index = int(order[position % len(source)])
+        try:
+            image = _read(source, index, data)
+        except (DataError, OSError) as error:
+            _log.warning("skipped: %s", error)
+            failed += 1
+            if failed >= len(source) and not crops:
+                raise DataError(f"none of the {len(source)} validation images can be read: {error}") from error
+            continue
+        rng = np.random.default_rng((seed, position))
+        crops.append(random_crop(image, rng, data.image_size, data.resize_range))
+    return np.stack(crops)
+
+
+def mean_pixel(source: ImageSource, data: Any, skipped: SkippedFiles) -> np.ndarray:
+    """Returns [3] float32 in [0, 1]: the mean colour of the training images, each weighing the same.
+
+    Looks at all of them, or at `data.mean_pixel_images` spread evenly over a larger source.
+
+    Raises:
+      DataError: No image can be read.
+    """
+    count = min(len(source), data.mean_pixel_images)
+    chosen = np.linspace(0, len(source) - 1, count).astype(int)
+
+    def mean_of(index: int) -> np.ndarray | None:
+        try:
+            return _read(source, index, data).mean(axis=(0, 1))
+        except (DataError, OSError) as error:
+            skipped.add(source.name(index), error)
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(data.threads) as pool:
+        means = [mean for mean in _in_order(pool, mean_of, chosen) if mean is not None]
+    if not means:
+        raise DataError(f"none of the {count} training images looked at can be read")
+    return (np.mean(means, axis=0) / 255.0).astype(np.float32)
+
+
+def _in_order(pool: concurrent.futures.Executor, work: Any, indices: np.ndarray) -> Iterator[Any]:
+    return pool.map(work, (int(index) for index in indices))
+
+
+def _read(source: ImageSource, index: int, data: Any) -> np.ndarray:
+    return load_image(source.read(index), source.name(index), at_least=data.resize_range[1])

@@ -1,0 +1,109 @@
+"""How far a completed image is from the original: L1, L2, PSNR and SSIM, whole image and hole only.
+
+Computed in float32 on images in [0, 1] of any size from 1 x 1 (SSIM: from 11 x 11) on. SSIM has the settings
+of Wang et al. 2004: 11-tap Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance, the
+mean over the three channels; the mean over the image leaves out the 5 px border, as scikit-image does.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+_RADIUS = 5
+_SIGMA = 1.5
+_C1 = 0.01**2
+_C2 = 0.03**2
+
+
+class ImageMetrics(struct.PyTreeNode):
+    """One number per image, each [N] float32. PSNR in dB, infinite for equal images.
+
+    The fields that begin with `hole` look at pixels inside the hole only; they are NaN where it is empty.
+    """
+
+    l1: jax.Array
+    l2: jax.Array
+    psnr: jax.Array
+    ssim: jax.Array
+    hole_l1: jax.Array
+    hole_l2: jax.Array
+    hole_psnr: jax.Array
+    hole_ssim: jax.Array
+
+
+def _masked_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """The mean of [N, H, W, C] where weights [N, H, W, 1] are 1: [N]."""
+    count = weights.sum(axis=(1, 2, 3)) * values.shape[-1]
+    return (values * weights).sum(axis=(1, 2, 3)) / count
+
+
+def psnr_of(mean_squared_error: jax.Array) -> jax.Array:
+    """Peak signal to noise ratio in dB for a peak of 1; any shape."""
+    return -10.0 * jnp.log10(mean_squared_error)
+
+
+def ssim_map(image: jax.Array, other: jax.Array) -> jax.Array:
+    """Structural similarity at every pixel: two [N, H, W, C] floats in [0, 1] to [N, H, W, C] in [-1, 1].
+
+    Raises:
+      ValueError: A side is below 11 px.
+
+    Reference: Wang et al. 2004, "Image quality assessment", Equation 13.
+    """
+    if min(image.shape[1:3]) < 2 * _RADIUS + 1:
+        raise ValueError(f"SSIM needs sides of at least {2 * _RADIUS + 1} px, not {image.shape[1:3]}")
+    window = np.exp(-0.5 * (np.arange(-_RADIUS, _RADIUS + 1) / _SIGMA) ** 2)
+    window = (window / window.sum()).astype(np.float32)
+
+    def blur(values: jax.Array) -> jax.Array:
+        for axis in (1, 2):
+            pad = [(0, 0)] * 4
+            pad[axis] = (_RADIUS, _RADIUS)
+            padded = jnp.pad(values, pad, mode="symmetric")
+            size = values.shape[axis]
+            shifted = [
+                weight * jax.lax.slice_in_dim(padded, tap, tap + size, axis=axis)
+                for tap, weight in enumerate(window)
+            ]
+            values = sum(shifted[1:], shifted[0])
+        return values
+
+    mean, other_mean = blur(image), blur(other)
+    # Second moments about 0.5 and not about 0: float32 loses less to the difference that follows.
+    centred, other_centred = image - 0.5, other - 0.5
+    variance = blur(centred**2) - (mean - 0.5) ** 2
+    other_variance = blur(other_centred**2) - (other_mean - 0.5) ** 2
+    covariance = blur(centred * other_centred) - (mean - 0.5) * (other_mean - 0.5)
+    luminance = (2 * mean * other_mean + _C1) / (mean**2 + other_mean**2 + _C1)
+    return luminance * (2 * covariance + _C2) / (variance + other_variance + _C2)
+
+
+def image_metrics(completed: jax.Array, image: jax.Array, mask: jax.Array) -> ImageMetrics:
+    """Compares completed images with the originals.
+
+    Args:
+      completed: [N, H, W, 3] float in [0, 1].
+      image: [N, H, W, 3] float in [0, 1].
+      mask: [N, H, W, 1] float, 1 = hole.
+
+    Returns:
+      `ImageMetrics`, each field [N].
+    """
+    completed, image = completed.astype(jnp.float32), image.astype(jnp.float32)
+    absolute = jnp.abs(completed - image)
+    squared = jnp.square(completed - image)
+    similarity = ssim_map(completed, image)
+    everywhere = jnp.ones_like(mask)
+    interior = similarity[:, _RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
+    l2, hole_l2 = _masked_mean(squared, everywhere), _masked_mean(squared, mask)
+    return ImageMetrics(
+        l1=_masked_mean(absolute, everywhere),
+        l2=l2,
+        psnr=psnr_of(l2),
+        ssim=interior.mean(axis=(1, 2, 3)),
+        hole_l1=_masked_mean(absolute, mask),
+        hole_l2=hole_l2,
+        hole_psnr=psnr_of(hole_l2),
+        hole_ssim=_masked_mean(similarity, mask),
+    )

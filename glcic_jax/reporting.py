@@ -1,0 +1,216 @@
+"""What a run writes down while it trains: one progress line, three logs of the same numbers, and grids."""
+
+import csv
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import tensorboardX
+from tqdm import tqdm
+
+from glcic_jax.image_files import save_image
+from glcic_jax.metrics import ImageMetrics
+from glcic_jax.phases import Phase, Schedule
+from glcic_jax.steps import CompletionMetrics, JointMetrics
+
+# Time of one step of each phase against one of phase 1, for estimates; measured on a CPU at 64 px.
+_RELATIVE_COST = {"completion": 1.0, "discriminator": 0.5, "joint": 2.0}
+
+_VALIDATION = tuple(f"validation_{field.name}" for field in dataclasses.fields(ImageMetrics))
+_TRAINING = tuple(
+    dict.fromkeys(f.name for kind in (CompletionMetrics, JointMetrics) for f in dataclasses.fields(kind))
+)
+COLUMNS = (
+    "step",
+    "phase",
+    *_TRAINING,
+    *_VALIDATION,
+    "images_per_second",
+    "data_wait_fraction",
+    "skipped_files",
+    "elapsed_seconds",
+)
+
+# The numbers that stand in the progress line, and what they are called there.
+_SHOWN = {
+    "reconstruction_loss": "mse",
+    "discriminator_loss": "d_loss",
+    "adversarial_loss": "adv",
+    "real_accuracy": "real_acc",
+    "fake_accuracy": "fake_acc",
+    "adversarial_weight": "weight",
+}
+
+
+class MetricLog:
+    """Rows of numbers in metrics.jsonl, metrics.csv and TensorBoard, all with the same content.
+
+    Args:
+      workdir: Where they lie; TensorBoard's files in its folder `tensorboard`.
+      start_step: The step that training begins at; rows of a stopped run beyond it are dropped.
+    """
+
+    def __init__(self, workdir: Path, start_step: int):
+        self._jsonl_path = workdir / "metrics.jsonl"
+        rows = [row for row in read_metrics(workdir) if row["step"] <= start_step]
+        self.elapsed_before = float(rows[-1]["elapsed_seconds"]) if rows else 0.0
+        aside = workdir / ".metrics.jsonl"
+        aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        aside.replace(self._jsonl_path)
+        self._jsonl = self._jsonl_path.open("a", encoding="utf-8")
+        self._csv = (workdir / "metrics.csv").open("w", encoding="utf-8", newline="")
+        self._table = csv.DictWriter(self._csv, COLUMNS, restval="")
+        self._table.writeheader()
+        self._table.writerows(rows)
+        self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+
+    def write(self, step: int, phase: str, values: dict[str, float]) -> None:
+        """Appends one row.
+
+        Args:
+          step: Updates done.
+          phase: Name of the phase that they ended in.
+          values: Numbers by name; names in `COLUMNS`.
+        """
+        row = {"step": step, "phase": phase, **values}
+        self._jsonl.write(json.dumps(row) + "\n")
+        self._table.writerow(row)
+        for name, value in values.items():
+            folder = "validation" if name in _VALIDATION else "training" if name in _TRAINING else "run"
+            self._tensorboard.add_scalar(f"{folder}/{name.removeprefix('validation_')}", value, step)
+        self.flush()
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Shows [H, W, 3] uint8 in TensorBoard."""
+        self._tensorboard.add_image(name, image, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Brings everything written so far to disk."""
+        self._jsonl.flush()
+        self._csv.flush()
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Flushes and closes all three."""
+        self._jsonl.close()
+        self._csv.close()
+        self._tensorboard.close()
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """Reads metrics.jsonl, in order of steps; a last line cut short by a crash is left out."""
+    path = workdir / "metrics.jsonl"
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class ProgressLine:
+    """One line per phase: a bar on a terminal, plain lines elsewhere.
+
+    Args:
+      schedule: The phases.
+      batch_size: Images per step.
+      stream: Where to write; stderr where None.
+    """
+
+    def __init__(self, schedule: Schedule, batch_size: int, stream: TextIO | None = None):
+        self._schedule = schedule
+        self._batch_size = batch_size
+        self._stream = stream or sys.stderr
+        self._bar: tqdm | None = None
+
+    def say(self, text: str) -> None:
+        """Writes a line of its own."""
+        if self._bar is None:
+            print(text, file=self._stream, flush=True)
+        else:
+            self._bar.write(text, file=self._stream)
+
+    def start_phase(self, phase: Phase, step: int) -> None:
+        """Begins the line of a phase, at the given step of the whole run."""
+        self.close()
+        count = len(self._schedule.phases)
+        title = f"phase {phase.index + 1}/{count} {phase.name}"
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=phase.length,
+                initial=step - phase.start,
+                desc=title,
+                file=self._stream,
+                dynamic_ncols=True,
+                bar_format="{desc} {n_fmt}/{total_fmt} |{bar:12}| {postfix}",
+            )
+        else:
+            self.say(f"{title}: steps {step} to {phase.stop}")
+
+    def advance(self) -> None:
+        """Counts one step."""
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def report(self, step: int, phase: Phase, values: dict[str, float]) -> None:
+        """Shows losses, images/s, and the time that the phase and the whole run still need."""
+        shown = [f"{label} {values[name]:.4g}" for name, label in _SHOWN.items() if name in values]
+        rate = values["images_per_second"] / self._batch_size
+        phase_seconds, all_seconds = self._remaining(step, phase, rate)
+        shown += [f"{values['images_per_second']:.1f} images/s", f"phase {_duration(phase_seconds)} left"]
+        shown.append(f"all {_duration(all_seconds)} left")
+        if self._bar is not None:
+            self._bar.set_postfix_str(", ".join(shown))
+        else:
+            self.say(f"  {step - phase.start}/{phase.length}: {', '.join(shown)}")
+
+    def close(self) -> None:
+        """Ends the line of the phase, if one is open."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _remaining(self, step: int, phase: Phase, steps_per_second: float) -> tuple[float, float]:
+        in_phase = (phase.stop - step) / steps_per_second
+        later = sum(
+            other.length * _RELATIVE_COST[other.name] / _RELATIVE_COST[phase.name]
+            for other in self._schedule.phases[phase.index + 1 :]
+        )
+        return in_phase, in_phase + later / steps_per_second
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02d}h"
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+
+
+def tile(columns: list[np.ndarray], gap: int = 2) -> np.ndarray:
+    """Lays pictures out in a grid: one row an example, one column a kind.
+
+    Args:
+      columns: For each kind [N, H, W, 3] uint8.
+      gap: White pixels between pictures.
+
+    Returns:
+      [N * (H + gap) - gap, K * (W + gap) - gap, 3] uint8.
+    """
+    stacked = np.stack(columns, axis=1)
+    padded = np.pad(stacked, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    count, kinds, height, width, channels = padded.shape
+    grid = padded.transpose(0, 2, 1, 3, 4).reshape(count * height, kinds * width, channels)
+    return grid[: count * height - gap, : kinds * width - gap]
+
+
+def save_grid(workdir: Path, step: int, columns: list[np.ndarray], log: MetricLog) -> None:
+    """Writes a grid (input, raw output, completed, truth) to grids/ and to TensorBoard."""
+    grid = tile(columns)
+    save_image(grid, workdir / "grids" / f"step_{step:08d}.png")
+    log.picture(step, "input, output, completed, truth", grid)

@@ -1,0 +1,224 @@
+"""What training carries from step to step, and how it is built from a configuration."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from glcic_jax import losses, masks, networks
+from glcic_jax.errors import ConfigError, lookup
+from glcic_jax.gradient_balance import balance_gradients
+
+Variables = Mapping[str, Any]
+
+COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything about the training that is not an array: static under jit.
+
+    Attributes:
+      completion_network: C.
+      context_discriminator: D; None where only the MSE trains.
+      completion_optimizer: A chain that begins with `balance_gradients`.
+      discriminator_optimizer: The chain for D.
+      mask_sampler: One example's mask and local box, see `masks`.
+      reconstruction_loss, adversarial_loss, discriminator_loss: Per-example losses, see `losses`.
+      discriminator_weight: Factor on D's loss.
+      input_form: How C's input is filled, see `images.network_input`.
+      accumulation: Number of parts that each device's batch is worked through in.
+      ema_decay: Decay of the moving average of C; 0: none is kept.
+      axis_name: The pmap axis; None on a single device outside pmap.
+    """
+
+    completion_network: networks.CompletionNetwork
+    context_discriminator: networks.ContextDiscriminator | None
+    completion_optimizer: optax.GradientTransformationExtraArgs
+    discriminator_optimizer: optax.GradientTransformationExtraArgs
+    mask_sampler: masks.Sampler
+    reconstruction_loss: losses.ReconstructionLoss
+    adversarial_loss: Callable[[jax.Array], jax.Array]
+    discriminator_loss: Callable[[jax.Array, jax.Array], jax.Array]
+    discriminator_weight: float
+    input_form: str
+    local_size: int
+    accumulation: int
+    ema_decay: float
+    axis_name: str | None
+
+
+class NetworkState(struct.PyTreeNode):
+    """One network's parameters, running statistics and optimizer state; all float32 pytrees."""
+
+    params: Any
+    batch_stats: Any
+    optimizer_state: Any
+
+
+class TrainState(struct.PyTreeNode):
+    """The whole of training at one step; frozen.
+
+    Attributes:
+      step: int32 scalar, updates done in all phases together.
+      mean_pixel: [3] float32 in [0, 1], the mean colour of the training set.
+      completion: C.
+      discriminator: D; None where only the MSE trains.
+      ema: `params` and `batch_stats` of C, averaged over steps; None when the average is off.
+      recipe: The static part.
+    """
+
+    step: jax.Array
+    mean_pixel: jax.Array
+    completion: NetworkState
+    discriminator: NetworkState | None
+    ema: dict[str, Any] | None
+    recipe: Recipe = struct.field(pytree_node=False)
+
+    @property
+    def inference_variables(self) -> dict[str, Any]:
+        """What C completes images with: the moving average when it is kept, the trained weights if not."""
+        if self.ema is not None:
+            return self.ema
+        return {"params": self.completion.params, "batch_stats": self.completion.batch_stats}
+
+
+def _adadelta(options: Mapping[str, Any]) -> optax.GradientTransformation:
+    # optax.adadelta leaves the sign of its update as it is, and climbs, unless a learning rate is given.
+    return optax.adadelta(learning_rate=options["learning_rate"], rho=options["rho"], eps=options["eps"])
+
+
+def _adam(options: Mapping[str, Any]) -> optax.GradientTransformation:
+    return optax.adam(learning_rate=options["learning_rate"], b1=options["b1"], b2=options["b2"])
+
+
+def create_optimizers(
+    name: str, options: Mapping[str, Mapping[str, Any]], balance: Mapping[str, Any], alpha: float
+) -> tuple[optax.GradientTransformationExtraArgs, optax.GradientTransformationExtraArgs]:
+    """Returns the optax chains of C (gradient balance, then the optimizer) and of D (the optimizer).
+
+    Args:
+      name: A name in `OPTIMIZERS`.
+      options: The hyperparameters of every optimizer, by its name.
+      balance: Keyword arguments of `balance_gradients`, less alpha.
+      alpha: Equation 4's weight.
+    """
+    create = lookup(OPTIMIZERS, name, "optimizer")
+    completion = optax.chain(balance_gradients(alpha=alpha, **balance), create(options[name]))
+    return completion, optax.with_extra_args_support(create(options[name]))
+
+
+def create_recipe(config: Any, axis_name: str | None = None) -> Recipe:
+    """Builds the static part of the training from a configuration (see configs/common.py).
+
+    Args:
+      config: The ConfigDict.
+      axis_name: The pmap axis that the steps will run under; None: none.
+
+    Raises:
+      ConfigError: A name is unknown, or sizes do not fit together.
+    """
+    size, local_size = config.data.image_size, config.discriminator.local_size
+    if size % 4:
+        raise ConfigError(f"data.image_size is {size}: the completion network needs a multiple of 4")
+    if local_size > size:
+        raise ConfigError(f"discriminator.local_size {local_size} is larger than data.image_size {size}")
+    dtype = lookup(COMPUTE_DTYPES, config.compute_dtype, "compute_dtype")
+    batch_norm_axis = axis_name if config.sync_batch_norm else None
+    completion_network = networks.CompletionNetwork(
+        width=config.completion.width,
+        layer_order=config.completion.layer_order,
+        output_activation=config.completion.output_activation,
+        dtype=dtype,
+        axis_name=batch_norm_axis,
+    )
+    lookup(networks.OUTPUT_ACTIVATIONS, config.completion.output_activation, "output activation")
+    branches = tuple(config.discriminator.branches)
+    for branch in branches:
+        lookup(networks.BRANCHES, branch, "discriminator branch")
+    context_discriminator = None
+    if branches:
+        context_discriminator = networks.ContextDiscriminator(
+            branches=branches,
+            local_size=local_size,
+            channels=tuple(tuple(config.discriminator.channels[branch]) for branch in branches),
+            width=config.discriminator.width,
+            layer_order=config.discriminator.layer_order,
+            dtype=dtype,
+            axis_name=batch_norm_axis,
+        )
+    elif config.phases.discriminator or config.phases.joint:
+        raise ConfigError("discriminator.branches is empty, so phases.discriminator and phases.joint must be 0")
+    completion_optimizer, discriminator_optimizer = create_optimizers(
+        config.optimizer.name, config.optimizer.to_dict(), config.balance.to_dict(), config.loss.alpha
+    )
+    return Recipe(
+        completion_network=completion_network,
+        context_discriminator=context_discriminator,
+        completion_optimizer=completion_optimizer,
+        discriminator_optimizer=discriminator_optimizer,
+        mask_sampler=masks.create_sampler(config.mask.sampler, config.mask.to_dict()),
+        reconstruction_loss=losses.create_reconstruction_loss(config.loss.reconstruction.to_dict()),
+        adversarial_loss=lookup(losses.ADVERSARIAL_LOSSES, config.loss.adversarial, "adversarial loss"),
+        discriminator_loss=losses.discriminator_loss,
+        discriminator_weight=config.loss.discriminator_weight,
+        input_form=config.completion.input_form,
+        local_size=local_size,
+        accumulation=config.accumulation_steps,
+        ema_decay=config.completion.ema_decay,
+        axis_name=axis_name,
+    )
+
+
+def create_state(recipe: Recipe, key: jax.Array, image_size: int, mean_pixel: jax.Array) -> TrainState:
+    """Returns a fresh state at step 0.
+
+    Args:
+      recipe: From `create_recipe`.
+      key: Of the initial parameters.
+      image_size: Side of the training crops in pixels; fixes D's fully connected layers.
+      mean_pixel: [3] float in [0, 1].
+    """
+
+    # Runs once, and spends its time in the compiler: most of a minute of optimising random number generators.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def create(key: jax.Array) -> TrainState:
+        completion_key, discriminator_key = jax.random.split(key)
+        image = jnp.zeros((1, image_size, image_size, 4))
+        completion = _create_network_state(
+            recipe.completion_network.init(completion_key, image), recipe.completion_optimizer
+        )
+        discriminator = None
+        if recipe.context_discriminator is not None:
+            corner = jnp.zeros((1, 2), jnp.int32)
+            variables = recipe.context_discriminator.init(discriminator_key, image[..., :3], corner)
+            discriminator = _create_network_state(variables, recipe.discriminator_optimizer)
+        ema = None
+        if recipe.ema_decay:
+            ema = {"params": completion.params, "batch_stats": completion.batch_stats}
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            mean_pixel=jnp.asarray(mean_pixel, jnp.float32),
+            completion=completion,
+            discriminator=discriminator,
+            ema=ema,
+            recipe=recipe,
+        )
+
+    return create(key)
+
+
+def _create_network_state(variables: Variables, optimizer: optax.GradientTransformation) -> NetworkState:
+    params = variables["params"]
+    return NetworkState(params, variables["batch_stats"], optimizer.init(params))
+
+
+OPTIMIZERS: dict[str, Callable[[Mapping[str, Any]], optax.GradientTransformation]] = {
+    "adadelta": _adadelta,
+    "adam": _adam,
+}

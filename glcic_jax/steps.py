@@ -1,0 +1,281 @@
+"""One update of each phase: pure functions `(state, batch, key) -> (state, metrics)`.
+
+`batch` is `{"image": [n, S, S, 3] uint8}`, one device's share; `key` is the run's key, the same at every step
+and on every device. Holes are drawn from the key, the step and the example's place in the whole batch, so
+that they do not depend on the number of devices. Under `jax.pmap` the state is the same on all devices
+before and after: gradients and metrics are averaged over the axis that the recipe names.
+
+Reference: Iizuka et al. 2017, Section 3.4 and Algorithm 1.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from glcic_jax import images
+from glcic_jax.gradient_balance import balance_state
+from glcic_jax.masks import random_local_box
+from glcic_jax.state import NetworkState, Recipe, TrainState
+
+Batch = dict[str, jax.Array]
+T = TypeVar("T")
+
+
+class CompletionMetrics(struct.PyTreeNode):
+    """Phase 1; float32 scalars, averaged over the batch."""
+
+    reconstruction_loss: jax.Array
+    completion_gradient_norm: jax.Array
+
+
+class DiscriminatorMetrics(struct.PyTreeNode):
+    """Phase 2; float32 scalars, averaged over the batch. Accuracies are fractions in [0, 1]."""
+
+    discriminator_loss: jax.Array
+    real_accuracy: jax.Array
+    fake_accuracy: jax.Array
+    discriminator_gradient_norm: jax.Array
+
+
+class JointMetrics(DiscriminatorMetrics):
+    """Phase 3: D's metrics, then C's. `adversarial_loss` and its norm are those before the weight."""
+
+    reconstruction_loss: jax.Array
+    adversarial_loss: jax.Array
+    reconstruction_gradient_norm: jax.Array
+    adversarial_gradient_norm: jax.Array
+    adversarial_weight: jax.Array
+
+
+class _Examples(struct.PyTreeNode):
+    image: jax.Array
+    mask: jax.Array
+    local_box: jax.Array
+    real_local_box: jax.Array
+    network_input: jax.Array
+
+
+class _Forward(NamedTuple):
+    output: jax.Array
+    batch_stats: Any
+    pullback: Callable[[jax.Array], tuple[Any]]
+
+
+def completion_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, CompletionMetrics]:
+    """Phase 1: trains C alone on the masked MSE; D is not touched (Algorithm 1, line 5)."""
+    recipe = state.recipe
+    examples = _draw_examples(state, batch, key)
+
+    def gradients(batch_stats: Any, part: _Examples) -> tuple[Any, tuple[Any, jax.Array]]:
+        forward = _completion_forward(state, batch_stats, part)
+        loss, cotangent = jax.value_and_grad(_reconstruction_loss)(forward.output, recipe, part)
+        (grads,) = forward.pullback(cotangent)
+        return forward.batch_stats, (grads, loss)
+
+    batch_stats, means = _over_parts(recipe, gradients, state.completion.batch_stats, examples)
+    grads, loss = _mean_over_devices(recipe, means)
+    completion = _update(recipe.completion_optimizer, state.completion, grads, batch_stats, recipe)
+    metrics = CompletionMetrics(loss, optax.tree.norm(grads))
+    return _advance(state, completion, state.discriminator), metrics
+
+
+def discriminator_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, DiscriminatorMetrics]:
+    """Phase 2: trains D alone; C completes with its running statistics, and nothing of it changes."""
+    examples = _draw_examples(state, batch, key)
+
+    def complete(part: _Examples) -> jax.Array:
+        variables = {"params": state.completion.params, "batch_stats": state.completion.batch_stats}
+        output: Any = state.recipe.completion_network.apply(variables, part.network_input, train=False)
+        return images.composite(part.image, output, part.mask)
+
+    discriminator, metrics = _update_discriminator(state, examples, complete)
+    return state.replace(step=state.step + 1, discriminator=discriminator), metrics
+
+
+def joint_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, JointMetrics]:
+    """Phase 3: trains D on real and completed images, then C on Equation 4 against the D just updated."""
+    recipe = state.recipe
+    examples = _draw_examples(state, batch, key)
+    # One pass of C serves both updates. Worked through in parts, C runs again in the second half instead:
+    # to keep every part's activations is what accumulation is there to avoid.
+    whole = _completion_forward(state, state.completion.batch_stats, examples)
+
+    def forward_of(batch_stats: Any, part: _Examples) -> _Forward:
+        return whole if recipe.accumulation == 1 else _completion_forward(state, batch_stats, part)
+
+    def complete(part: _Examples) -> jax.Array:
+        return images.composite(part.image, forward_of(state.completion.batch_stats, part).output, part.mask)
+
+    discriminator, discriminator_metrics = _update_discriminator(state, examples, complete)
+
+    def gradients(batch_stats: Any, part: _Examples) -> tuple[Any, tuple[Any, ...]]:
+        forward = forward_of(batch_stats, part)
+        mse, mse_cotangent = jax.value_and_grad(_reconstruction_loss)(forward.output, recipe, part)
+        adversarial, adversarial_cotangent = jax.value_and_grad(_adversarial_loss)(
+            forward.output, recipe, discriminator, part
+        )
+        (mse_grads,) = forward.pullback(mse_cotangent)
+        (adversarial_grads,) = forward.pullback(adversarial_cotangent)
+        return forward.batch_stats, (mse_grads, adversarial_grads, mse, adversarial)
+
+    batch_stats, means = _over_parts(recipe, gradients, state.completion.batch_stats, examples)
+    mse_grads, adversarial_grads, mse, adversarial = _mean_over_devices(recipe, means)
+    completion = _update(
+        recipe.completion_optimizer,
+        state.completion,
+        mse_grads,
+        batch_stats,
+        recipe,
+        adversarial_updates=adversarial_grads,
+    )
+    balance = balance_state(completion.optimizer_state)
+    metrics = JointMetrics(
+        **vars(discriminator_metrics),
+        reconstruction_loss=mse,
+        adversarial_loss=adversarial,
+        reconstruction_gradient_norm=balance.reconstruction_norm,
+        adversarial_gradient_norm=balance.adversarial_norm,
+        adversarial_weight=balance.adversarial_weight,
+    )
+    return _advance(state, completion, discriminator), metrics
+
+
+def _draw_examples(state: TrainState, batch: Batch, key: jax.Array) -> _Examples:
+    """Draws every example's hole and local boxes, and fills C's input."""
+    recipe = state.recipe
+    image = images.to_float(batch["image"])
+    count, height, width = image.shape[:3]
+    device = 0 if recipe.axis_name is None else jax.lax.axis_index(recipe.axis_name)
+    step_key = jax.random.fold_in(key, state.step)
+
+    def draw(place: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        hole_key, real_key = jax.random.split(jax.random.fold_in(step_key, place))
+        mask, local_box = recipe.mask_sampler(hole_key, (height, width), recipe.local_size)
+        return mask, local_box, random_local_box(real_key, (height, width), recipe.local_size)
+
+    mask, local_box, real_local_box = jax.vmap(draw)(device * count + jnp.arange(count))
+    network_input = images.network_input(image, mask, state.mean_pixel, recipe.input_form)
+    return _Examples(image, mask, local_box, real_local_box, network_input)
+
+
+def _completion_forward(state: TrainState, batch_stats: Any, examples: _Examples) -> _Forward:
+    """Runs C in training mode and keeps the way back to its parameters."""
+
+    def apply(params: Any) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        output, updated = state.recipe.completion_network.apply(
+            variables, examples.network_input, train=True, mutable=["batch_stats"]
+        )
+        return output, updated["batch_stats"]
+
+    output, pullback, batch_stats = jax.vjp(apply, state.completion.params, has_aux=True)
+    return _Forward(output, batch_stats, pullback)
+
+
+def _reconstruction_loss(output: jax.Array, recipe: Recipe, examples: _Examples) -> jax.Array:
+    return recipe.reconstruction_loss(output, examples.image, examples.mask).mean()
+
+
+def _adversarial_loss(
+    output: jax.Array, recipe: Recipe, discriminator: NetworkState, examples: _Examples
+) -> jax.Array:
+    """C's adversarial term; D's running statistics, which this pass would move, are left as they are."""
+    completed = images.composite(examples.image, output, examples.mask)
+    logits, _ = _judge(recipe, discriminator.params, discriminator.batch_stats, completed, examples.local_box)
+    return recipe.adversarial_loss(logits).mean()
+
+
+def _judge(
+    recipe: Recipe, params: Any, batch_stats: Any, image: jax.Array, local_box: jax.Array
+) -> tuple[jax.Array, Any]:
+    """Runs D in training mode: logits [N] and the running statistics after it."""
+    assert recipe.context_discriminator is not None
+    variables = {"params": params, "batch_stats": batch_stats}
+    logits, updated = recipe.context_discriminator.apply(
+        variables, image, local_box, train=True, mutable=["batch_stats"]
+    )
+    return logits, updated["batch_stats"]
+
+
+def _update_discriminator(
+    state: TrainState, examples: _Examples, complete: Callable[[_Examples], jax.Array]
+) -> tuple[NetworkState, DiscriminatorMetrics]:
+    """Trains D on real and completed images, each a batch of its own for D's normalisation."""
+    recipe, discriminator = state.recipe, state.discriminator
+    assert discriminator is not None
+
+    def gradients(batch_stats: Any, part: _Examples) -> tuple[Any, tuple[Any, ...]]:
+        completed = jax.lax.stop_gradient(complete(part))
+
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            real, stats = _judge(recipe, params, batch_stats, part.image, part.real_local_box)
+            fake, stats = _judge(recipe, params, stats, completed, part.local_box)
+            loss = recipe.discriminator_loss(real, fake).mean()
+            accuracies = jnp.mean(real > 0), jnp.mean(fake < 0)
+            return recipe.discriminator_weight * loss, (stats, loss, *accuracies)
+
+        (_, (stats, *values)), grads = jax.value_and_grad(loss_of, has_aux=True)(discriminator.params)
+        return stats, (grads, *values)
+
+    batch_stats, means = _over_parts(recipe, gradients, discriminator.batch_stats, examples)
+    grads, loss, real_accuracy, fake_accuracy = _mean_over_devices(recipe, means)
+    metrics = DiscriminatorMetrics(loss, real_accuracy, fake_accuracy, optax.tree.norm(grads))
+    return _update(recipe.discriminator_optimizer, discriminator, grads, batch_stats, recipe), metrics
+
+
+def _over_parts(
+    recipe: Recipe, work: Callable[[Any, _Examples], tuple[Any, T]], carry: Any, examples: _Examples
+) -> tuple[Any, T]:
+    """Works through a batch in `accumulation` parts: the last carry, and the mean of the values.
+
+    Gradients and losses are exactly the whole batch's but for BatchNorm, which normalises each part by
+    itself and moves its running statistics once for each part.
+    """
+    parts = recipe.accumulation
+    if parts == 1:
+        return work(carry, examples)
+    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), examples)
+    shapes = jax.eval_shape(work, carry, jax.tree.map(lambda x: x[0], split))[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(carry_and_sum: tuple[Any, T], part: _Examples) -> tuple[tuple[Any, T], None]:
+        carry, values = work(carry_and_sum[0], part)
+        return (carry, jax.tree.map(jnp.add, carry_and_sum[1], values)), None
+
+    (carry, total), _ = jax.lax.scan(add, (carry, zeros), split)
+    return carry, jax.tree.map(lambda x: x / parts, total)
+
+
+def _mean_over_devices(recipe: Recipe, values: T) -> T:
+    return values if recipe.axis_name is None else jax.lax.pmean(values, recipe.axis_name)
+
+
+def _update(
+    optimizer: optax.GradientTransformationExtraArgs,
+    network: NetworkState,
+    grads: Any,
+    batch_stats: Any,
+    recipe: Recipe,
+    **extra: Any,
+) -> NetworkState:
+    """Applies one update; statistics that each device gathered alone are averaged, to keep states equal."""
+    updates, optimizer_state = optimizer.update(grads, network.optimizer_state, network.params, **extra)
+    if recipe.completion_network.axis_name is None:
+        batch_stats = _mean_over_devices(recipe, batch_stats)
+    return NetworkState(optax.apply_updates(network.params, updates), batch_stats, optimizer_state)
+
+
+def _advance(state: TrainState, completion: NetworkState, discriminator: NetworkState | None) -> TrainState:
+    """The state after an update that trained C."""
+    ema = state.ema
+    if ema is not None:
+        trained = {"params": completion.params, "batch_stats": completion.batch_stats}
+        ema = optax.incremental_update(trained, ema, 1.0 - state.recipe.ema_decay)
+    return state.replace(step=state.step + 1, completion=completion, discriminator=discriminator, ema=ema)
+
+
+STEPS = {"completion": completion_step, "discriminator": discriminator_step, "joint": joint_step}

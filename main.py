@@ -1,0 +1,64 @@
+"""Trains GLCIC: `python main.py --config=configs/joint.py`.
+
+--config names a configuration; every key of it can be overridden: --config.batch_size=32. configs/common.py
+explains them all. --workdir is where checkpoints, logs and pictures go; the same command goes on where an
+earlier one stopped. configs/quickstart.py needs no data and takes minutes on a CPU.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The configuration: a file in configs/.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; by default runs/<configuration's name>.")
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments)
+    except Exception as error:  # A configuration is a program: it can fail in any way.
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        if "--debug" in arguments:
+            raise
+        raise SystemExit(_complain(f"{reason} (python main.py --help explains the flags)")) from error
+
+
+def _complain(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the training; returns the exit code."""
+    from glcic_jax.errors import UserError  # Imported here: --help needs no JAX.
+    from glcic_jax.training import train
+
+    absl_logging.set_verbosity(absl_logging.INFO if _DEBUG.value else absl_logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    if len(arguments) > 1:
+        return _complain(f"unexpected argument {arguments[1]!r}")
+    if _CONFIG.value is None:
+        return _complain("--config is missing: python main.py --config=configs/quickstart.py")
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
+    workdir = Path(_WORKDIR.value or Path("runs") / name)
+    try:
+        train(_CONFIG.value, workdir)
+    except UserError as error:
+        if _DEBUG.value:
+            raise
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command goes on from the newest checkpoint in {workdir}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)
