@@ -258,7 +258,7 @@ class ContextDiscriminator(nn.Module):
         features = []
         for index, name in enumerate(self.branches):
             module, view = lookup(BRANCHES, name, "discriminator branch")
-            fields = {} if self.channels is None else {"channels": tuple(self.channels[index])}
+            fields: dict[str, Any] = {} if self.channels is None else {"channels": tuple(self.channels[index])}
             branch = module(
                 width=self.width,
                 layer_order=self.layer_order,

@@ -144,7 +144,7 @@ def _draw_comparison(validation: FixedExamples, results: dict[str, Completions],
     truth = validation.image[:count] / 255.0
     hole = validation.mask[:count] > 0.5
     columns = {"input": np.where(hole, 1.0, truth)}
-    columns |= {label: result.completed[:count] for label, result in results.items()}
+    columns |= {label: np.asarray(result.completed[:count]) for label, result in results.items()}
     columns["truth"] = truth
     figure = Figure(figsize=(1.6 * len(columns), 1.85 * count), layout="constrained")
     panes = np.reshape(figure.subplots(count, len(columns)), (count, len(columns)))

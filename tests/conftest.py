@@ -1,0 +1,81 @@
+"""What all tests share: a compile cache, and configurations small enough for two CPU cores."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+# Before anything imports JAX. Compiling is most of what the tests do.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/glcic_jax/tests").expanduser()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from glcic_jax.state import TrainState, create_recipe, create_state
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
+
+
+def load_config(name: str) -> ConfigDict:
+    """The configuration of configs/<name>.py, as main.py would load it."""
+    spec = importlib.util.spec_from_file_location(f"config_{name}", ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+    """The same training at 32 px and a sixteenth of the width, a few steps a phase, on the samples."""
+    config.data.source = "samples"
+    config.start_from = ""
+    config.batch_size = 4
+    for phase in config.phases:
+        config.phases[phase] = min(config.phases[phase], 2)
+    config.data.image_size = 32
+    config.data.resize_range = (32, 48)
+    config.data.cache_images = 16
+    config.data.threads = 2
+    for sampler in ("rectangle", "rectangles"):
+        config.mask[sampler].min_side = 6
+        config.mask[sampler].max_side = 14
+    config.completion.width = 1 / 16
+    config.discriminator.width = 1 / 16
+    config.discriminator.local_size = 16
+    config.discriminator.channels["global"] = (64, 128, 256)
+    config.discriminator.channels.local = (64, 128)
+    config.log_every = config.validate_every = config.grid_every = config.checkpoint_every = 2
+    config.validation_images = 4
+    config.grid_images = 2
+    return config
+
+
+@pytest.fixture
+def config() -> ConfigDict:
+    """The whole schedule, shrunk."""
+    return shrink(load_config("joint"))
+
+
+@pytest.fixture
+def create():
+    """Builds a fresh state from a configuration: `create(config, axis_name=None)`."""
+
+    def build(config: ConfigDict, axis_name: str | None = None) -> TrainState:
+        recipe = create_recipe(config, axis_name)
+        mean_pixel = np.array([0.5, 0.45, 0.4], np.float32)
+        return create_state(recipe, jax.random.key(0), config.data.image_size, mean_pixel)
+
+    return build
+
+
+@pytest.fixture
+def batch(config: ConfigDict) -> dict[str, np.ndarray]:
+    """One batch of smooth random pictures, uint8."""
+    size = config.data.image_size
+    coarse = np.random.default_rng(0).uniform(0, 255, (config.batch_size, size // 8, size // 8, 3))
+    return {"image": np.repeat(np.repeat(coarse, 8, axis=1), 8, axis=2).astype(np.uint8)}
