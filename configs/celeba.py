@@ -21,5 +21,5 @@ def get_config() -> ConfigDict:
     config.mask.rectangles.max_side = 56
     config.discriminator.local_size = 96
     # One convolution fewer than at 256 px: 160 px end at 5 x 5.
-    config.discriminator.channels["global"] = (64, 128, 256, 512, 512)
+    config.discriminator.global_channels = (64, 128, 256, 512, 512)
     return config

@@ -64,9 +64,8 @@ def get_config() -> ConfigDict:
     config.discriminator = discriminator = ConfigDict()
     discriminator.branches = ("global", "local")  # [P]; one alone is an ablation [P 4.3]; (): MSE only.
     discriminator.local_size = 128  # Side of the local patch in pixels [P 3.3].
-    discriminator.channels = ConfigDict()  # Of each branch's 5 x 5 convolutions.
-    setattr(discriminator.channels, "global", (64, 128, 256, 512, 512, 512))  # [P Table 2 (b)].
-    discriminator.channels.local = (64, 128, 256, 512, 512)  # [P Table 2 (a)].
+    discriminator.global_channels = (64, 128, 256, 512, 512, 512)  # Of its 5 x 5 convolutions [P Table 2 (b)].
+    discriminator.local_channels = (64, 128, 256, 512, 512)  # [P Table 2 (a)].
     discriminator.width = 1.0  # Multiplies the features of each layer; 1: Table 2 [P].
     discriminator.layer_order = "conv_bn_relu"  # [O].
 

@@ -25,8 +25,8 @@ def get_config() -> ConfigDict:
     config.completion.width = 0.25
     config.discriminator.width = 0.25
     config.discriminator.local_size = 32
-    with config.discriminator.unlocked():
-        config.discriminator.channels = ConfigDict({"global": (64, 128, 256, 512), "local": (64, 128, 256)})
+    config.discriminator.global_channels = (64, 128, 256, 512)
+    config.discriminator.local_channels = (64, 128, 256)
     config.balance.hold_steps = 100
     config.balance.handover_steps = 50
     config.log_every = 10

@@ -6,9 +6,10 @@ all that a checkpoint has to remember. Each epoch shows every image once, over a
 
 import concurrent.futures
 import functools
+import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,29 @@ def mean_pixel(source: ImageSource, data: Any, skipped: SkippedFiles) -> np.ndar
     if not means:
         raise DataError(f"none of the {count} training images looked at can be read")
     return (np.mean(means, axis=0) / 255.0).astype(np.float32)
+
+
+def kept_mean_pixel(
+    path: Path, source: ImageSource, data: Any, skipped: SkippedFiles, say: Callable[[str], None]
+) -> np.ndarray:
+    """Returns [3] float32: `data.mean_pixel` if given, else the mean pixel that `path` keeps for this source.
+
+    Computes it and writes the file where there is none, or one of another source.
+    """
+    if data.mean_pixel:
+        return np.asarray(data.mean_pixel, np.float32)
+    count = min(len(source), data.mean_pixel_images)
+    identity = {"source": data.source, "train_images": len(source), "looked_at": count}
+    if path.exists():
+        found = json.loads(path.read_text())
+        if all(found.get(key) == value for key, value in identity.items()):
+            return np.asarray(found["mean_pixel"], np.float32)
+    say(f"computing the mean pixel of {count} training images")
+    mean = mean_pixel(source, data, skipped)
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(json.dumps({**identity, "mean_pixel": [float(value) for value in mean]}) + "\n")
+    aside.replace(path)
+    return mean
 
 
 def _in_order(pool: concurrent.futures.Executor, work: Any, indices: np.ndarray) -> Iterator[Any]:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -110,6 +111,35 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+class Stopwatch:
+    """Seconds spent training (waiting for data among them), leaving out compilation, pictures and saving."""
+
+    def __init__(self) -> None:
+        self.training = 0.0
+        self.waiting = 0.0
+        self.steps = 0
+        self._begun = time.perf_counter()
+
+    def resume(self) -> None:
+        """Training goes on."""
+        self._begun = time.perf_counter()
+
+    def pause(self) -> None:
+        """Something else begins."""
+        self.training += time.perf_counter() - self._begun
+
+    def rates(self, batch_size: int) -> dict[str, float]:
+        """Images/s, and the fraction spent waiting for data, since the last call; to be called while paused."""
+        training = max(self.training, 1e-9)
+        values = {
+            "images_per_second": self.steps * batch_size / training,
+            "data_wait_fraction": self.waiting / training,
+        }
+        self.training = self.waiting = 0.0
+        self.steps = 0
+        return values
 
 
 class ProgressLine:

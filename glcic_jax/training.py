@@ -1,6 +1,5 @@
 """The training loop: three phases over one state, and the one place where steps are pmapped."""
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -10,20 +9,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from glcic_jax import data_sources, images, input_pipeline
 from glcic_jax.checkpoints import Checkpoints
+from glcic_jax.devices import AXIS, parallel, replicate, share, unreplicate
 from glcic_jax.errors import ConfigError, DataError, UserError
 from glcic_jax.evaluation import FixedExamples, mean_metrics
 from glcic_jax.phases import PHASE_NAMES, Phase, Schedule, create_schedule
-from glcic_jax.reporting import MetricLog, ProgressLine, save_grid
+from glcic_jax.reporting import MetricLog, ProgressLine, Stopwatch, save_grid
 from glcic_jax.state import TrainState, create_recipe, create_state
 from glcic_jax.steps import STEPS
 from glcic_jax.summary import write_summary
-
-AXIS = "devices"
 
 
 class _Run(NamedTuple):
@@ -38,55 +35,6 @@ class _Run(NamedTuple):
     checkpoints: Checkpoints
     log: MetricLog
     progress: ProgressLine
-
-
-class _Clock:
-    """Seconds spent training (waiting for data among them), leaving out compilation, pictures and saving."""
-
-    def __init__(self) -> None:
-        self.training = 0.0
-        self.waiting = 0.0
-        self.steps = 0
-        self._begun = time.perf_counter()
-
-    def resume(self) -> None:
-        """Training goes on."""
-        self._begun = time.perf_counter()
-
-    def pause(self) -> None:
-        """Something else begins."""
-        self.training += time.perf_counter() - self._begun
-
-    def rates(self, batch_size: int) -> dict[str, float]:
-        """The numbers of the time since the last call. The clock must be paused."""
-        training = max(self.training, 1e-9)
-        values = {
-            "images_per_second": self.steps * batch_size / training,
-            "data_wait_fraction": self.waiting / training,
-        }
-        self.training = self.waiting = 0.0
-        self.steps = 0
-        return values
-
-
-def parallel(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Maps a step over all devices: state and metrics are the same on each, the batch is cut into shares.
-
-    `in_axes` and `out_axes` of None keep the state as it is outside: one array, replicated over the devices,
-    with no leading axis. Its memory is handed over to the new state.
-    """
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=(0,))
-
-
-def replicate(tree: Any) -> Any:
-    """Copies a pytree of arrays to all local devices."""
-    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-
-
-def unreplicate(tree: Any) -> Any:
-    """The first device's copy of a replicated pytree; copies nothing."""
-    return jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
 
 
 def train(config: ConfigDict, workdir: Path) -> TrainState:
@@ -120,11 +68,11 @@ def train(config: ConfigDict, workdir: Path) -> TrainState:
         f"{len(sources.train)} training and {len(sources.validation)} validation images from "
         f"{config.data.source}; {jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     )
+    mean = input_pipeline.kept_mean_pixel(
+        workdir / "mean_pixel.json", sources.train, config.data, skipped, progress.say
+    )
     state = create_state(
-        create_recipe(config, AXIS),
-        jax.random.key(config.seed),
-        config.data.image_size,
-        jnp.asarray(_mean_pixel(config, workdir, sources.train, skipped, progress)),
+        create_recipe(config, AXIS), jax.random.key(config.seed), config.data.image_size, jnp.asarray(mean)
     )
     batches = input_pipeline.train_batches(
         sources.train, config.data, config.batch_size // jax.process_count(), config.seed, skipped
@@ -169,33 +117,6 @@ def _check_batch(config: ConfigDict) -> None:
         )
 
 
-def _mean_pixel(
-    config: ConfigDict,
-    workdir: Path,
-    source: data_sources.ImageSource,
-    skipped: input_pipeline.SkippedFiles,
-    progress: ProgressLine,
-) -> np.ndarray:
-    """The mean colour: the configuration's, or computed once for a run and kept in mean_pixel.json."""
-    if config.data.mean_pixel:
-        return np.asarray(config.data.mean_pixel, np.float32)
-    path = workdir / "mean_pixel.json"
-    identity = {
-        "source": config.data.source,
-        "train_images": len(source),
-        "looked_at": config.data.mean_pixel_images,
-    }
-    if path.exists():
-        found = json.loads(path.read_text())
-        if all(found.get(key) == value for key, value in identity.items()):
-            return np.asarray(found["mean_pixel"], np.float32)
-    count = min(len(source), config.data.mean_pixel_images)
-    progress.say(f"computing the mean pixel of {count} training images")
-    mean = input_pipeline.mean_pixel(source, config.data, skipped)
-    path.write_text(json.dumps({**identity, "mean_pixel": [float(value) for value in mean]}) + "\n")
-    return mean
-
-
 def _restore(
     config: ConfigDict,
     workdir: Path,
@@ -233,7 +154,7 @@ def _loop(run: _Run, state: TrainState) -> TrainState:
     config, schedule = run.config, run.schedule
     key = jax.random.key(config.seed)
     begun = time.perf_counter()
-    clock = _Clock()
+    clock = Stopwatch()
     pending: list[Any] = []
     phase: Phase | None = None
     update: Callable[..., Any] | None = None
@@ -245,7 +166,7 @@ def _loop(run: _Run, state: TrainState) -> TrainState:
             run.progress.start_phase(phase, step)
             update = parallel(STEPS[phase.name])
         asked = time.perf_counter()
-        batch = _share(next(run.batches))
+        batch = share(next(run.batches))
         clock.waiting += time.perf_counter() - asked
         if compiling:
             clock.pause()
@@ -264,11 +185,6 @@ def _loop(run: _Run, state: TrainState) -> TrainState:
             _report(run, state, done, phase, values, clock, run.log.elapsed_before + time.perf_counter() - begun)
             clock.resume()
     return unreplicate(state)
-
-
-def _share(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Cuts a batch into one part for each local device: [N, ...] to [devices, N / devices, ...]."""
-    return {name: value.reshape(jax.local_device_count(), -1, *value.shape[1:]) for name, value in batch.items()}
 
 
 def _first_update(
@@ -310,7 +226,7 @@ def _report(
     step: int,
     phase: Phase,
     values: dict[str, float],
-    clock: _Clock,
+    clock: Stopwatch,
     elapsed: float,
 ) -> None:
     """Logs, validates, draws and saves what is due after `step` updates."""

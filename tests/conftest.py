@@ -47,8 +47,8 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.completion.width = 1 / 16
     config.discriminator.width = 1 / 16
     config.discriminator.local_size = 16
-    config.discriminator.channels["global"] = (64, 128, 256)
-    config.discriminator.channels.local = (64, 128)
+    config.discriminator.global_channels = (64, 128, 256)
+    config.discriminator.local_channels = (64, 128)
     config.log_every = config.validate_every = config.grid_every = config.checkpoint_every = 2
     config.validation_images = 4
     config.grid_images = 2

@@ -1,0 +1,196 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from glcic_jax.errors import ConfigError
+from glcic_jax.gradient_balance import BalanceState, adversarial_weight, balance_gradients, balance_state
+
+ALPHA = 0.0004
+OPTIONS = {"alpha": ALPHA, "ratio": 1.0, "hold_steps": 10, "handover_steps": 20, "max_weight": 10.0}
+
+# Norms 5 and 13; norms add up over the leaves, so both leaves are needed for them.
+MSE_GRADIENT = {"kernel": jnp.array([[3.0, 0.0]]), "bias": jnp.array([4.0])}
+ADVERSARIAL_GRADIENT = {"kernel": jnp.array([[-5.0, 0.0]]), "bias": jnp.array([12.0])}
+BALANCED = 5.0 / 13.0
+
+
+@jax.jit
+def _weights_from_zero_to_fifty(reconstruction_norm, adversarial_norm):
+    return adversarial_weight(jnp.arange(50), reconstruction_norm, adversarial_norm, **OPTIONS)
+
+
+def _balance(state=None, mse=MSE_GRADIENT, adversarial=ADVERSARIAL_GRADIENT, **changes):
+    """One update at the given state (or a fresh one); returns the total gradient and the new state."""
+    transformation = balance_gradients(**{**OPTIONS, **changes})
+    state = transformation.init(mse) if state is None else state
+    return transformation.update(mse, state, adversarial_updates=adversarial)
+
+
+def _after(updates):
+    zero = jnp.zeros(())
+    return BalanceState(jnp.asarray(updates, jnp.int32), zero, zero, zero)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 3.0])
+def test_held_sum_scales_the_adversarial_gradient_to_the_ratio_of_norms(ratio):
+    total, state = _balance(ratio=ratio)
+    weight = ratio * BALANCED
+    np.testing.assert_allclose(total["kernel"], [[3.0 - 5.0 * weight, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(total["bias"], [4.0 + 12.0 * weight], rtol=1e-6)
+    added = jax.tree.map(jnp.subtract, total, MSE_GRADIENT)
+    np.testing.assert_allclose(optax.tree.norm(added), ratio * 5.0, rtol=1e-6)
+    np.testing.assert_allclose(state.adversarial_weight, weight, rtol=1e-6)
+
+
+def test_held_sum_does_not_depend_on_the_size_of_the_adversarial_gradient():
+    small, _ = _balance()
+    large, _ = _balance(adversarial=jax.tree.map(lambda x: 1000.0 * x, ADVERSARIAL_GRADIENT))
+    np.testing.assert_allclose(large["bias"], small["bias"], rtol=1e-6)
+
+
+def test_sum_at_alpha_is_equation_4():
+    total, _ = _balance(_after(30))
+    np.testing.assert_allclose(total["kernel"], [[3.0 - 5.0 * ALPHA, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(total["bias"], [4.0 + 12.0 * ALPHA], rtol=1e-6)
+
+
+def test_state_records_both_norms_the_weight_and_the_count():
+    _, state = _balance(_after(30))
+    assert state.joint_updates == 31
+    assert state.joint_updates.dtype == jnp.int32
+    np.testing.assert_allclose(state.reconstruction_norm, 5.0, rtol=1e-6)
+    np.testing.assert_allclose(state.adversarial_norm, 13.0, rtol=1e-6)
+    assert state.adversarial_weight == np.float32(ALPHA)
+
+
+def test_schedule_holds_then_hands_over_then_is_exactly_alpha():
+    weights = np.asarray(_weights_from_zero_to_fifty(5.0, 13.0))
+    np.testing.assert_allclose(weights[:11], BALANCED, rtol=1e-6)
+    assert weights[11] < BALANCED
+    np.testing.assert_allclose(weights[20], np.sqrt(BALANCED * ALPHA), rtol=1e-5)
+    assert weights[29] > np.float32(ALPHA)
+    assert np.all(weights[30:] == np.float32(ALPHA))
+
+
+def test_alpha_stays_exact_long_after():
+    weight = adversarial_weight(jnp.asarray(2_000_000_000), 5.0, 13.0, **OPTIONS)
+    assert weight == np.float32(ALPHA)
+
+
+@pytest.mark.parametrize("adversarial_norm", [13.0, 130_000.0])
+def test_handover_is_monotone_and_smooth_towards_a_smaller_or_a_larger_alpha(adversarial_norm):
+    logs = np.log(np.asarray(_weights_from_zero_to_fifty(5.0, adversarial_norm), np.float64))
+    distance = np.log(ALPHA) - np.log(5.0 / adversarial_norm)
+    moves = np.diff(logs)[10:30] / distance
+    assert np.all(moves > 0)
+    np.testing.assert_allclose(moves.sum(), 1.0, rtol=1e-4)
+    # A smooth step is at most 1.5 times as steep as a straight line, and flat at both ends.
+    assert moves.max() < 1.5 / 20 + 1e-4
+    assert max(moves[0], moves[-1]) < 0.2 / 20
+    np.testing.assert_allclose(moves, moves[::-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("updates", [0, 1, 1000])
+def test_alpha_from_the_first_update_when_both_lengths_are_zero(updates):
+    _, state = _balance(_after(updates), hold_steps=0, handover_steps=0)
+    assert state.adversarial_weight == np.float32(ALPHA)
+
+
+def test_a_handover_of_no_steps_jumps_from_the_ratio_to_alpha():
+    weights = adversarial_weight(jnp.arange(13), 5.0, 13.0, **{**OPTIONS, "handover_steps": 0})
+    np.testing.assert_allclose(weights[:10], BALANCED, rtol=1e-6)
+    assert np.all(np.asarray(weights[10:]) == np.float32(ALPHA))
+
+
+def test_a_hold_of_no_steps_hands_over_from_the_first_update():
+    weights = adversarial_weight(jnp.arange(22), 5.0, 13.0, **{**OPTIONS, "hold_steps": 0})
+    np.testing.assert_allclose(weights[0], BALANCED, rtol=1e-6)
+    np.testing.assert_allclose(weights[10], np.sqrt(BALANCED * ALPHA), rtol=1e-5)
+    assert np.all(np.asarray(weights[20:]) == np.float32(ALPHA))
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-3])
+def test_max_weight_bounds_the_weight_of_a_vanished_adversarial_gradient(size):
+    vanished = jax.tree.map(lambda x: size * x, ADVERSARIAL_GRADIENT)
+    total, state = _balance(adversarial=vanished)
+    assert state.adversarial_weight == 10.0
+    np.testing.assert_allclose(total["bias"], [4.0 + 10.0 * size * 12.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("updates", [0, 15, 30])
+def test_a_zero_mse_gradient_leaves_everything_finite(updates):
+    nothing = jax.tree.map(jnp.zeros_like, MSE_GRADIENT)
+    total, state = _balance(_after(updates), mse=nothing)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((total, state)))
+    assert state.adversarial_weight <= np.float32(ALPHA)
+
+
+@pytest.mark.parametrize("updates", [0, 15, 30])
+def test_two_zero_gradients_stay_zero(updates):
+    nothing = jax.tree.map(jnp.zeros_like, MSE_GRADIENT)
+    total, state = _balance(_after(updates), mse=nothing, adversarial=nothing)
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(total))
+    assert np.isfinite(state.adversarial_weight)
+
+
+def test_an_alpha_of_zero_ends_at_zero():
+    weights = np.asarray(adversarial_weight(jnp.arange(35), 5.0, 13.0, **{**OPTIONS, "alpha": 0.0}))
+    np.testing.assert_allclose(weights[:11], BALANCED, rtol=1e-6)
+    assert np.all(np.diff(weights[10:31]) < 0)
+    assert np.all(weights[30:] == 0.0)
+
+
+def test_without_the_keyword_the_gradient_passes_and_nothing_is_counted():
+    transformation = balance_gradients(**OPTIONS)
+    before = transformation.init(MSE_GRADIENT)
+    total, after = transformation.update(MSE_GRADIENT, before)
+    for name, value in MSE_GRADIENT.items():
+        np.testing.assert_array_equal(total[name], value)
+    assert after == before
+    assert after.joint_updates == 0
+
+
+def test_in_a_chain_under_jit_adadelta_gets_the_sum():
+    adadelta = optax.adadelta(learning_rate=1.0)
+    chain = optax.chain(balance_gradients(**OPTIONS), adadelta)
+    params = jax.tree.map(jnp.ones_like, MSE_GRADIENT)
+
+    @jax.jit
+    def update(state):
+        return chain.update(MSE_GRADIENT, state, params, adversarial_updates=ADVERSARIAL_GRADIENT)
+
+    updates, state = update(chain.init(params))
+    total = jax.tree.map(lambda mse, adversarial: mse + BALANCED * adversarial, MSE_GRADIENT, ADVERSARIAL_GRADIENT)
+    expected, _ = adadelta.update(total, adadelta.init(params), params)
+    for name, value in expected.items():
+        np.testing.assert_allclose(updates[name], value, rtol=1e-5)
+        assert np.all(np.sign(updates[name]) == -np.sign(total[name]))
+    _, state = update(state)
+    assert balance_state(state).joint_updates == 2
+
+
+def test_balance_state_wants_exactly_one():
+    balance = balance_gradients(**OPTIONS)
+    params = {"kernel": jnp.ones(2)}
+    with pytest.raises(ValueError, match="found 0"):
+        balance_state(optax.adadelta(learning_rate=1.0).init(params))
+    with pytest.raises(ValueError, match="found 2"):
+        balance_state(optax.chain(balance, balance).init(params))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("alpha", -0.1),
+        ("hold_steps", -1),
+        ("handover_steps", -1),
+        ("ratio", 0.0),
+        ("ratio", -1.0),
+        ("max_weight", 0.0),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(name, value):
+    with pytest.raises(ConfigError, match="balance"):
+        balance_gradients(**{**OPTIONS, name: value})

@@ -1,0 +1,342 @@
+"""Every kind of picture comes back as upright RGB, and every bad file as one clear line."""
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from glcic_jax.errors import DataError
+from glcic_jax.image_files import load_image, save_image
+
+EXIF_ORIENTATION = 0x0112
+
+# How a camera stores a picture, by the EXIF standard: which side of the scene row 0 and column 0 hold.
+STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],  # top, right
+    3: lambda upright: upright[::-1, ::-1],  # bottom, right
+    4: lambda upright: upright[::-1],  # bottom, left
+    5: lambda upright: upright.swapaxes(0, 1),  # left, top
+    6: lambda upright: upright[:, ::-1].swapaxes(0, 1),  # right, top
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),  # right, bottom
+    8: lambda upright: upright[::-1].swapaxes(0, 1),  # left, bottom
+}
+
+
+def smooth_picture(height: int = 30, width: int = 40) -> np.ndarray:
+    """A different ramp in each channel, so that swapped axes or channels show."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    down, across = rows / max(height - 1, 1), columns / max(width - 1, 1)
+    return np.stack([255 * across, 255 * down, 120 * (1 - across)], axis=-1).astype(np.uint8)
+
+
+def encode(image: Image.Image | np.ndarray, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
+    return file.getvalue()
+
+
+def one_line_error(source: bytes | str | Path, name: str | None = None) -> str:
+    with pytest.raises(DataError) as caught:
+        load_image(source, name)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    empty = struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + empty
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "tolerance"),
+    [
+        ("PNG", {}, 0),
+        ("BMP", {}, 0),
+        ("TIFF", {}, 0),
+        ("TIFF", {"compression": "tiff_lzw"}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("PPM", {}, 0),
+        ("JPEG", {"quality": 95}, 4),
+        ("JPEG", {"quality": 95, "progressive": True}, 4),
+        ("GIF", {}, 12),  # 256 colours.
+    ],
+)
+def test_rgb_files_come_back_from_bytes_and_paths(tmp_path, kind, options, tolerance):
+    picture = smooth_picture()
+    content = encode(picture, kind, **options)
+    path = tmp_path / "without a suffix"
+    path.write_bytes(content)
+    for source in (content, path, str(path)):
+        image = load_image(source)
+        assert image.dtype == np.uint8
+        assert image.shape == picture.shape
+        assert np.abs(image.astype(float) - picture).mean() <= tolerance
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_exif_orientation_is_applied(kind, orientation):
+    upright = np.zeros((32, 48, 3), np.uint8)
+    upright[:16, :24] = (250, 0, 0)
+    upright[:16, 24:] = (0, 250, 0)
+    upright[16:, :24] = (0, 0, 250)
+    upright[16:, 24:] = (250, 250, 0)
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    image = load_image(encode(stored, kind, exif=exif, **options))
+    assert image.shape == upright.shape
+    assert np.abs(image.astype(int) - upright).mean() < 3
+
+
+def test_orientation_holds_for_16_bit_grey_and_reduced_jpeg():
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    grey = np.linspace(0, 65535, 24 * 40).reshape(24, 40).astype(np.uint16)
+    image = load_image(encode(np.ascontiguousarray(STORED[6](grey)), "PNG", exif=exif))
+    np.testing.assert_array_equal(image[..., 0], np.round(grey / 257.0))
+    picture = smooth_picture(240, 400)
+    content = encode(np.ascontiguousarray(STORED[6](picture)), "JPEG", quality=95, exif=exif)
+    image = load_image(content, at_least=60)
+    assert image.shape == (60, 100, 3)
+    assert np.abs(image.astype(float) - cv2.resize(picture, (100, 60), interpolation=cv2.INTER_AREA)).mean() < 4
+
+
+def test_grey_becomes_three_equal_channels():
+    grey = smooth_picture()[..., 0]
+    for kind in ("PNG", "TIFF", "PGM"):
+        image = load_image(encode(grey, "PPM" if kind == "PGM" else kind))
+        np.testing.assert_array_equal(image, np.repeat(grey[..., None], 3, axis=-1))
+    assert np.abs(load_image(encode(grey, "JPEG", quality=95)).astype(float) - grey[..., None]).mean() < 2
+
+
+def test_transparency_is_laid_over_white():
+    opaque, half, clear = 255, 128, 0
+    rgba = np.array([[(200, 100, 0, opaque), (200, 100, 0, half), (200, 100, 0, clear)]], np.uint8)
+    expected = np.array([[(200, 100, 0), (227, 177, 127), (255, 255, 255)]])
+    for kind, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})):
+        image = load_image(encode(rgba, kind, **options))
+        np.testing.assert_allclose(image, expected, atol=1)
+    grey_alpha = Image.merge("LA", [Image.fromarray(rgba[..., 0]), Image.fromarray(rgba[..., 3])])
+    image = load_image(encode(grey_alpha, "PNG"))
+    np.testing.assert_allclose(image, np.repeat(np.array([[200, 227, 255]])[..., None], 3, axis=-1), atol=1)
+
+
+def test_a_transparent_palette_entry_and_colour_are_white():
+    indices = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("L")
+    indices.putpalette([10, 20, 30, 200, 0, 0, 0, 200, 0])
+    for kind in ("PNG", "GIF"):
+        image = load_image(encode(indices, kind, transparency=1))
+        np.testing.assert_array_equal(image, [[(10, 20, 30), (255, 255, 255), (0, 200, 0)]])
+    colours = np.array([[(10, 20, 30), (40, 50, 60)]], np.uint8)
+    image = load_image(encode(colours, "PNG", transparency=(40, 50, 60)))
+    np.testing.assert_array_equal(image, [[(10, 20, 30), (255, 255, 255)]])
+
+
+def test_a_palette_without_transparency_keeps_its_colours():
+    indices = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("L")
+    indices.putpalette([10, 20, 30, 200, 0, 7])
+    np.testing.assert_array_equal(load_image(encode(indices, "PNG")), [[(10, 20, 30), (200, 0, 7)]])
+
+
+def test_one_bit_is_black_and_white():
+    bits = np.array([[True, False, True]])
+    for kind in ("PNG", "TIFF", "BMP"):
+        image = load_image(encode(Image.fromarray(bits), kind))
+        np.testing.assert_array_equal(image, np.repeat(bits[..., None] * np.uint8(255), 3, axis=-1))
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("TIFF", 1), ("JPEG", 6)])
+def test_cmyk_becomes_rgb(kind, tolerance):
+    ink = np.zeros((16, 48, 4), np.uint8)
+    ink[:, :16, 0] = 255  # Cyan.
+    ink[:, 32:, 3] = 255  # Black; the paper's white between them.
+    image = load_image(encode(Image.frombytes("CMYK", (48, 16), ink.tobytes()), kind))
+    for column, colour in ((8, (0, 255, 255)), (24, (255, 255, 255)), (40, (0, 0, 0))):
+        np.testing.assert_allclose(image[8, column], colour, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_clipped(kind):
+    grey = np.array([[0, 300, 32768, 65535]], np.uint16)
+    np.testing.assert_array_equal(load_image(encode(grey, kind))[0, :, 0], [0, 1, 128, 255])
+    # The range is the format's, not the picture's: a dark picture stays dark.
+    dark = np.array([[0, 1, 200, 300]], np.uint16)
+    for count in (2, 3, 4):
+        np.testing.assert_array_equal(load_image(encode(dark[:, :count], kind))[0, :, 1], [0, 0, 1, 1][:count])
+
+
+def test_big_endian_and_32_bit_grey_are_scaled():
+    grey = np.array([[0, 300, 32768, 65535]])
+    swapped = Image.frombytes("I;16B", (4, 1), grey.astype(">u2").tobytes())
+    np.testing.assert_array_equal(load_image(encode(swapped, "TIFF"))[0, :, 2], [0, 1, 128, 255])
+    np.testing.assert_array_equal(load_image(encode(grey.astype(np.int32), "TIFF"))[0, :, 0], [0, 1, 128, 255])
+
+
+def test_16_bit_colour_keeps_its_high_byte():
+    bgr = np.full((4, 5, 3), (0, 32768, 65535), np.uint16)
+    done, content = cv2.imencode(".png", bgr)
+    assert done
+    np.testing.assert_allclose(load_image(content.tobytes())[0, 0], (255, 128, 0), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 255.0], [0, 100, 255]),
+        ([-1.0, float("nan"), 1.0], [0, 0, 255]),
+        ([float("inf"), 0.25, 1.0], [0, 64, 255]),
+        ([0.0, 32768.0, 65535.0], [0, 128, 255]),
+    ],
+)
+def test_float_tiff_is_scaled(values, expected):
+    image = load_image(encode(np.array([values], np.float32), "TIFF"))
+    np.testing.assert_array_equal(image, np.repeat(np.array([expected])[..., None], 3, axis=-1))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_the_first_frame_of_an_animation(kind):
+    frames = [Image.new("RGB", (16, 12), colour) for colour in ("red", "lime", "blue")]
+    options = {"WEBP": {"lossless": True}}.get(kind, {})
+    image = load_image(encode(frames[0], kind, save_all=True, append_images=frames[1:], **options))
+    np.testing.assert_array_equal(image, np.full((12, 16, 3), (255, 0, 0)))
+
+
+def test_a_jpeg_is_reduced_to_no_less_than_asked():
+    content = encode(smooth_picture(300, 410), "JPEG", quality=90)
+    full = load_image(content)
+    assert full.shape == (300, 410, 3)
+    for at_least, height in (
+        (300, 300),
+        (151, 300),
+        (150, 150),
+        (76, 150),
+        (75, 75),
+        (20, 38),
+        (1, 38),
+        (900, 300),
+    ):
+        image = load_image(content, at_least=at_least)
+        assert image.shape[0] == height, at_least
+        reduced = cv2.resize(full, image.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert np.abs(image.astype(float) - reduced).mean() < 4
+
+
+def test_a_reduced_square_jpeg_is_never_below_what_was_asked():
+    for side in (94, 95, 96, 110, 116, 188, 376):
+        content = encode(np.zeros((side, side, 3), np.uint8), "JPEG")
+        for at_least in range(4, side + 1):
+            assert min(load_image(content, at_least=at_least).shape[:2]) >= at_least, (side, at_least)
+
+
+def test_other_formats_are_not_reduced():
+    for kind in ("PNG", "WEBP"):
+        assert load_image(encode(smooth_picture(90, 120), kind), at_least=10).shape == (90, 120, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "BMP"])
+def test_a_truncated_file_is_an_error_not_half_a_picture(tmp_path, kind):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    content = encode(noise, kind)
+    path = tmp_path / "holiday.jpg"
+    path.write_bytes(content[: len(content) // 2])
+    assert one_line_error(path).startswith(f"{path}: cannot be read as an image")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"<html>\n<body>not found\n</body>", bytes(1000)])
+def test_what_is_no_picture_is_an_error_that_names_the_file(tmp_path, content):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    assert one_line_error(path).startswith(f"{path}: cannot be read as an image")
+    assert one_line_error(str(path)).startswith(f"{path}: cannot be read as an image")
+    assert one_line_error(content, "upload").startswith("upload: cannot be read as an image")
+    assert one_line_error(content).startswith("image: cannot be read as an image")
+    assert " at 0x" not in one_line_error(content, "upload")  # The address of a buffer tells nobody anything.
+
+
+def test_missing_files_and_folders_are_errors(tmp_path):
+    missing = tmp_path / "missing.png"
+    assert one_line_error(missing) == f"{missing}: no such file"
+    assert one_line_error(tmp_path).startswith(f"{tmp_path}: cannot be read")
+
+
+def test_a_header_that_claims_too_much_is_refused_before_decoding():
+    for width, height in ((50_000, 50_000), (300_000_000, 1), (16_000, 16_000)):
+        message = one_line_error(png_header(width, height), "bomb.png")
+        assert message.startswith("bomb.png: ")
+        assert str(width) in message or str(width * height) in message
+
+
+def test_a_200_megapixel_photograph_is_not_taken_for_a_bomb():
+    # The file ends after its header: it gets as far as its pixels, and that is what is wrong with it.
+    message = one_line_error(png_header(16_320, 12_240), "large.png")
+    assert "truncated" in message
+
+
+def test_save_image_writes_what_load_image_reads(tmp_path):
+    picture = smooth_picture()
+    for name in ("a.png", "deep/er/b.PNG", "c.bmp", "d.tiff"):
+        save_image(picture, tmp_path / name)
+        np.testing.assert_array_equal(load_image(tmp_path / name), picture)
+    save_image(picture[..., 0], str(tmp_path / "grey.png"))
+    np.testing.assert_array_equal(load_image(tmp_path / "grey.png")[..., 1], picture[..., 0])
+    save_image(picture, tmp_path / "e.jpg")
+    assert (tmp_path / "e.jpg").read_bytes().startswith(b"\xff\xd8")
+    assert (tmp_path / "e.jpg").stat().st_mode & 0o444 == 0o444
+    assert sorted(os.listdir(tmp_path)) == ["a.png", "c.bmp", "d.tiff", "deep", "e.jpg", "grey.png"]
+
+
+def test_saving_replaces_the_old_file(tmp_path):
+    path = tmp_path / "a.png"
+    save_image(smooth_picture(), path)
+    save_image(smooth_picture(8, 9), path)
+    assert load_image(path).shape == (8, 9, 3)
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"the old content")
+
+    def full_disk(self, file, format):  # Pillow's own signature.
+        file.write(b"half a picture")
+        assert path.read_bytes() == b"the old content"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(DataError, match=r"a\.png: cannot be written .*No space left"):
+        save_image(smooth_picture(), path)
+    assert path.read_bytes() == b"the old content"
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize("name", ["picture.xyz", "picture", "picture.jpg.part"])
+def test_an_unknown_suffix_is_an_error_and_leaves_nothing(tmp_path, name):
+    with pytest.raises(DataError) as caught:
+        save_image(smooth_picture(), tmp_path / name)
+    assert str(caught.value).startswith(f"{tmp_path / name}: cannot be written")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DataError, match="cannot be written"):
+        save_image(smooth_picture(), tmp_path / "file" / "a.png")
+
+
+def test_an_array_that_is_no_picture_leaves_no_file(tmp_path):
+    with pytest.raises((DataError, TypeError)):
+        save_image(np.zeros((4, 4, 3), np.float64), tmp_path / "a.png")
+    assert os.listdir(tmp_path) == []

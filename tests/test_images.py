@@ -1,0 +1,141 @@
+"""The array contract: the network's input, the composite, local patches, and 8-bit conversion."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glcic_jax.errors import ConfigError
+from glcic_jax.images import INPUT_FORMS, composite, crop_patch, network_input, to_float, to_uint8
+
+MEAN_PIXEL = np.array([0.5, 0.25, 0.125], np.float32)
+
+# For each form: what a known pixel becomes, and what the hole holds. A new form must be added here.
+EXPECTED_FORMS = {
+    "mean_subtracted": (lambda image: image - MEAN_PIXEL, np.zeros(3)),
+    "mean_filled": (lambda image: image, MEAN_PIXEL),
+    "signed": (lambda image: 2 * image - 1, np.zeros(3)),
+}
+
+
+@pytest.fixture(params=[False, True], ids=["eager", "jit"])
+def maybe_jit(request):
+    return jax.jit if request.param else lambda function, **_: function
+
+
+@pytest.fixture
+def example():
+    """Two images, and a hole of its own for each."""
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 1, (2, 12, 16, 3)).astype(np.float32)
+    mask = np.zeros((2, 12, 16, 1), np.float32)
+    mask[0, 2:7, 3:11] = 1
+    mask[1, 8:12, 0:5] = 1
+    return image, mask
+
+
+@pytest.mark.parametrize("form", INPUT_FORMS)
+def test_network_input_in_every_form(example, maybe_jit, form):
+    image, mask = example
+    result = np.asarray(maybe_jit(network_input, static_argnames="form")(image, mask, MEAN_PIXEL, form=form))
+    assert result.shape == (2, 12, 16, 4)
+    assert result.dtype == np.float32
+    known, hole = EXPECTED_FORMS[form]
+    expected = np.where(mask == 1, hole, known(image.astype(np.float64)))
+    np.testing.assert_allclose(result[..., :3], expected, atol=1e-6)
+    np.testing.assert_array_equal(result[..., 3:], mask)
+
+
+def test_every_form_is_expected_above():
+    assert set(EXPECTED_FORMS) == set(INPUT_FORMS)
+
+
+def test_network_input_is_mean_subtracted_unless_told():
+    image, mask = np.full((1, 4, 4, 3), 0.75, np.float32), np.zeros((1, 4, 4, 1), np.float32)
+    np.testing.assert_array_equal(network_input(image, mask, MEAN_PIXEL)[0, 0, 0, :3], [0.25, 0.5, 0.625])
+
+
+@pytest.mark.parametrize("form", INPUT_FORMS)
+@pytest.mark.parametrize("content", [np.nan, np.inf, -7.0, 1.0])
+def test_what_lies_inside_the_hole_does_not_reach_the_network(example, form, content):
+    image, mask = example
+    other = np.where(mask == 1, np.float32(content), image)
+    expected = network_input(image, mask, MEAN_PIXEL, form)
+    assert np.isfinite(expected).all()
+    np.testing.assert_array_equal(network_input(other, mask, MEAN_PIXEL, form), expected)
+
+
+def test_unknown_form_is_refused_with_the_valid_ones(example):
+    with pytest.raises(ConfigError, match="'raw'.*" + ", ".join(sorted(INPUT_FORMS))):
+        network_input(*example, MEAN_PIXEL, "raw")
+
+
+def test_composite_takes_the_hole_from_the_output_and_the_rest_bit_for_bit(example, maybe_jit):
+    image, mask = example
+    output = np.random.default_rng(1).uniform(0, 1, image.shape).astype(np.float32)
+    # What is not selected must not matter, whatever it is: a blend 0 * nan would show.
+    poisoned_image = np.where(mask == 1, np.float32(np.nan), image)
+    poisoned_output = np.where(mask == 0, np.float32(np.nan), output)
+    result = np.asarray(maybe_jit(composite)(poisoned_image, poisoned_output, mask))
+    assert result.dtype == image.dtype
+    outside = np.broadcast_to(mask == 0, image.shape)
+    assert result[outside].tobytes() == image[outside].tobytes()
+    assert result[~outside].tobytes() == output[~outside].tobytes()
+
+
+def test_composite_keeps_the_dtype_of_the_image(example):
+    image, mask = example
+    result = composite(jnp.asarray(image), jnp.asarray(image, jnp.bfloat16), mask)
+    assert result.dtype == jnp.float32
+
+
+def test_composite_passes_gradients_inside_the_hole_only(example):
+    image, mask = example
+    gradient = jax.grad(lambda output: composite(image, output, mask).sum())(jnp.asarray(image))
+    np.testing.assert_array_equal(gradient, np.broadcast_to(mask, image.shape))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_crop_patch_takes_a_place_of_its_own_from_every_image(maybe_jit, dtype):
+    image = np.random.default_rng(2).uniform(0, 255, (5, 12, 16, 3)).astype(dtype)
+    corners = np.array([[0, 0], [0, 11], [7, 0], [7, 11], [3, 4]], np.int32)
+    patches = maybe_jit(crop_patch, static_argnums=2)(image, corners, 5)
+    assert patches.dtype == dtype
+    for one, (top, left), patch in zip(image, corners, patches, strict=True):
+        np.testing.assert_array_equal(patch, one[top : top + 5, left : left + 5])
+
+
+def test_crop_patch_works_on_masks_and_on_the_whole_image(example):
+    image, mask = example
+    corners = np.array([[2, 3], [8, 0]], np.int32)
+    assert (crop_patch(mask, corners, 4) == 1).all()
+    square = image[:, :12, :12]
+    np.testing.assert_array_equal(crop_patch(square, np.zeros((2, 2), np.int32), 12), square)
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 20), (20, 12)])
+def test_crop_patch_refuses_a_patch_larger_than_the_image(height, width):
+    with pytest.raises(ValueError, match=f"13 px does not fit an image of {height} x {width} px"):
+        crop_patch(np.zeros((1, height, width, 3)), np.zeros((1, 2), np.int32), 13)
+
+
+def test_all_8_bit_values_survive_the_round_trip(maybe_jit):
+    values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    as_float = maybe_jit(to_float)(values)
+    assert as_float.dtype == jnp.float32
+    np.testing.assert_allclose(as_float, values / 255.0, atol=1e-7)
+    assert as_float.min() == 0
+    assert as_float.max() == 1
+    back = maybe_jit(to_uint8)(as_float)
+    assert back.dtype == jnp.uint8
+    np.testing.assert_array_equal(back, values)
+
+
+def test_8_bit_conversion_clips_and_rounds_to_nearest(maybe_jit):
+    values = jnp.array([-3.0, -0.001, 0.4 / 255, 0.6 / 255, 99.4 / 255, 99.6 / 255, 254.6 / 255, 1.001, 40.0])
+    np.testing.assert_array_equal(maybe_jit(to_uint8)(values), [0, 0, 0, 1, 99, 100, 255, 255, 255])
+
+
+def test_8_bit_conversion_accepts_bfloat16():
+    # 0.75 is exact in bfloat16; 0.75 * 255 = 191.25 is not, so the product must be taken in float32.
+    assert to_uint8(jnp.array([0.75], jnp.bfloat16))[0] == 191

@@ -1,0 +1,87 @@
+import pytest
+
+from glcic_jax.errors import ConfigError
+from glcic_jax.phases import PHASE_NAMES, Phase, create_schedule
+
+
+def test_the_paper_changes_phase_after_90_000_and_100_000_updates():
+    schedule = create_schedule([("completion", 90_000), ("discriminator", 10_000), ("joint", 400_000)])
+    assert schedule.phases == (
+        Phase("completion", 0, 0, 90_000),
+        Phase("discriminator", 1, 90_000, 100_000),
+        Phase("joint", 2, 100_000, 500_000),
+    )
+    assert schedule.total_steps == 500_000
+    expected = {
+        0: "completion",
+        89_999: "completion",
+        90_000: "discriminator",
+        99_999: "discriminator",
+        100_000: "joint",
+        499_999: "joint",
+    }
+    assert {step: schedule.phase_at(step).name for step in expected} == expected
+
+
+def test_phase_at_names_the_phase_of_every_update():
+    schedule = create_schedule([("completion", 3), ("discriminator", 1), ("joint", 2)])
+    names = [schedule.phase_at(step).name for step in range(schedule.total_steps)]
+    assert names == ["completion"] * 3 + ["discriminator"] + ["joint"] * 2
+    assert schedule.total_steps == 6
+
+
+def test_phase_at_stays_in_the_last_phase_when_training_is_over():
+    schedule = create_schedule([("completion", 3), ("joint", 2)])
+    assert schedule.phase_at(5).name == "joint"
+    assert schedule.phase_at(1_000).name == "joint"
+
+
+@pytest.mark.parametrize("skipped", PHASE_NAMES)
+def test_a_phase_without_steps_is_left_out(skipped):
+    lengths = [(name, 0 if name == skipped else 2) for name in PHASE_NAMES]
+    schedule = create_schedule(lengths)
+    kept = [name for name in PHASE_NAMES if name != skipped]
+    assert schedule.phases == (Phase(kept[0], 0, 0, 2), Phase(kept[1], 1, 2, 4))
+    assert [schedule.phase_at(step).name for step in range(4)] == [kept[0]] * 2 + [kept[1]] * 2
+
+
+def test_a_phase_knows_its_length():
+    schedule = create_schedule([("completion", 7), ("joint", 4)])
+    assert [phase.length for phase in schedule.phases] == [7, 4]
+
+
+def test_is_due_at_every_multiple_and_at_the_end_of_each_phase():
+    schedule = create_schedule([("completion", 5), ("discriminator", 2), ("joint", 6)])
+    due = [step for step in range(1, schedule.total_steps + 1) if schedule.is_due(step, 4)]
+    assert due == [4, 5, 7, 8, 12, 13]
+
+
+def test_is_due_at_phase_ends_alone_when_the_interval_is_longer_than_the_training():
+    schedule = create_schedule([("completion", 5), ("discriminator", 0), ("joint", 6)])
+    assert [step for step in range(1, 12) if schedule.is_due(step, 1_000)] == [5, 11]
+
+
+def test_zero_means_never_even_at_the_end_of_a_phase():
+    schedule = create_schedule([("completion", 5), ("joint", 6)])
+    assert not any(schedule.is_due(step, 0) for step in range(12))
+
+
+def test_an_unknown_phase_is_refused_with_the_valid_names():
+    with pytest.raises(ConfigError, match=r"'warmup'.*completion, discriminator, joint"):
+        create_schedule([("completion", 5), ("warmup", 2)])
+
+
+def test_an_unknown_phase_is_refused_even_without_steps():
+    with pytest.raises(ConfigError, match="'warmup'"):
+        create_schedule([("completion", 5), ("warmup", 0)])
+
+
+def test_a_negative_length_is_refused():
+    with pytest.raises(ConfigError, match="'joint' has -1 steps"):
+        create_schedule([("completion", 5), ("joint", -1)])
+
+
+@pytest.mark.parametrize("phases", [[], [("completion", 0), ("discriminator", 0), ("joint", 0)]])
+def test_a_schedule_without_any_step_is_refused(phases):
+    with pytest.raises(ConfigError, match="no step"):
+        create_schedule(phases)

@@ -1,0 +1,204 @@
+"""Whole runs through main.py, in processes of their own, with the real input pipeline."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from conftest import CONFIGS, ROOT, load_config, shrink
+from PIL import Image
+
+from glcic_jax import training
+from glcic_jax.errors import ConfigError, DataError, UserError
+from glcic_jax.reporting import COLUMNS
+
+# The quickstart at 32 px and a sixteenth of the width.
+NARROW = (
+    "batch_size=4",
+    "data.image_size=32",
+    "data.resize_range=(32,48)",
+    "mask.rectangle.min_side=6",
+    "mask.rectangle.max_side=14",
+    "completion.width=0.0625",
+    "completion.ema_decay=0.5",
+    "discriminator.width=0.0625",
+    "discriminator.local_size=16",
+    "discriminator.global_channels=(64,128,256)",
+    "discriminator.local_channels=(64,128)",
+    "validation_images=4",
+    "log_every=1",
+    "validate_every=2",
+    "grid_every=3",
+    "checkpoint_every=2",
+)
+
+
+def run_main(workdir, completion, discriminator, joint, *extra):
+    lengths = (f"phases.completion={completion}", f"phases.discriminator={discriminator}", f"phases.joint={joint}")
+    flags = [f"--config.{override}" for override in (*NARROW, *lengths, *extra)]
+    return subprocess.run(
+        [sys.executable, "main.py", "--config=configs/quickstart.py", f"--workdir={workdir}", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same seven steps, in one process and in two that stop inside phase 1 and phase 2."""
+    folder = tmp_path_factory.mktemp("runs")
+    whole = run_main(folder / "whole", 3, 2, 2)
+    parts = [run_main(folder / "parts", 2, 0, 0), run_main(folder / "parts", 3, 2, 2)]
+    for finished in (whole, *parts):
+        assert finished.returncode == 0, finished.stderr
+    return folder, whole.stderr, parts[1].stderr
+
+
+def restore_all(workdir, step):
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        found = {
+            item: checkpointer.restore((workdir / "checkpoints" / str(step) / item).absolute())
+            for item in ("completion", "discriminator")
+        }
+    data = json.loads((workdir / "checkpoints" / str(step) / "data" / "metadata").read_text())
+    return found, data
+
+
+def test_a_stopped_run_equals_one_that_never_stopped(runs):
+    folder, _, _ = runs
+    (whole, whole_data), (parts, parts_data) = (restore_all(folder / name, 7) for name in ("whole", "parts"))
+    leaves, structure = ocp.utils.jax.tree.flatten(whole)
+    others, other_structure = ocp.utils.jax.tree.flatten(parts)
+    assert structure == other_structure
+    assert len(leaves) > 100
+    for leaf, other in zip(leaves, others, strict=True):
+        np.testing.assert_array_equal(leaf, other)
+    assert whole_data == parts_data == {"next_index": 28}
+
+
+def test_the_logs_of_a_stopped_run_equal_those_of_one_that_never_stopped(runs):
+    folder, _, _ = runs
+
+    def numbers(name):
+        rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        timed = ("images_per_second", "data_wait_fraction", "elapsed_seconds")
+        return [{key: value for key, value in row.items() if key not in timed} for row in rows]
+
+    whole, parts = numbers("whole"), numbers("parts")
+    assert [row["step"] for row in whole] == [row["step"] for row in parts] == [1, 2, 3, 4, 5, 6, 7]
+    # The first part ended its phase at step 2, and validated there as the whole run does every 2 steps.
+    assert whole == parts
+
+
+def test_the_second_process_says_where_it_goes_on(runs):
+    _, _, second = runs
+    assert "going on from step 2 of 7 (phase completion)" in second
+
+
+def test_progress_names_phases_compilation_and_what_is_left(runs):
+    _, stderr, _ = runs
+    for number, name in enumerate(("completion", "discriminator", "joint"), start=1):
+        assert f"phase {number}/3 {name}" in stderr
+        assert f"compiled the {name} step in" in stderr
+    line = next(line for line in stderr.splitlines() if line.startswith("  2/2: ") and "adv" in line)
+    for word in ("mse", "d_loss", "real_acc", "fake_acc", "images/s", "phase 0m00s left", "all 0m00s left"):
+        assert word in line
+
+
+def test_a_run_leaves_logs_grids_and_a_summary(runs):
+    workdir = runs[0] / "whole"
+    with (workdir / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert len(rows) == 7
+    for row, phase in zip(rows, ["completion"] * 3 + ["discriminator"] * 2 + ["joint"] * 2, strict=True):
+        assert row["phase"] == phase
+        assert (row["reconstruction_loss"] == "") == (phase == "discriminator")
+        assert (row["real_accuracy"] == "") == (phase == "completion")
+        assert (row["adversarial_weight"] == "") == (phase != "joint")
+    assert float(rows[-1]["validation_psnr"]) > 0
+    assert list((workdir / "tensorboard").glob("events*"))
+    # Every 3 steps, and at the ends of the phases (3, 5 and 7).
+    assert sorted(p.name for p in (workdir / "grids").iterdir()) == [f"step_{n:08d}.png" for n in (3, 5, 6, 7)]
+    with Image.open(workdir / "grids" / "step_00000007.png") as grid:
+        assert grid.size == (4 * 34 - 2, 4 * 34 - 2)
+    summary = (workdir / "summary.md").read_text()
+    for phrase in ("7 of 7 steps", "| mean fill |", "| Telea |", "| GLCIC |", "curves.png", "jax ", "CPU cores"):
+        assert phrase in summary
+    for picture in ("curves.png", "comparison.png"):
+        with Image.open(workdir / picture) as image:
+            assert min(image.size) > 300
+    kept = {path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+    assert {"5", "6", "7"} <= kept
+
+
+def test_grids_show_the_same_images_with_the_same_holes(runs):
+    grids = [np.asarray(Image.open(runs[0] / "whole" / "grids" / f"step_{n:08d}.png")) for n in (3, 7)]
+    inputs, outputs, truths = slice(0, 32), slice(34, 66), slice(102, 134)
+    np.testing.assert_array_equal(grids[0][:, inputs], grids[1][:, inputs])
+    np.testing.assert_array_equal(grids[0][:, truths], grids[1][:, truths])
+    assert (grids[0][:, outputs] != grids[1][:, outputs]).any()
+
+
+def test_a_finished_run_is_not_trained_again(runs):
+    workdir = runs[0] / "whole"
+    before = (workdir / "metrics.jsonl").read_text()
+    again = run_main(workdir, 3, 2, 2)
+    assert again.returncode == 0, again.stderr
+    assert "compiled" not in again.stderr
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_start_from_skips_finished_phases(runs):
+    folder = runs[0]
+    result = run_main(folder / "from", 3, 2, 4, f"start_from={folder / 'whole'}")
+    assert result.returncode == 0, result.stderr
+    assert "going on from step 7 of 9 (phase joint)" in result.stderr
+    assert "phase 1/3" not in result.stderr
+
+
+def test_start_from_a_folder_that_is_no_run(tmp_path, config):
+    config.start_from = str(tmp_path / "missing")
+    with pytest.raises(DataError, match="start_from"):
+        training.train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_trains_one_shrunken_step(tmp_path, name):
+    config = shrink(load_config(name))
+    for phase in config.phases:
+        config.phases[phase] = min(config.phases[phase], 1)
+    state = training.train(config, tmp_path / name)
+    assert int(state.step) == sum(config.phases.values())
+    assert (tmp_path / name / "summary.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("batch_size", 0), ("accumulation_steps", 3), ("phases.completion", -1), ("data.image_size", 30)]
+)
+def test_sizes_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, config, key, value):
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ConfigError, match=key.split(".")[-1].removesuffix("_steps")):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unwritable_workdir_is_one_clear_error(tmp_path, config):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="another --workdir"):
+        training.train(config, tmp_path / "file" / "run")
+
+
+def test_divergence_stops_the_run_before_it_is_saved(tmp_path, config):
+    config.optimizer.adadelta.learning_rate = 1e30
+    config.phases.completion = 20
+    config.log_every = 1
+    config.checkpoint_every = 20
+    with pytest.raises(UserError, match="diverged"):
+        training.train(config, tmp_path / "run")
+    assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
