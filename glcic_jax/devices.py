@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXIS = "devices"
 
 
-def parallel(step: Callable[..., Any]) -> Callable[..., Any]:
+def parallel(step: Callable[..., Any]) -> jax.stages.Wrapped:
     """Maps a step over all devices: state and metrics are the same on each, the batch is cut into shares.
 
     `in_axes` and `out_axes` of None keep the state as it is outside: one array, replicated over the devices,

@@ -32,6 +32,7 @@ LEVELS = {
     "completion": 3,
     "evaluation": 4,
     "summary": 4,
+    "benchmark": 5,
     "commands": 5,
     "training": 5,
 }

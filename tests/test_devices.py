@@ -110,20 +110,17 @@ def _train(path: str) -> None:
             # The first update moves constants onto the devices; from then on nothing may travel.
             with jax.transfer_guard("disallow" if number else "allow"):
                 state, metrics = jax.block_until_ready(update(state, batch, key))
-            if number:
-                written[f"{phase}_compilations_{number}"] = np.array(len(compilations))
+            written[f"{phase}_compilations_{number}"] = np.array(len(compilations))
             written[f"{phase}_not_reused_{number}"] = np.array(_not_reused(old, addresses, state))
             written.update(_flatten(f"{phase}_metrics_{number}", metrics))
             if number == 0:
                 written.update(_flatten(phase, state))
         written[f"{phase}_equal"] = np.array(_copies_are_equal((state, metrics)))
 
-    if jax.local_device_count() > 1:
-        state = _create(synchronised=False)
-        for phase in ALONE:
-            state, metrics = parallel(STEPS[phase])(state, _place(pictures[0]), key)
-            written[f"{phase}_alone_equal"] = np.array(_copies_are_equal((state, metrics)))
-            written.update(_flatten(f"{phase}_alone", state))
+    for phase in ALONE if jax.local_device_count() > 1 else ():
+        alone, metrics = parallel(STEPS[phase])(_create(synchronised=False), _place(pictures[0]), key)
+        written[f"{phase}_alone_equal"] = np.array(_copies_are_equal((alone, metrics)))
+        written.update(_flatten(f"{phase}_alone", alone))
     np.savez(path, devices=np.array(jax.local_device_count()), **written)
 
 
@@ -213,7 +210,9 @@ def test_all_devices_hold_the_same_state_when_each_normalises_alone(phase, runs)
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("phase", STEPS)
 def test_later_updates_compile_nothing(phase, count, runs):
-    assert [int(runs[count][f"{phase}_compilations_{number}"]) for number in range(1, UPDATES)] == [0, 0]
+    first, *later = (runs[count][f"{phase}_compilations_{number}"] for number in range(UPDATES))
+    assert first > 0
+    assert later == [0, 0]
 
 
 @pytest.mark.parametrize("count", [1, 4])
