@@ -37,17 +37,20 @@ def _complain(message: str) -> int:
 
 def main(arguments: list[str]) -> int:
     """Runs the training; returns the exit code."""
-    from glcic_jax.errors import UserError  # Imported here: --help needs no JAX.
-    from glcic_jax.training import train
-
     absl_logging.set_verbosity(absl_logging.INFO if _DEBUG.value else absl_logging.WARNING)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
     if len(arguments) > 1:
         return _complain(f"unexpected argument {arguments[1]!r}")
     if _CONFIG.value is None:
         return _complain("--config is missing: python main.py --config=configs/quickstart.py")
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
-    workdir = Path(_WORKDIR.value or Path("runs") / name)
+    path = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
+    if not path.is_file():
+        return _complain(f"--config={path}: no such file; the configurations that come along are in configs/")
+    workdir = Path(_WORKDIR.value or Path("runs") / path.stem)
+
+    from glcic_jax.errors import UserError  # Imported here: --help and the complaints above need no JAX.
+    from glcic_jax.training import train
+
     try:
         train(_CONFIG.value, workdir)
     except UserError as error:

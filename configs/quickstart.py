@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
     config.data.threads = 2
     config.mask.rectangle.min_side = 16
     config.mask.rectangle.max_side = 28
+    config.mask.rectangles.min_side = 8
+    config.mask.rectangles.max_side = 20
     config.completion.width = 0.25
     config.discriminator.width = 0.25
     config.discriminator.local_size = 32

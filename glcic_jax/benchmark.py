@@ -85,7 +85,7 @@ def _time_phases(config: Any, steps: int) -> list[tuple[str, ...]]:
             jax.block_until_ready((state, metrics))
             seconds = (time.perf_counter() - begun) / timed
         # Counted by XLA for one device, from the program as it was compiled.
-        flops = update.cost_analysis()["flops"] * jax.device_count()
+        flops = (update.cost_analysis() or {}).get("flops", float("nan")) * jax.device_count()
         peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
         rows.append(
             (

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from glcic_jax.errors import DataError
+from glcic_jax.errors import DataError, one_line
 from glcic_jax.state import TrainState
 
 _PACKAGES = ("glcic-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -112,10 +112,9 @@ class Checkpoints:
         try:
             found = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax and TensorStore raise many types; the file is what is wrong.
-            reason = " ".join(str(error).split())[:300]
             raise DataError(
                 f"checkpoint {self._directory / str(step)} cannot be restored: damaged, or of networks of "
-                f"another shape than this configuration's. Name another --workdir to start anew. ({reason})"
+                f"another shape than this configuration's. Name another --workdir to start anew. ({one_line(error)})"
             ) from error
         completion = dict(found["completion"])
         ema = completion.pop("ema", None)
@@ -170,8 +169,9 @@ def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str
                 arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
                 found = checkpointer.restore(item, restore_args=arguments)
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise DataError(f"checkpoint {directory / str(step)} cannot be restored ({reason})") from error
+            raise DataError(
+                f"checkpoint {directory / str(step)} cannot be restored ({one_line(error)})"
+            ) from error
     chosen = found["ema"] if found.get("ema") else found
     return {"params": chosen["params"], "batch_stats": chosen["batch_stats"]}, meta
 

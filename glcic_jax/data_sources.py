@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from glcic_jax.errors import ConfigError, DataError
+from glcic_jax.errors import ConfigError, DataError, one_line
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 
@@ -76,7 +76,10 @@ class TfdsSource:
         return len(self._data_source)
 
     def read(self, index: int) -> bytes:
-        return self._data_source[index][self._feature]
+        try:
+            return self._data_source[index][self._feature]
+        except Exception as error:  # array_record and TFDS raise many types on a damaged file.
+            raise DataError(f"{self.name(index)}: cannot be read ({one_line(error)})") from error
 
     def name(self, index: int) -> str:
         return f"{self._name}[{index}]"
@@ -137,7 +140,8 @@ def _image_paths(root: Path) -> list[str]:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        # Sorted, so that of two ways to a linked folder every machine takes the same.
+        folders[:] = [name for name in sorted(folders) if not name.startswith((".", "__MACOSX"))]
         relative = Path(folder).relative_to(root)
         found += [
             (relative / name).as_posix()
@@ -169,9 +173,18 @@ def _open_folder(argument: str, data: Any) -> Sources:
 
 
 def tfds_directory(name: str, data_dir: str) -> Path | None:
-    """Finds the newest prepared version of a TFDS data set below `data_dir`; None where there is none."""
+    """Finds the newest prepared version of a TFDS data set below `data_dir`; None where there is none.
+
+    Raises:
+      DataError: The data set is prepared in several configurations, and the name chooses none.
+    """
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser() / name
     prepared = [path.parent for path in root.rglob("dataset_info.json")] if root.is_dir() else []
+
+    variants = sorted({path.parent.relative_to(root).as_posix() for path in prepared})
+    if len(variants) > 1:
+        choices = ", ".join(f"tfds:{name}/{variant}" for variant in variants if variant != ".")
+        raise DataError(f"{root} holds several configurations of {name}: choose one of {choices}")
 
     def version(path: Path) -> list[int]:
         return [int(part) if part.isdigit() else -1 for part in path.name.split(".")]
@@ -180,6 +193,8 @@ def tfds_directory(name: str, data_dir: str) -> Path | None:
 
 
 def _open_tfds(argument: str, data: Any) -> Sources:
+    if not argument:
+        raise ConfigError("the data source tfds: needs a name: --config.data.source=tfds:places365_small")
     directory = tfds_directory(argument, data.tfds_dir)
     if directory is None:
         where = data.tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
@@ -196,7 +211,10 @@ def _open_tfds(argument: str, data: Any) -> Sources:
     except ImportError as error:
         raise DataError(f"tfds:{argument} needs TFDS: pip install tensorflow-datasets ({error})") from error
 
-    builder = tfds.builder_from_directory(directory)
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except Exception as error:  # Whatever a damaged JSON file or an unknown feature makes TFDS raise.
+        raise DataError(f"{directory}: not a readable TFDS data set ({one_line(error)})") from error
     features = [key for key, value in builder.info.features.items() if isinstance(value, tfds.features.Image)]
     if not features:
         raise DataError(f"{directory}: the data set {argument} has no image feature")
@@ -210,9 +228,12 @@ def _open_tfds(argument: str, data: Any) -> Sources:
         if split.partition("[")[0] not in builder.info.splits:
             raise DataError(f"{directory} has no split {split!r}: choose from {', '.join(builder.info.splits)}")
         decoders = {features[0]: tfds.decode.SkipDecoding()}
-        return TfdsSource(
-            builder.as_data_source(split=split, decoders=decoders), features[0], f"{argument}/{split}"
-        )
+        try:
+            data_source = builder.as_data_source(split=split, decoders=decoders)
+            len(data_source)  # Opens the files.
+        except Exception as error:  # A malformed slice, or missing or truncated array_record files.
+            raise DataError(f"{directory}: the split {split!r} cannot be opened ({one_line(error)})") from error
+        return TfdsSource(data_source, features[0], f"{argument}/{split}")
 
     return Sources(part(data.train_split), part(data.validation_split))
 

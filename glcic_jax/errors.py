@@ -21,6 +21,11 @@ class ConfigError(UserError):
     """The configuration asks for something that does not exist or does not fit together."""
 
 
+def one_line(error: Exception) -> str:
+    """What an error of another package says, on one line and not too long; its type if it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
     """Returns `registry[name]`.
 

@@ -7,12 +7,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from glcic_jax.errors import DataError
-
-# 1 GB as RGB floats; a photograph of today's largest sensors has 200 megapixels.
-_MOST_PIXELS = 250_000_000
+from glcic_jax.errors import DataError, one_line
 
 
 def load_image(source: bytes | str | Path, name: str | None = None, at_least: int | None = None) -> np.ndarray:
@@ -31,7 +28,7 @@ def load_image(source: bytes | str | Path, name: str | None = None, at_least: in
       [H, W, 3] uint8 RGB.
 
     Raises:
-      DataError: Not an image, damaged, truncated, empty, or too large.
+      DataError: Not an image, damaged, truncated, empty, or above Pillow's limit of 178 megapixels.
     """
     if name is None:
         name = "image" if isinstance(source, bytes) else str(source)
@@ -41,47 +38,44 @@ def load_image(source: bytes | str | Path, name: str | None = None, at_least: in
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 return _to_rgb(image, name, at_least)
-    except DataError:
-        raise
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: cannot be read as an image (no known format)") from error
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged input.
-        raise DataError(f"{name}: cannot be read as an image ({_one_line(error)})") from error
+        raise DataError(f"{name}: cannot be read as an image ({one_line(error)})") from error
 
 
 def save_image(image: np.ndarray, path: str | Path) -> None:
     """Writes [H, W, 3] or [H, W] uint8 to a file, format by its suffix; aside first, then renamed.
 
     Raises:
-      DataError: The file cannot be written.
+      DataError: The suffix is unknown, the array is no image, or the file cannot be written.
     """
     path = Path(path)
+    image_format = Image.registered_extensions().get(path.suffix.lower())
+    if image_format is None:
+        raise DataError(f"{path}: cannot be written: use a suffix like .png, .jpg, .webp or .tiff")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({_one_line(error)})") from error
+        raise DataError(f"{path}: cannot be written ({one_line(error)})") from error
     try:
         with os.fdopen(handle, "wb") as file:
-            Image.fromarray(image).save(file, format=Image.registered_extensions()[path.suffix.lower()])
+            Image.fromarray(image).save(file, format=image_format)
         os.chmod(aside, 0o644)
         os.replace(aside, path)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         os.unlink(aside)
-        raise DataError(f"{path}: cannot be written ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path}: cannot be written ({one_line(error)})") from error
 
 
 def _to_rgb(image: Image.Image, name: str, at_least: int | None) -> np.ndarray:
     width, height = image.size
-    if width * height > _MOST_PIXELS:
-        raise DataError(f"{name}: {width} x {height} px is more than {_MOST_PIXELS // 10**6} megapixels")
     if at_least is not None and image.format == "JPEG":
-        scale = at_least / min(width, height)
-        image.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
+        shorter = min(width, height)
+        image.draft(None, (-(-width * at_least // shorter), -(-height * at_least // shorter)))
     image.load()
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):

@@ -38,6 +38,8 @@ class SkippedFiles:
         self._available = available
         self._most = most
         self._names: set[str] = set()
+        # A run that goes on has named some already.
+        self._written = set(path.read_text("utf-8").splitlines()) if path and path.exists() else set()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -55,14 +57,14 @@ class SkippedFiles:
             self._names.add(name)
             count = len(self._names)
             _log.warning("skipped: %s", error)
-            if self._path is not None:
+            if self._path is not None and str(error) not in self._written:
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(f"{error}\n")
-        if count > self._most * self._available:
+        if count > self._most * self._available or count == self._available:
             where = f"; {self._path} names them" if self._path else ""
             raise DataError(
-                f"{count} of {self._available} training images cannot be read, more than "
-                f"data.max_skipped_fraction = {self._most}{where}. The last: {error}"
+                f"{count} of {self._available} training images cannot be read, where "
+                f"data.max_skipped_fraction is {self._most}{where}. The last: {error}"
             )
 
 
@@ -207,10 +209,12 @@ def kept_mean_pixel(
         return np.asarray(data.mean_pixel, np.float32)
     count = min(len(source), data.mean_pixel_images)
     identity = {"source": data.source, "train_images": len(source), "looked_at": count}
-    if path.exists():
+    try:
         found = json.loads(path.read_text())
-        if all(found.get(key) == value for key, value in identity.items()):
-            return np.asarray(found["mean_pixel"], np.float32)
+    except (FileNotFoundError, json.JSONDecodeError):
+        found = {}
+    if "mean_pixel" in found and all(found.get(key) == value for key, value in identity.items()):
+        return np.asarray(found["mean_pixel"], np.float32)
     say(f"computing the mean pixel of {count} training images")
     mean = mean_pixel(source, data, skipped)
     aside = path.with_name(f".{path.name}")

@@ -90,7 +90,14 @@ def rectangles(
 
     Their number is uniform in `count` (both ends included), their sides in [min_side, max_side] pixels. The
     local box lies on their common centre of mass.
+
+    Raises:
+      ConfigError: A rectangle of max_side does not fit the image.
     """
+    if max_side > min(image_size):
+        raise ConfigError(
+            f"mask.rectangles.max_side is {max_side} px, larger than the image of {min(image_size)} px: lower it"
+        )
     number, place, size = jax.random.split(key, 3)
     sides = _uniform_integer(size, (min_side, max_side), (count[1], 2))
     corners = jax.random.randint(place, sides.shape, 0, jnp.array(image_size) - sides + 1)

@@ -179,7 +179,8 @@ def test_every_config_trains_one_shrunken_step(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("batch_size", 0), ("accumulation_steps", 3), ("phases.completion", -1), ("data.image_size", 30)]
+    ("key", "value"),
+    [("batch_size", 0), ("accumulation_steps", 3), ("phases.completion", -1), ("data.image_size", 30)],
 )
 def test_sizes_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, config, key, value):
     config.update_from_flattened_dict({key: value})
