@@ -114,7 +114,8 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many types; the file is what is wrong.
             raise DataError(
                 f"checkpoint {self._directory / str(step)} cannot be restored: damaged, or of networks of "
-                f"another shape than this configuration's. Name another --workdir to start anew. ({one_line(error)})"
+                f"another shape than this configuration's. Name another --workdir to start anew. "
+                f"({one_line(error)})"
             ) from error
         completion = dict(found["completion"])
         ema = completion.pop("ema", None)
@@ -169,9 +170,8 @@ def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str
                 arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
                 found = checkpointer.restore(item, restore_args=arguments)
         except Exception as error:
-            raise DataError(
-                f"checkpoint {directory / str(step)} cannot be restored ({one_line(error)})"
-            ) from error
+            path = directory / str(step)
+            raise DataError(f"checkpoint {path} cannot be restored ({one_line(error)})") from error
     chosen = found["ema"] if found.get("ema") else found
     return {"params": chosen["params"], "batch_stats": chosen["batch_stats"]}, meta
 

@@ -230,7 +230,8 @@ def _open_tfds(argument: str, data: Any) -> Sources:
         decoders = {features[0]: tfds.decode.SkipDecoding()}
         try:
             data_source = builder.as_data_source(split=split, decoders=decoders)
-            len(data_source)  # Opens the files.
+            for place in (0, len(data_source) - 1):  # Nothing is opened before something is read.
+                data_source[place]
         except Exception as error:  # A malformed slice, or missing or truncated array_record files.
             raise DataError(f"{directory}: the split {split!r} cannot be opened ({one_line(error)})") from error
         return TfdsSource(data_source, features[0], f"{argument}/{split}")

@@ -74,8 +74,9 @@ def save_image(image: np.ndarray, path: str | Path) -> None:
 def _to_rgb(image: Image.Image, name: str, at_least: int | None) -> np.ndarray:
     width, height = image.size
     if at_least is not None and image.format == "JPEG":
-        shorter = min(width, height)
-        image.draft(None, (-(-width * at_least // shorter), -(-height * at_least // shorter)))
+        factors = (factor for factor in (8, 4, 2) if -(-min(width, height) // factor) >= at_least)
+        factor = next(factors, 1)
+        image.draft(None, (max(1, width // factor), max(1, height // factor)))
     image.load()
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):

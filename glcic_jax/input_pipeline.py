@@ -60,11 +60,13 @@ class SkippedFiles:
             if self._path is not None and str(error) not in self._written:
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(f"{error}\n")
-        if count > self._most * self._available or count == self._available:
+        if count == self._available:
+            raise DataError(f"none of the {count} training images can be read. The last: {error}")
+        if count > self._most * self._available:
             where = f"; {self._path} names them" if self._path else ""
             raise DataError(
-                f"{count} of {self._available} training images cannot be read, where "
-                f"data.max_skipped_fraction is {self._most}{where}. The last: {error}"
+                f"{count} of {self._available} training images cannot be read, more than "
+                f"data.max_skipped_fraction = {self._most}{where}. The last: {error}"
             )
 
 

@@ -198,7 +198,7 @@ def _bind(name: str, options: Mapping[str, Mapping[str, Any]]) -> Sampler:
     expected = {parameter.name for parameter in signature if parameter.kind is parameter.KEYWORD_ONLY}
     if set(chosen) != expected:
         raise ConfigError(f"mask.{name} must have exactly the keys {sorted(expected)}, not {sorted(chosen)}")
-    ranges = [(key, value) for key, value in chosen.items() if isinstance(value, tuple)]
+    ranges = [(key, value) for key, value in chosen.items() if isinstance(value, tuple | list)]
     if "min_side" in chosen:
         ranges.append(("min_side, max_side", (chosen["min_side"], chosen["max_side"])))
     for key, (low, high) in ranges:

@@ -70,11 +70,14 @@ def ssim_map(image: jax.Array, other: jax.Array) -> jax.Array:
         return values
 
     mean, other_mean = blur(image), blur(other)
-    # Second moments about 0.5 and not about 0: float32 loses less to the difference that follows.
-    centred, other_centred = image - 0.5, other - 0.5
-    variance = blur(centred**2) - (mean - 0.5) ** 2
-    other_variance = blur(other_centred**2) - (other_mean - 0.5) ** 2
-    covariance = blur(centred * other_centred) - (mean - 0.5) * (other_mean - 0.5)
+    # Second moments about each image's own mean and not about 0: where an image is flat, float32 would lose
+    # the variance to the difference of two large squares.
+    centred = image - image.mean(axis=(1, 2), keepdims=True)
+    other_centred = other - other.mean(axis=(1, 2), keepdims=True)
+    shift, other_shift = blur(centred), blur(other_centred)
+    variance = blur(centred**2) - shift**2
+    other_variance = blur(other_centred**2) - other_shift**2
+    covariance = blur(centred * other_centred) - shift * other_shift
     luminance = (2 * mean * other_mean + _C1) / (mean**2 + other_mean**2 + _C1)
     return luminance * (2 * covariance + _C2) / (variance + other_variance + _C2)
 

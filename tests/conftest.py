@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import sys
 from pathlib import Path
 
 # Before anything imports JAX. Compiling is most of what the tests do.
@@ -17,8 +16,6 @@ from ml_collections import ConfigDict
 from glcic_jax.state import TrainState, create_recipe, create_state
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
 
 
