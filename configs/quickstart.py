@@ -12,12 +12,12 @@ def get_config() -> ConfigDict:
     """Returns the paper's training shrunk: 64 px, a quarter of the width, batch 16, hundreds of steps."""
     config = common.get_config()
     config.batch_size = 16
-    config.phases.completion = 450
-    config.phases.discriminator = 50
-    config.phases.joint = 150
+    config.phases.completion = 550
+    config.phases.discriminator = 40
+    config.phases.joint = 110
     config.data.source = "samples"
     config.data.image_size = 64
-    config.data.resize_range = (96, 192)
+    config.data.resize_range = (128, 256)
     config.data.cache_images = 16
     config.data.threads = 2
     config.mask.rectangle.min_side = 16
@@ -25,11 +25,13 @@ def get_config() -> ConfigDict:
     config.mask.rectangles.min_side = 8
     config.mask.rectangles.max_side = 20
     config.completion.width = 0.25
+    config.completion.ema_decay = 0.98
     config.discriminator.width = 0.25
     config.discriminator.local_size = 32
     config.discriminator.global_channels = (64, 128, 256, 512)
     config.discriminator.local_channels = (64, 128, 256)
-    config.balance.hold_steps = 100
+    config.balance.ratio = 0.3
+    config.balance.hold_steps = 60
     config.balance.handover_steps = 50
     config.log_every = 10
     config.validate_every = 50

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,8 +51,23 @@ def train(config: ConfigDict, workdir: Path) -> TrainState:
         numbers.
     """
     _enable_compile_cache(config.compile_cache)
-    _check_batch(config)
+    run, state = _prepare(config, workdir)
+    try:
+        state = _loop(run, state)
+    finally:
+        run.progress.close()
+        run.log.close()
+        run.checkpoints.close()
+    write_summary(workdir, config, run.schedule, run.validation, state)
+    run.progress.say(f"done: {workdir / 'summary.md'}")
+    return state
+
+
+def _prepare(config: ConfigDict, workdir: Path) -> tuple[_Run, TrainState]:
+    """Builds all that the loop works with; checks everything that can be checked before it writes anything."""
+    _check_sizes(config)
     schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
+    recipe = create_recipe(config, AXIS)
     sources = data_sources.open_sources(config.data)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -61,39 +75,28 @@ def train(config: ConfigDict, workdir: Path) -> TrainState:
     except OSError as error:
         raise DataError(f"the workdir {workdir} cannot be written ({error}): name another --workdir") from error
     progress = ProgressLine(schedule, config.batch_size)
-    skipped = input_pipeline.SkippedFiles(
-        workdir / "skipped.txt", len(sources.train), config.data.max_skipped_fraction
-    )
     progress.say(
         f"{len(sources.train)} training and {len(sources.validation)} validation images from "
         f"{config.data.source}; {jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     )
+    skipped = input_pipeline.SkippedFiles(
+        workdir / "skipped.txt", len(sources.train), config.data.max_skipped_fraction
+    )
     mean = input_pipeline.kept_mean_pixel(
         workdir / "mean_pixel.json", sources.train, config.data, skipped, progress.say
-    )
-    state = create_state(
-        create_recipe(config, AXIS), jax.random.key(config.seed), config.data.image_size, jnp.asarray(mean)
     )
     batches = input_pipeline.train_batches(
         sources.train, config.data, config.batch_size // jax.process_count(), config.seed, skipped
     )
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    state = _restore(config, workdir, state, batches, checkpoints, schedule, progress)
     examples = input_pipeline.validation_batch(
         sources.validation, config.data, config.validation_images, config.seed
     )
-    validation = FixedExamples(examples, state.recipe, np.asarray(state.mean_pixel), config.seed)
+    state = create_state(recipe, jax.random.key(config.seed), config.data.image_size, jnp.asarray(mean))
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    state = _restore(config, state, batches, checkpoints, schedule, progress)
+    validation = FixedExamples(examples, recipe, np.asarray(state.mean_pixel), config.seed)
     log = MetricLog(workdir, int(state.step))
-    run = _Run(config, workdir, schedule, batches, skipped, validation, checkpoints, log, progress)
-    try:
-        state = _loop(run, state)
-    finally:
-        progress.close()
-        log.close()
-        checkpoints.close()
-    write_summary(workdir, config, schedule, validation, state)
-    progress.say(f"done: {workdir / 'summary.md'}")
-    return state
+    return _Run(config, workdir, schedule, batches, skipped, validation, checkpoints, log, progress), state
 
 
 def _enable_compile_cache(directory: str) -> None:
@@ -102,7 +105,7 @@ def _enable_compile_cache(directory: str) -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(directory).expanduser()))
 
 
-def _check_batch(config: ConfigDict) -> None:
+def _check_sizes(config: ConfigDict) -> None:
     devices = jax.device_count()
     if config.batch_size <= 0 or config.batch_size % (devices * config.accumulation_steps):
         raise ConfigError(
@@ -119,7 +122,6 @@ def _check_batch(config: ConfigDict) -> None:
 
 def _restore(
     config: ConfigDict,
-    workdir: Path,
     state: TrainState,
     batches: Any,
     checkpoints: Checkpoints,
@@ -151,50 +153,44 @@ def _restore(
 
 def _loop(run: _Run, state: TrainState) -> TrainState:
     """Trains up to the schedule's last step; returns the state on one device."""
-    config, schedule = run.config, run.schedule
-    key = jax.random.key(config.seed)
-    begun = time.perf_counter()
+    first = int(state.step)
+    begun = time.perf_counter() - run.log.elapsed_before
+    state = replicate(state)
+    for phase in run.schedule.phases:
+        if phase.stop > first:
+            state = _train_phase(run, state, phase, max(first, phase.start), begun)
+    return unreplicate(state)
+
+
+def _train_phase(run: _Run, state: TrainState, phase: Phase, first: int, begun: float) -> TrainState:
+    """Trains from step `first` to the end of a phase; `begun` is when the run began, for the log."""
+    key = jax.random.key(run.config.seed)
+    update = parallel(STEPS[phase.name])
     clock = Stopwatch()
     pending: list[Any] = []
-    phase: Phase | None = None
-    update: Callable[..., Any] | None = None
-    first, last = int(state.step), schedule.total_steps
-    state = replicate(state)
-    for step in range(first, last):
-        compiling = phase is not (phase := schedule.phase_at(step))
-        if compiling or update is None:
-            run.progress.start_phase(phase, step)
-            update = parallel(STEPS[phase.name])
+    run.progress.start_phase(phase, first)
+    for step in range(first, phase.stop):
         asked = time.perf_counter()
         batch = share(next(run.batches))
-        clock.waiting += time.perf_counter() - asked
-        if compiling:
-            clock.pause()
-            state, metrics = _first_update(run, phase, update, state, batch, key)
-            clock.resume()
+        if step == first:
+            # This update's time is the compiler's: it is told as such, and left out of images/s.
+            compiling = time.perf_counter()
+            state, metrics = jax.block_until_ready(update(state, batch, key))
+            run.progress.say(f"  compiled the {phase.name} step in {time.perf_counter() - compiling:.1f} s")
+            clock = Stopwatch()
         else:
+            clock.waiting += time.perf_counter() - asked
             state, metrics = update(state, batch, key)
             clock.steps += 1
         pending.append(metrics)
         run.progress.advance()
-        done = step + 1
-        if _is_anything_due(config, schedule, done):
-            values = _collect(pending, done, run.workdir)
+        if _is_anything_due(run.config, run.schedule, step + 1):
+            values = _collect(pending, step + 1, run.workdir)
             pending.clear()
             clock.pause()
-            _report(run, state, done, phase, values, clock, run.log.elapsed_before + time.perf_counter() - begun)
+            _report(run, state, step + 1, phase, values, clock, time.perf_counter() - begun)
             clock.resume()
-    return unreplicate(state)
-
-
-def _first_update(
-    run: _Run, phase: Phase, update: Callable[..., Any], state: TrainState, batch: Any, key: jax.Array
-) -> tuple[TrainState, Any]:
-    """A phase's first update, whose time is the compiler's."""
-    begun = time.perf_counter()
-    state, metrics = jax.block_until_ready(update(state, batch, key))
-    run.progress.say(f"  compiled the {phase.name} step in {time.perf_counter() - begun:.1f} s")
-    return state, metrics
+    return state
 
 
 def _is_anything_due(config: ConfigDict, schedule: Schedule, step: int) -> bool:
