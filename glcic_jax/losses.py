@@ -94,11 +94,10 @@ def create_reconstruction_loss(weights: Mapping[str, float]) -> ReconstructionLo
     Raises:
       ConfigError: A name is unknown, or no weight is above 0.
     """
-    terms = [
-        (weight, lookup(RECONSTRUCTION_LOSSES, name, "reconstruction loss"))
-        for name, weight in sorted(weights.items())
-        if weight != 0
+    found = [
+        (weights[name], lookup(RECONSTRUCTION_LOSSES, name, "reconstruction loss")) for name in sorted(weights)
     ]
+    terms = [(weight, loss) for weight, loss in found if weight != 0]
     if not terms or min(weight for weight, _ in terms) < 0:
         raise ConfigError("loss.reconstruction needs a weight above 0 and none below it")
 
