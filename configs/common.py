@@ -14,7 +14,9 @@ def get_config() -> ConfigDict:
     config.seed = 0  # Of the parameters, the order of the data, the crops and the holes.
     config.batch_size = 96  # Images per step over all devices [P 4].
     config.accumulation_steps = 1  # Parts that each device's batch is worked through in; more: less memory.
-    config.compute_dtype = "float32"  # Arithmetic of the networks: float32 or bfloat16. Parameters: float32.
+    # Type of the networks' arithmetic, float32 or bfloat16; parameters are float32. GPUs may multiply float32 as
+    # TF32: JAX_DEFAULT_MATMUL_PRECISION=highest in the environment forbids it.
+    config.compute_dtype = "float32"
     config.sync_batch_norm = True  # BatchNorm over the whole batch; False: over each device's share alone.
     config.start_from = ""  # A run (its workdir) whose newest checkpoint a new run begins with.
 
@@ -37,7 +39,7 @@ def get_config() -> ConfigDict:
     data.max_skipped_fraction = 0.5  # Unreadable images beyond which training stops.
     data.cache_images = 0  # Decoded images kept in memory; for data sets so small that decoding is a waste.
     data.threads = 8  # Decoding threads of each process.
-    data.prefetch = 64  # Images decoded ahead by each process.
+    data.prefetch = 256  # Images decoded ahead by each process.
 
     # Holes: "rectangle" [P], "rectangles" or "free_form", or several joined by "+". Lengths in pixels.
     config.mask = mask = ConfigDict()
@@ -55,7 +57,7 @@ def get_config() -> ConfigDict:
     mask.free_form.brush = (0.05, 0.16)  # Thinnest and thickest brush, as fractions of the image's side.
 
     config.completion = completion = ConfigDict()
-    completion.width = 1.0  # Multiplies the features of each layer; 1: Table 1 [P].
+    completion.width = 1.0  # Multiplies the features of each layer; 1: the paper's.
     completion.layer_order = "conv_bn_relu"  # [A]; or "conv_relu_bn" [O].
     completion.input_form = "mean_subtracted"  # [A]; or "mean_filled" [O], "signed".
     completion.output_activation = "sigmoid"  # [A]; or "clip".
@@ -64,9 +66,9 @@ def get_config() -> ConfigDict:
     config.discriminator = discriminator = ConfigDict()
     discriminator.branches = ("global", "local")  # [P]; one alone is an ablation [P 4.3]; (): MSE only.
     discriminator.local_size = 128  # Side of the local patch in pixels [P 3.3].
-    discriminator.global_channels = (64, 128, 256, 512, 512, 512)  # Of its 5 x 5 convolutions [P Table 2 (b)].
-    discriminator.local_channels = (64, 128, 256, 512, 512)  # [P Table 2 (a)].
-    discriminator.width = 1.0  # Multiplies the features of each layer; 1: Table 2 [P].
+    discriminator.global_channels = (64, 128, 256, 512, 512, 512)  # Of its 5 x 5 convolutions [O].
+    discriminator.local_channels = (64, 128, 256, 512, 512)  # [O].
+    discriminator.width = 1.0  # Multiplies the features of each layer; 1: the paper's.
     discriminator.layer_order = "conv_bn_relu"  # [O].
 
     config.loss = loss = ConfigDict()
@@ -87,12 +89,14 @@ def get_config() -> ConfigDict:
     optimizer.adadelta = ConfigDict({"learning_rate": 1.0, "rho": 0.9, "eps": 1e-6})  # Torch's defaults [O].
     optimizer.adam = ConfigDict({"learning_rate": 2e-4, "b1": 0.5, "b2": 0.999})
 
-    # How often, in steps; each also happens at the end of a phase. 0: never.
+    # How often, in steps; each also happens at the end of a phase, and 0 means there alone. Whatever is due is
+    # logged, and pictures and checkpoints are validated first.
     config.log_every = 100  # Progress, metrics.csv, metrics.jsonl, TensorBoard.
     config.validate_every = 1_000  # PSNR, SSIM, L1 on the validation images.
     config.grid_every = 1_000  # A picture of the same images with the same holes.
     config.checkpoint_every = 1_000
-    config.keep_checkpoints = 3  # The newest so many, and the best by L1 in the hole on the validation images.
+    config.keep_checkpoints = 3  # The newest so many, and that of the lowest L1 in the hole on the validation
+    # images; the lowest L1 is often the blurriest, and found before the joint phase.
     config.validation_images = 64  # Fixed images with fixed holes.
     config.grid_images = 8  # The first so many of them.
     config.compile_cache = "~/.cache/glcic_jax/xla"  # Compiled programs kept between runs; "": none.

@@ -15,15 +15,17 @@ from glcic_jax.errors import ConfigError, DataError, one_line
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 
-# Photographs in scikit-image's wheel; each is free of rights (its data/README.txt has the sources).
+# Photographs in scikit-image's wheel. Its data/README.txt and the docstrings of skimage.data have the sources.
 _SAMPLES_TRAIN = (
     "astronaut.png",
-    "camera.png",
-    "chelsea.png",
+    "coffee.png",
     "hubble_deep_field.jpg",
+    "ihc.png",
     "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
 )
-_SAMPLES_VALIDATION = ("coffee.png", "rocket.jpg")
+_SAMPLES_VALIDATION = ("camera.png", "chelsea.png")
 
 
 class ImageSource(Protocol):
@@ -119,13 +121,18 @@ def _open_samples(argument: str, data: Any) -> Sources:
     return Sources(*map(FileSource, parts))
 
 
+def _place(relative_path: str) -> int:
+    """A hash in [0, 2^64) of a file's path."""
+    digest = hashlib.sha256(relative_path.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
 def held_out(relative_path: str, fraction: float) -> bool:
     """Says whether a file belongs to the validation part: by a hash of its path, the same for ever.
 
     Adding or removing other files moves no file from one part to the other.
     """
-    digest = hashlib.sha256(relative_path.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+    return _place(relative_path) < fraction * 2**64
 
 
 def _image_paths(root: Path) -> list[str]:
@@ -162,9 +169,10 @@ def _open_folder(argument: str, data: Any) -> Sources:
             "one to train on and one to validate on"
         )
     validation = [path for path in paths if held_out(path, data.validation_fraction)]
-    # A small folder may have none, or nothing else: then the first, so that both parts hold something.
+    # A small folder may have none, or nothing else: then that of the smallest hash, so that both parts hold
+    # something. It stays held out until a file with a smaller hash comes.
     if not validation or len(validation) == len(paths):
-        validation = paths[:1]
+        validation = [min(paths, key=_place)]
     excluded = set(validation)
     train = [path for path in paths if path not in excluded]
     return Sources(FileSource([root / path for path in train]), FileSource([root / path for path in validation]))

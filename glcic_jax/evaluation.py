@@ -34,10 +34,10 @@ class FixedExamples:
       image: [N, S, S, 3] uint8.
       recipe: Gives the mask sampler, the network and its input form.
       mean_pixel: [3] float in [0, 1].
-      seed: Of the holes.
+      key: Of the holes.
     """
 
-    def __init__(self, image: np.ndarray, recipe: Recipe, mean_pixel: np.ndarray, seed: int):
+    def __init__(self, image: np.ndarray, recipe: Recipe, mean_pixel: np.ndarray, key: jax.Array):
         height, width = image.shape[1:3]
 
         @jax.jit
@@ -46,7 +46,7 @@ class FixedExamples:
             return jax.vmap(lambda k: recipe.mask_sampler(k, (height, width), recipe.local_size)[0])(keys)
 
         self.image = image
-        self.mask = np.asarray(draw(jax.random.key(seed)))
+        self.mask = np.asarray(draw(key))
         self.mean_pixel = np.asarray(mean_pixel, np.float32)
         self._evaluate = jax.jit(functools.partial(_evaluate, recipe))
 

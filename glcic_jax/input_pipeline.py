@@ -29,7 +29,7 @@ class SkippedFiles:
 
     Args:
       path: The file, one line an image; None: none.
-      available: Number of images of the source.
+      available: Number of images, training and validation.
       most: Fraction of them beyond which an error ends the run.
     """
 
@@ -37,35 +37,37 @@ class SkippedFiles:
         self._path = path
         self._available = available
         self._most = most
-        self._names: set[str] = set()
         # A run that goes on has named some already.
-        self._written = set(path.read_text("utf-8").splitlines()) if path and path.exists() else set()
+        self._told = set(path.read_text("utf-8").splitlines()) if path and path.exists() else set()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._told)
 
-    def add(self, name: str, error: Exception) -> None:
-        """Notes that an image was skipped; safe to call from several threads.
+    def add(self, error: Exception) -> None:
+        """Notes that an image was skipped, and why; safe to call from several threads.
+
+        Args:
+          error: Begins with the image's name, and is the same each time.
 
         Raises:
           DataError: More than the allowed fraction of all images has been skipped.
         """
+        # A file's name may hold bytes that are no Unicode.
+        line = str(error).encode("utf-8", "backslashreplace").decode()
         with self._lock:
-            if name in self._names:
+            if line in self._told:
                 return
-            self._names.add(name)
-            count = len(self._names)
-            _log.warning("skipped: %s", error)
-            if self._path is not None and str(error) not in self._written:
+            self._told.add(line)
+            count = len(self._told)
+            _log.warning("skipped: %s", line)
+            if self._path is not None:
                 with self._path.open("a", encoding="utf-8") as file:
-                    file.write(f"{error}\n")
-        if count == self._available:
-            raise DataError(f"none of the {count} training images can be read. The last: {error}")
+                    file.write(f"{line}\n")
         if count > self._most * self._available:
             where = f"; {self._path} names them" if self._path else ""
             raise DataError(
-                f"{count} of {self._available} training images cannot be read, more than "
+                f"{count} of {self._available} images cannot be read, more than "
                 f"data.max_skipped_fraction = {self._most}{where}. The last: {error}"
             )
 
@@ -136,7 +138,10 @@ def train_batches(
         try:
             image = decode(index)
         except (DataError, OSError) as error:
-            skipped.add(source.name(index), error)
+            skipped.add(error)
+            # Or the stream would look for a readable one for ever.
+            if len(skipped) >= len(source):
+                raise DataError(f"none of the {len(source)} training images can be read: {error}") from error
             return None
         return {"image": random_crop(image, rng, data.image_size, data.resize_range)}
 
@@ -147,7 +152,7 @@ def train_batches(
     return iter(dataset.to_iter_dataset(options).batch(batch_size, drop_remainder=True))
 
 
-def validation_batch(source: ImageSource, data: Any, count: int, seed: int) -> np.ndarray:
+def validation_batch(source: ImageSource, data: Any, count: int, seed: int, skipped: SkippedFiles) -> np.ndarray:
     """Returns [count, S, S, 3] uint8: fixed crops of held-out images, the same at every call.
 
     Images are taken in an order that the seed fixes; a source with fewer images than `count` gives several
@@ -156,21 +161,19 @@ def validation_batch(source: ImageSource, data: Any, count: int, seed: int) -> n
     Raises:
       DataError: None of the images can be read.
     """
-    order = np.random.default_rng(seed).permutation(len(source))
+    waiting = [int(index) for index in np.random.default_rng(seed).permutation(len(source))]
     crops: list[np.ndarray] = []
-    failed = 0
     while len(crops) < count:
-        position = len(crops) + failed
-        index = int(order[position % len(source)])
+        index = waiting.pop(0)
         try:
             image = _read(source, index, data)
         except (DataError, OSError) as error:
-            _log.warning("skipped: %s", error)
-            failed += 1
-            if failed >= len(source) and not crops:
+            skipped.add(error)
+            if not waiting:
                 raise DataError(f"none of the {len(source)} validation images can be read: {error}") from error
             continue
-        rng = np.random.default_rng((seed, position))
+        waiting.append(index)
+        rng = np.random.default_rng((seed, len(crops)))
         crops.append(random_crop(image, rng, data.image_size, data.resize_range))
     return np.stack(crops)
 
@@ -190,7 +193,7 @@ def mean_pixel(source: ImageSource, data: Any, skipped: SkippedFiles) -> np.ndar
         try:
             return _read(source, index, data).mean(axis=(0, 1))
         except (DataError, OSError) as error:
-            skipped.add(source.name(index), error)
+            skipped.add(error)
             return None
 
     with concurrent.futures.ThreadPoolExecutor(data.threads) as pool:
@@ -210,12 +213,22 @@ def kept_mean_pixel(
     if data.mean_pixel:
         return np.asarray(data.mean_pixel, np.float32)
     count = min(len(source), data.mean_pixel_images)
-    identity = {"source": data.source, "train_images": len(source), "looked_at": count}
+    identity = {
+        "source": data.source,
+        "tfds_dir": data.tfds_dir,
+        "train_split": data.train_split,
+        "train_images": len(source),
+        "looked_at": count,
+    }
     try:
         found = json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         found = {}
-    if "mean_pixel" in found and all(found.get(key) == value for key, value in identity.items()):
+    if (
+        isinstance(found, dict)
+        and "mean_pixel" in found
+        and all(found.get(key) == value for key, value in identity.items())
+    ):
         return np.asarray(found["mean_pixel"], np.float32)
     say(f"computing the mean pixel of {count} training images")
     mean = mean_pixel(source, data, skipped)

@@ -25,7 +25,9 @@ def mse(output: jax.Array, image: jax.Array, mask: jax.Array) -> jax.Array:
     Equation 2 is the squared norm, a sum over the hole. We divide it by the count of the hole's numbers
     (pixels times channels). A sum would weigh an image by the area of its hole and Equation 4's fixed alpha
     against a term that grows with the crop's size; a mean over the whole image, which some ports take, still
-    weighs by the hole's area. The optimiser is nearly blind to the constant factor; alpha is not.
+    weighs by the hole's area. The factor also decides how large gradients are beside the square root of
+    AdaDelta's eps (1e-3): far above it the optimiser is blind to their scale, far below it each update is
+    about the gradient itself.
 
     Args:
       output: [N, H, W, 3] float in [0, 1], the raw output.

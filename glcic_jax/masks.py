@@ -201,9 +201,9 @@ def _bind(name: str, options: Mapping[str, Mapping[str, Any]]) -> Sampler:
     ranges = [(key, value) for key, value in chosen.items() if isinstance(value, tuple | list)]
     if "min_side" in chosen:
         ranges.append(("min_side, max_side", (chosen["min_side"], chosen["max_side"])))
-    for key, (low, high) in ranges:
-        if not 0 < low <= high:
-            raise ConfigError(f"mask.{name}.{key} is ({low}, {high}): needs 0 < lowest <= highest")
+    for key, pair in ranges:
+        if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
+            raise ConfigError(f"mask.{name}.{key} is {tuple(pair)}: needs 0 < lowest <= highest")
     return functools.partial(sampler, **chosen)
 
 

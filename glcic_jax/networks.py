@@ -1,10 +1,10 @@
 """The completion network C and the context discriminators D, as flax.linen modules.
 
-Every size follows Tables 1 to 3 of the paper as the authors' release has them. Padding is explicit and
+Every size is the paper's, as the authors' release has it. Padding is explicit and
 symmetric: "SAME" on an even input pads a stride of 2 by (0, 1), half a stride away from every published
 weight. Parameters are float32; `dtype` is the type of the arithmetic.
 
-Reference: Iizuka et al. 2017, Sections 3.2 and 3.3, Tables 1, 2 and 3.
+Reference: Iizuka et al. 2017, Sections 3.2 and 3.3.
 """
 
 from collections.abc import Callable
@@ -124,7 +124,7 @@ class CompletionNetwork(nn.Module):
       dtype: Type of the arithmetic; parameters and running statistics stay float32.
       axis_name: The pmap axis over which batch statistics are averaged in training; None: each device's own.
 
-    Reference: Iizuka et al. 2017, Section 3.2, Table 1.
+    Reference: Iizuka et al. 2017, Section 3.2.
     """
 
     width: float = 1.0
@@ -199,7 +199,7 @@ class GlobalDiscriminator(_Branch):
     [N, S, S, 3] float in [0, 1] to a feature vector [N, 1024 * width]. For 160 x 160 px (CelebA) give
     `channels` five numbers.
 
-    Reference: Iizuka et al. 2017, Section 3.3, Table 2 (b).
+    Reference: Iizuka et al. 2017, Section 3.3.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512, 512, 512)
@@ -210,7 +210,7 @@ class LocalDiscriminator(_Branch):
 
     [N, S, S, 3] float in [0, 1] to a feature vector [N, 1024 * width].
 
-    Reference: Iizuka et al. 2017, Section 3.3, Table 2 (a).
+    Reference: Iizuka et al. 2017, Section 3.3.
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512, 512)
@@ -227,7 +227,7 @@ class ContextDiscriminator(nn.Module):
       width: Multiplies the features of every layer but the last.
       layer_order, dtype, axis_name: As in `CompletionNetwork`.
 
-    Reference: Iizuka et al. 2017, Section 3.3, Table 2 (c).
+    Reference: Iizuka et al. 2017, Section 3.3.
     """
 
     branches: tuple[str, ...] = ("global", "local")

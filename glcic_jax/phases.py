@@ -57,11 +57,15 @@ class Schedule:
     def is_due(self, step: int, every: int) -> bool:
         """Says whether something done `every` steps is due after the update that led to `step`.
 
-        True at every multiple, and at the end of each phase whatever its length; 0 means never.
+        True at every multiple, and at the end of each phase whatever its length; 0: at those ends alone.
         """
-        if every == 0:
-            return False
-        return step % every == 0 or any(step == phase.stop for phase in self.phases)
+        return (every > 0 and step % every == 0) or any(step == phase.stop for phase in self.phases)
+
+    def history(self, step: int) -> tuple[tuple[str, int], ...]:
+        """What the first `step` updates were: pairs of a phase's name and how many of them it trained."""
+        return tuple(
+            (phase.name, min(phase.stop, step) - phase.start) for phase in self.phases if phase.start < step
+        )
 
 
 def create_schedule(phases: Sequence[tuple[str, int]]) -> Schedule:

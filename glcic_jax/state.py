@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from glcic_jax import losses, masks, networks
+from glcic_jax import images, losses, masks, networks
 from glcic_jax.errors import ConfigError, lookup
 from glcic_jax.gradient_balance import balance_gradients
 
@@ -32,6 +32,8 @@ class Recipe:
       reconstruction_loss, adversarial_loss, discriminator_loss: Per-example losses, see `losses`.
       discriminator_weight: Factor on D's loss.
       input_form: How C's input is filled, see `images.network_input`.
+      local_size: Side of the local patch in pixels.
+      sync_batch_norm: Whether the networks normalise over all devices together.
       accumulation: Number of parts that each device's batch is worked through in.
       ema_decay: Decay of the moving average of C; 0: none is kept.
       axis_name: The pmap axis; None on a single device outside pmap.
@@ -48,13 +50,14 @@ class Recipe:
     discriminator_weight: float
     input_form: str
     local_size: int
+    sync_batch_norm: bool
     accumulation: int
     ema_decay: float
     axis_name: str | None
 
 
 class NetworkState(struct.PyTreeNode):
-    """One network's parameters, running statistics and optimizer state; all float32 pytrees."""
+    """One network's parameters and running statistics, float32, and the state of its optimizer."""
 
     params: Any
     batch_stats: Any
@@ -128,6 +131,51 @@ def create_recipe(config: Any, axis_name: str | None = None) -> Recipe:
         raise ConfigError(f"data.image_size is {size}: the completion network needs a multiple of 4")
     if local_size > size:
         raise ConfigError(f"discriminator.local_size {local_size} is larger than data.image_size {size}")
+    _check_names(config)
+    mask_sampler = masks.create_sampler(config.mask.sampler, config.mask.to_dict())
+    # Tells of holes that do not fit, before anything is compiled.
+    jax.eval_shape(lambda key: mask_sampler(key, (size, size), local_size), jax.random.key(0))
+    completion_optimizer, discriminator_optimizer = create_optimizers(
+        config.optimizer.name, config.optimizer.to_dict(), config.balance.to_dict(), config.loss.alpha
+    )
+    completion_network, context_discriminator = _create_networks(config, axis_name)
+    return Recipe(
+        completion_network=completion_network,
+        context_discriminator=context_discriminator,
+        completion_optimizer=completion_optimizer,
+        discriminator_optimizer=discriminator_optimizer,
+        mask_sampler=mask_sampler,
+        reconstruction_loss=losses.create_reconstruction_loss(config.loss.reconstruction.to_dict()),
+        adversarial_loss=lookup(losses.ADVERSARIAL_LOSSES, config.loss.adversarial, "adversarial loss"),
+        discriminator_loss=losses.discriminator_loss,
+        discriminator_weight=config.loss.discriminator_weight,
+        input_form=config.completion.input_form,
+        local_size=local_size,
+        sync_batch_norm=config.sync_batch_norm,
+        accumulation=config.accumulation_steps,
+        ema_decay=config.completion.ema_decay,
+        axis_name=axis_name,
+    )
+
+
+def _check_names(config: Any) -> None:
+    """Refuses names that the networks would look up only when they run."""
+    lookup(networks.OUTPUT_ACTIVATIONS, config.completion.output_activation, "output activation")
+    lookup(images.INPUT_FORMS, config.completion.input_form, "input form")
+    for order in (config.completion.layer_order, config.discriminator.layer_order):
+        lookup(dict.fromkeys(networks.LAYER_ORDERS), order, "layer order")
+    branches = config.discriminator.branches
+    for branch in branches:
+        lookup(networks.BRANCHES, branch, "discriminator branch")
+    if len(set(branches)) < len(branches):
+        raise ConfigError(f"discriminator.branches names a branch twice: {branches}")
+    if not branches and (config.phases.discriminator or config.phases.joint):
+        raise ConfigError("discriminator.branches is empty, so phases.discriminator and phases.joint must be 0")
+
+
+def _create_networks(
+    config: Any, axis_name: str | None
+) -> tuple[networks.CompletionNetwork, networks.ContextDiscriminator | None]:
     dtype = lookup(COMPUTE_DTYPES, config.compute_dtype, "compute_dtype")
     batch_norm_axis = axis_name if config.sync_batch_norm else None
     completion_network = networks.CompletionNetwork(
@@ -137,42 +185,19 @@ def create_recipe(config: Any, axis_name: str | None = None) -> Recipe:
         dtype=dtype,
         axis_name=batch_norm_axis,
     )
-    lookup(networks.OUTPUT_ACTIVATIONS, config.completion.output_activation, "output activation")
     branches = tuple(config.discriminator.branches)
-    for branch in branches:
-        lookup(networks.BRANCHES, branch, "discriminator branch")
-    context_discriminator = None
-    if branches:
-        context_discriminator = networks.ContextDiscriminator(
-            branches=branches,
-            local_size=local_size,
-            channels=tuple(tuple(config.discriminator[f"{branch}_channels"]) for branch in branches),
-            width=config.discriminator.width,
-            layer_order=config.discriminator.layer_order,
-            dtype=dtype,
-            axis_name=batch_norm_axis,
-        )
-    elif config.phases.discriminator or config.phases.joint:
-        raise ConfigError("discriminator.branches is empty, so phases.discriminator and phases.joint must be 0")
-    completion_optimizer, discriminator_optimizer = create_optimizers(
-        config.optimizer.name, config.optimizer.to_dict(), config.balance.to_dict(), config.loss.alpha
+    if not branches:
+        return completion_network, None
+    context_discriminator = networks.ContextDiscriminator(
+        branches=branches,
+        local_size=config.discriminator.local_size,
+        channels=tuple(tuple(config.discriminator[f"{branch}_channels"]) for branch in branches),
+        width=config.discriminator.width,
+        layer_order=config.discriminator.layer_order,
+        dtype=dtype,
+        axis_name=batch_norm_axis,
     )
-    return Recipe(
-        completion_network=completion_network,
-        context_discriminator=context_discriminator,
-        completion_optimizer=completion_optimizer,
-        discriminator_optimizer=discriminator_optimizer,
-        mask_sampler=masks.create_sampler(config.mask.sampler, config.mask.to_dict()),
-        reconstruction_loss=losses.create_reconstruction_loss(config.loss.reconstruction.to_dict()),
-        adversarial_loss=lookup(losses.ADVERSARIAL_LOSSES, config.loss.adversarial, "adversarial loss"),
-        discriminator_loss=losses.discriminator_loss,
-        discriminator_weight=config.loss.discriminator_weight,
-        input_form=config.completion.input_form,
-        local_size=local_size,
-        accumulation=config.accumulation_steps,
-        ema_decay=config.completion.ema_decay,
-        axis_name=axis_name,
-    )
+    return completion_network, context_discriminator
 
 
 def create_state(recipe: Recipe, key: jax.Array, image_size: int, mean_pixel: jax.Array) -> TrainState:

@@ -102,10 +102,12 @@ def joint_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainSt
     examples = _draw_examples(state, batch, key)
     # One pass of C serves both updates. Worked through in parts, C runs again in the second half instead:
     # to keep every part's activations is what accumulation is there to avoid.
-    whole = _completion_forward(state, state.completion.batch_stats, examples)
+    whole = None
+    if recipe.accumulation == 1:
+        whole = _completion_forward(state, state.completion.batch_stats, examples)
 
     def forward_of(batch_stats: Any, part: _Examples) -> _Forward:
-        return whole if recipe.accumulation == 1 else _completion_forward(state, batch_stats, part)
+        return _completion_forward(state, batch_stats, part) if whole is None else whole
 
     def complete(part: _Examples) -> jax.Array:
         return images.composite(part.image, forward_of(state.completion.batch_stats, part).output, part.mask)
@@ -264,7 +266,7 @@ def _update(
 ) -> NetworkState:
     """Applies one update; statistics that each device gathered alone are averaged, to keep states equal."""
     updates, optimizer_state = optimizer.update(grads, network.optimizer_state, network.params, **extra)
-    if recipe.completion_network.axis_name is None:
+    if not recipe.sync_batch_norm:
         batch_stats = _mean_over_devices(recipe, batch_stats)
     return NetworkState(optax.apply_updates(network.params, updates), batch_stats, optimizer_state)
 

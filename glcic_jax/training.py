@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from glcic_jax import data_sources, images, input_pipeline
 from glcic_jax.checkpoints import Checkpoints
+from glcic_jax.continuation import check_values, restore_run
 from glcic_jax.devices import AXIS, parallel, replicate, share, unreplicate
-from glcic_jax.errors import ConfigError, DataError, UserError
+from glcic_jax.errors import ConfigError, DataError, UserError, one_line
 from glcic_jax.evaluation import FixedExamples, mean_metrics
 from glcic_jax.phases import PHASE_NAMES, Phase, Schedule, create_schedule
 from glcic_jax.reporting import MetricLog, ProgressLine, Stopwatch, save_grid
@@ -65,13 +66,18 @@ def train(config: ConfigDict, workdir: Path) -> TrainState:
 
 def _prepare(config: ConfigDict, workdir: Path) -> tuple[_Run, TrainState]:
     """Builds all that the loop works with; checks everything that can be checked before it writes anything."""
-    _check_sizes(config)
+    check_values(config)
     schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
     recipe = create_recipe(config, AXIS)
     sources = data_sources.open_sources(config.data)
+    if config.start_from and not (Path(config.start_from).expanduser() / "checkpoints").is_dir():
+        raise DataError(
+            f"start_from: {config.start_from} is not the workdir of a run; train it first "
+            "(python main.py --config=configs/completion.py) or give --config.start_from=RUN"
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+        checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     except OSError as error:
         raise DataError(f"the workdir {workdir} cannot be written ({error}): name another --workdir") from error
     progress = ProgressLine(schedule, config.batch_size)
@@ -80,75 +86,45 @@ def _prepare(config: ConfigDict, workdir: Path) -> tuple[_Run, TrainState]:
         f"{config.data.source}; {jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     )
     skipped = input_pipeline.SkippedFiles(
-        workdir / "skipped.txt", len(sources.train), config.data.max_skipped_fraction
-    )
-    mean = input_pipeline.kept_mean_pixel(
-        workdir / "mean_pixel.json", sources.train, config.data, skipped, progress.say
+        workdir / "skipped.txt", len(sources.train) + len(sources.validation), config.data.max_skipped_fraction
     )
     batches = input_pipeline.train_batches(
-        sources.train, config.data, config.batch_size // jax.process_count(), config.seed, skipped
+        sources.train,
+        config.data,
+        config.batch_size // jax.process_count(),
+        config.seed,
+        skipped,
+        jax.process_index(),
+        jax.process_count(),
     )
     examples = input_pipeline.validation_batch(
-        sources.validation, config.data, config.validation_images, config.seed
+        sources.validation, config.data, config.validation_images, config.seed, skipped
     )
-    state = create_state(recipe, jax.random.key(config.seed), config.data.image_size, jnp.asarray(mean))
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    state = _restore(config, state, batches, checkpoints, schedule, progress)
-    validation = FixedExamples(examples, recipe, np.asarray(state.mean_pixel), config.seed)
+    state = create_state(recipe, _keys(config)[0], config.data.image_size, jnp.zeros(3))
+    restored = restore_run(config, state, checkpoints, schedule, progress.say)
+    if restored is None:
+        mean = input_pipeline.kept_mean_pixel(
+            workdir / "mean_pixel.json", sources.train, config.data, skipped, progress.say
+        )
+        state = state.replace(mean_pixel=jnp.asarray(mean))
+    else:
+        state = restored.state
+        batches.set_state(restored.data_state)
+    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+    validation = FixedExamples(examples, recipe, np.asarray(state.mean_pixel), _keys(config)[2])
     log = MetricLog(workdir, int(state.step))
     return _Run(config, workdir, schedule, batches, skipped, validation, checkpoints, log, progress), state
+
+
+def _keys(config: ConfigDict) -> jax.Array:
+    """The keys of the parameters, of training and of the validation images' holes."""
+    return jax.random.split(jax.random.key(config.seed), 3)
 
 
 def _enable_compile_cache(directory: str) -> None:
     # What the environment says counts for more than the configuration.
     if directory and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path(directory).expanduser()))
-
-
-def _check_sizes(config: ConfigDict) -> None:
-    devices = jax.device_count()
-    if config.batch_size <= 0 or config.batch_size % (devices * config.accumulation_steps):
-        raise ConfigError(
-            f"batch_size {config.batch_size} must be a multiple of {devices} devices x "
-            f"accumulation_steps {config.accumulation_steps}"
-        )
-    low, high = config.data.resize_range
-    if not config.data.image_size <= low <= high:
-        raise ConfigError(
-            f"data.resize_range ({low}, {high}) must not begin below data.image_size "
-            f"{config.data.image_size}, nor end before it begins"
-        )
-
-
-def _restore(
-    config: ConfigDict,
-    state: TrainState,
-    batches: Any,
-    checkpoints: Checkpoints,
-    schedule: Schedule,
-    progress: ProgressLine,
-) -> TrainState:
-    """Goes on from the workdir's newest checkpoint, or from that of `start_from`; else from the beginning."""
-    step = checkpoints.latest_step()
-    origin = checkpoints if step is not None else None
-    if origin is None and config.start_from:
-        start = Path(config.start_from).expanduser()
-        if not (start / "checkpoints").is_dir():
-            raise DataError(
-                f"start_from: {start} is not the workdir of a run; train it first "
-                "(python main.py --config=configs/completion.py) or give --config.start_from=RUN"
-            )
-        origin = Checkpoints(start, config.keep_checkpoints)
-        step = origin.latest_step()
-    if origin is None or step is None:
-        return state
-    restored = origin.restore(state, step)
-    if origin is not checkpoints:
-        origin.close()
-    batches.set_state(restored.data_state)
-    phase = schedule.phase_at(step)
-    progress.say(f"going on from step {step} of {schedule.total_steps} (phase {phase.name})")
-    return restored.state
 
 
 def _loop(run: _Run, state: TrainState) -> TrainState:
@@ -164,7 +140,7 @@ def _loop(run: _Run, state: TrainState) -> TrainState:
 
 def _train_phase(run: _Run, state: TrainState, phase: Phase, first: int, begun: float) -> TrainState:
     """Trains from step `first` to the end of a phase; `begun` is when the run began, for the log."""
-    key = jax.random.key(run.config.seed)
+    key = _keys(run.config)[1]
     update = parallel(STEPS[phase.name])
     clock = Stopwatch()
     pending: list[Any] = []
@@ -172,20 +148,24 @@ def _train_phase(run: _Run, state: TrainState, phase: Phase, first: int, begun: 
     for step in range(first, phase.stop):
         asked = time.perf_counter()
         batch = share(next(run.batches))
+        # Only what the devices had to wait for counts: while they still work, nothing is lost.
+        if pending and jax.tree.leaves(pending[-1])[0].is_ready():
+            clock.waiting += time.perf_counter() - asked
         if step == first:
             # This update's time is the compiler's: it is told as such, and left out of images/s.
             compiling = time.perf_counter()
-            state, metrics = jax.block_until_ready(update(state, batch, key))
+            state, metrics = _first_update(update, state, batch, key)
             run.progress.say(f"  compiled the {phase.name} step in {time.perf_counter() - compiling:.1f} s")
             clock = Stopwatch()
         else:
-            clock.waiting += time.perf_counter() - asked
             state, metrics = update(state, batch, key)
             clock.steps += 1
         pending.append(metrics)
+        # One update stays in flight, so that batches do not pile up on the devices.
+        jax.block_until_ready(pending[-2:-1])
         run.progress.advance()
         if _is_anything_due(run.config, run.schedule, step + 1):
-            values = _collect(pending, step + 1, run.workdir)
+            values = _collect(pending, step + 1, run.workdir, run.config.optimizer.name)
             pending.clear()
             clock.pause()
             _report(run, state, step + 1, phase, values, clock, time.perf_counter() - begun)
@@ -193,12 +173,29 @@ def _train_phase(run: _Run, state: TrainState, phase: Phase, first: int, begun: 
     return state
 
 
+def _first_update(update: Any, state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, Any]:
+    """A phase's first update, which is compiled first; waits for it.
+
+    Raises:
+      ConfigError: It does not fit the devices' memory.
+    """
+    try:
+        return jax.block_until_ready(update(state, batch, key))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ConfigError(
+            "the batch does not fit the devices' memory: raise --config.accumulation_steps, lower "
+            f"--config.batch_size, or take --config.compute_dtype=bfloat16 ({one_line(error)})"
+        ) from error
+
+
 def _is_anything_due(config: ConfigDict, schedule: Schedule, step: int) -> bool:
     intervals = config.log_every, config.validate_every, config.grid_every, config.checkpoint_every
     return any(schedule.is_due(step, every) for every in intervals)
 
 
-def _collect(pending: list[Any], step: int, workdir: Path) -> dict[str, float]:
+def _collect(pending: list[Any], step: int, workdir: Path, optimizer: str) -> dict[str, float]:
     """The mean of each metric over the steps since the last call; waits for the devices.
 
     Raises:
@@ -211,7 +208,7 @@ def _collect(pending: list[Any], step: int, workdir: Path) -> dict[str, float]:
                 raise UserError(
                     f"{name} is {value} at step {step - len(fetched) + offset + 1}: training has diverged and "
                     f"was stopped. The checkpoints in {workdir} are from before; go on from them with a lower "
-                    "--config.optimizer.adadelta.learning_rate or --config.compute_dtype=float32"
+                    f"--config.optimizer.{optimizer}.learning_rate or --config.compute_dtype=float32"
                 )
     return {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}
 

@@ -32,12 +32,13 @@ LEVELS = {
     "completion": 3,
     "evaluation": 4,
     "summary": 4,
+    "continuation": 4,
     "benchmark": 5,
     "commands": 5,
     "training": 5,
 }
 LEAVES = ("__init__", "convolutions", "errors", "images")  # What level 0 may import of itself.
-SEE_THE_CONFIGURATION = {"training", "input_pipeline", "state", "evaluation"}
+SEE_THE_CONFIGURATION = {"training", "continuation", "input_pipeline", "state", "evaluation"}
 MOST_LINES_OF_A_FILE = 330
 MOST_LINES_OF_A_FUNCTION = 60
 

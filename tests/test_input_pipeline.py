@@ -73,7 +73,7 @@ class VanishedPictures(TaggedPictures):
 def data_config(**overrides) -> types.SimpleNamespace:
     values = {
         "image_size": SIZE, "resize_range": (SIZE, 48), "cache_images": 0, "threads": 2, "prefetch": 4,
-        "mean_pixel_images": 10_000,
+        "mean_pixel_images": 10_000, "tfds_dir": "", "train_split": "train",
     }  # fmt: skip
     return types.SimpleNamespace(**{**values, **overrides})
 
@@ -92,6 +92,10 @@ def tags(images: np.ndarray) -> list[int]:
     reds = images[..., 0].reshape(len(images), -1)
     assert (reds == reds[:, :1]).all()
     return [int(red) for red in reds[:, 0]]
+
+
+def fixed_crops(source, data, count, seed):
+    return validation_batch(source, data, count, seed, SkippedFiles(None, 100, 1.0))
 
 
 def test_crops_of_any_size_are_squares_of_uint8():
@@ -309,7 +313,7 @@ def test_too_many_unreadable_images_end_the_run_with_an_error(tmp_path):
         take(batches, 5)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    assert message.startswith("6 of 10 training images cannot be read, more than data.max_skipped_fraction = 0.5")
+    assert message.startswith("6 of 10 images cannot be read, more than data.max_skipped_fraction = 0.5")
     assert str(tmp_path / "skipped.txt") in message
     assert len((tmp_path / "skipped.txt").read_text().splitlines()) == 6
 
@@ -327,7 +331,7 @@ def test_exactly_the_allowed_fraction_is_allowed():
 
 def test_one_unreadable_image_is_too_many_where_none_is_allowed():
     source = TaggedPictures(10, unreadable=(3,))
-    with pytest.raises(DataError, match="1 of 10 training images cannot be read"):
+    with pytest.raises(DataError, match="1 of 10 images cannot be read"):
         take(batches_of(source, 5, skipped=SkippedFiles(None, 10, 0.0)), 3)
 
 
@@ -336,7 +340,7 @@ def test_skipped_files_count_from_many_threads(tmp_path):
 
     def add_all() -> None:
         for number in range(200):
-            skipped.add(f"picture {number}", DataError(f"picture {number}: bad"))
+            skipped.add(DataError(f"picture {number}: bad"))
 
     threads = [threading.Thread(target=add_all) for _ in range(4)]
     for thread in threads:
@@ -350,19 +354,22 @@ def test_skipped_files_count_from_many_threads(tmp_path):
 
 def test_the_validation_batch_is_the_same_at_every_call():
     source = TaggedPictures(9)
-    batch = validation_batch(source, data_config(), 6, seed=3)
+    batch = fixed_crops(source, data_config(), 6, seed=3)
     assert batch.shape == (6, SIZE, SIZE, 3)
     assert batch.dtype == np.uint8
     assert len(set(tags(batch))) == 6
-    np.testing.assert_array_equal(validation_batch(source, data_config(), 6, seed=3), batch)
-    np.testing.assert_array_equal(validation_batch(source, data_config(threads=1), 9, seed=3)[:6], batch)
-    assert tags(validation_batch(source, data_config(), 9, seed=4)) != tags(
-        validation_batch(source, data_config(), 9, seed=3)
+    np.testing.assert_array_equal(fixed_crops(source, data_config(), 6, seed=3), batch)
+    np.testing.assert_array_equal(
+        fixed_crops(source, data_config(threads=1), 9, seed=3)[:6],
+        batch,
+    )
+    assert tags(fixed_crops(source, data_config(), 9, seed=4)) != tags(
+        fixed_crops(source, data_config(), 9, seed=3)
     )
 
 
 def test_few_validation_images_give_several_crops_of_each():
-    batch = validation_batch(TaggedPictures(2), data_config(), 10, seed=1)
+    batch = fixed_crops(TaggedPictures(2), data_config(), 10, seed=1)
     order = tags(batch)
     assert sorted(order) == [0] * 5 + [1] * 5
     for tag in (0, 1):
@@ -371,15 +378,15 @@ def test_few_validation_images_give_several_crops_of_each():
 
 
 def test_unreadable_validation_images_are_passed_over():
-    batch = validation_batch(TaggedPictures(5, unreadable=(0, 3)), data_config(), 6, seed=0)
+    batch = fixed_crops(TaggedPictures(5, unreadable=(0, 3)), data_config(), 6, seed=0)
     assert sorted(tags(batch)) == [1, 1, 2, 2, 4, 4]
 
 
 def test_validation_images_that_all_fail_are_an_error():
     with pytest.raises(DataError, match="none of the 4 validation images can be read: picture"):
-        validation_batch(TaggedPictures(4, unreadable=(0, 1, 2, 3)), data_config(), 2, seed=0)
+        fixed_crops(TaggedPictures(4, unreadable=(0, 1, 2, 3)), data_config(), 2, seed=0)
     with pytest.raises(DataError, match="none of the 1 validation images"):
-        validation_batch(TaggedPictures(1, unreadable=(0,)), data_config(), 2, seed=0)
+        fixed_crops(TaggedPictures(1, unreadable=(0,)), data_config(), 2, seed=0)
 
 
 def test_the_mean_pixel_is_the_mean_over_images_of_their_means():
@@ -416,9 +423,9 @@ def test_the_mean_pixel_leaves_unreadable_images_out(tmp_path):
 
 def test_a_mean_pixel_of_nothing_is_an_error():
     source = TaggedPictures(3, unreadable=(0, 1, 2))
-    with pytest.raises(DataError, match="none of the 3 training images can be read"):
+    with pytest.raises(DataError, match="none of the 3 training images looked at can be read"):
         mean_pixel(source, data_config(), SkippedFiles(None, 3, 1.0))
-    with pytest.raises(DataError, match="2 of 3 training images cannot be read"):
+    with pytest.raises(DataError, match="2 of 3 images cannot be read"):
         mean_pixel(source, data_config(threads=1), SkippedFiles(None, 3, 0.5))
 
 

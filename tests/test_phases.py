@@ -61,9 +61,9 @@ def test_is_due_at_phase_ends_alone_when_the_interval_is_longer_than_the_trainin
     assert [step for step in range(1, 12) if schedule.is_due(step, 1_000)] == [5, 11]
 
 
-def test_zero_means_never_even_at_the_end_of_a_phase():
+def test_zero_means_at_the_end_of_a_phase_alone():
     schedule = create_schedule([("completion", 5), ("joint", 6)])
-    assert not any(schedule.is_due(step, 0) for step in range(12))
+    assert [step for step in range(1, 12) if schedule.is_due(step, 0)] == [5, 11]
 
 
 def test_an_unknown_phase_is_refused_with_the_valid_names():
@@ -85,3 +85,11 @@ def test_a_negative_length_is_refused():
 def test_a_schedule_without_any_step_is_refused(phases):
     with pytest.raises(ConfigError, match="no step"):
         create_schedule(phases)
+
+
+def test_history_is_what_the_first_steps_trained():
+    schedule = create_schedule([("completion", 5), ("discriminator", 0), ("joint", 6)])
+    assert schedule.history(0) == ()
+    assert schedule.history(5) == (("completion", 5),)
+    assert schedule.history(7) == (("completion", 5), ("joint", 2))
+    assert schedule.history(11) == schedule.history(99) == (("completion", 5), ("joint", 6))

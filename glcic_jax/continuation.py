@@ -1,0 +1,136 @@
+"""Before the first step: which configurations can run, and which may go on from a checkpoint."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from glcic_jax.checkpoints import Checkpoints, Restored
+from glcic_jax.errors import ConfigError, DataError
+from glcic_jax.phases import PHASE_NAMES, Schedule, create_schedule
+from glcic_jax.state import TrainState
+
+# What a run keeps to from its first step to its last; the shapes of the networks are held by the checkpoint.
+_FIXED = ("seed", "data.source", "data.train_split", "data.image_size")
+
+
+def check_values(config: ConfigDict) -> None:
+    """Refuses numbers that would fail later, and less clearly.
+
+    Raises:
+      ConfigError: One is out of its range, or two do not fit together.
+    """
+    data, parts, devices = config.data, config.accumulation_steps, jax.device_count()
+    low, high = data.resize_range
+    positive = {
+        "accumulation_steps": parts,
+        "batch_size": config.batch_size,
+        "data.mean_pixel_images": data.mean_pixel_images,
+        "data.threads": data.threads,
+        "data.prefetch": data.prefetch,
+        "completion.width": config.completion.width,
+        "discriminator.width": config.discriminator.width,
+        "discriminator.local_size": config.discriminator.local_size,
+        "validation_images": config.validation_images,
+        "grid_images": config.grid_images,
+        "keep_checkpoints": config.keep_checkpoints,
+    }
+    for key, value in positive.items():
+        if value <= 0:
+            raise ConfigError(f"{key} is {value}: it must be above 0")
+    if config.batch_size % (devices * parts):
+        raise ConfigError(
+            f"batch_size {config.batch_size} must be a multiple of {devices} devices x accumulation_steps {parts}"
+        )
+    if data.image_size < 12:
+        raise ConfigError(f"data.image_size is {data.image_size}: SSIM and the networks need at least 12 px")
+    if not data.image_size <= low <= high:
+        raise ConfigError(
+            f"data.resize_range ({low}, {high}) must not begin below data.image_size {data.image_size}, nor end "
+            "before it begins"
+        )
+    if len(data.mean_pixel) not in (0, 3) or not all(0 <= value <= 1 for value in data.mean_pixel):
+        raise ConfigError(f"data.mean_pixel is {data.mean_pixel}: give () or three numbers in [0, 1]")
+    if not 0 <= config.completion.ema_decay < 1:
+        raise ConfigError(f"completion.ema_decay is {config.completion.ema_decay}: it must be in [0, 1)")
+
+
+def restore_run(
+    config: ConfigDict,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    schedule: Schedule,
+    say: Callable[[str], None],
+) -> Restored | None:
+    """Restores the workdir's newest checkpoint, or that of `start_from`.
+
+    Args:
+      config: The configuration.
+      state: A fresh state of its recipe.
+      checkpoints: The workdir's.
+      schedule: The configuration's phases.
+      say: Tells the user one line.
+
+    Returns:
+      What was found; None where there is neither.
+
+    Raises:
+      ConfigError: The workdir holds another run.
+      DataError: A checkpoint cannot be restored.
+    """
+    step = checkpoints.latest_step()
+    if step is not None:
+        restored = checkpoints.restore(state, step)
+        _check_continuation(config, restored, schedule, say)
+    elif config.start_from:
+        origin = Checkpoints(Path(config.start_from).expanduser(), config.keep_checkpoints)
+        try:
+            step = origin.latest_step()
+            if step is None:
+                raise DataError(f"start_from: {config.start_from} holds no finished checkpoint yet")
+            restored = origin.restore(state, step)
+        finally:
+            origin.close()
+    else:
+        return None
+    if step >= schedule.total_steps:
+        say(f"step {step}: all {schedule.total_steps} steps are done; raise config.phases to go on")
+    else:
+        say(f"going on from step {step} of {schedule.total_steps} (phase {schedule.phase_at(step).name})")
+    return restored
+
+
+def _check_continuation(
+    config: ConfigDict, restored: Restored, schedule: Schedule, say: Callable[[str], None]
+) -> None:
+    """Refuses to continue one run as another; tells what else has changed."""
+    old = _flatten(restored.meta["config"])
+    new = _flatten(json.loads(config.to_json_best_effort()))
+    step = restored.meta["step"]
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    refused = [key for key in changed if key in _FIXED]
+    passed = create_schedule([(name, restored.meta["config"]["phases"][name]) for name in PHASE_NAMES])
+    if passed.history(step) != schedule.history(step):
+        refused += [key for key in changed if key.startswith("phases.")]
+    if refused:
+        raise ConfigError(
+            f"the run in this workdir is at step {step} and was made with another configuration "
+            f"({_differences(refused, old, new)}): name another --workdir, or give these keys their old values"
+        )
+    if changed:
+        say(f"changed since the run was last stopped: {_differences(changed, old, new)}")
+
+
+def _differences(keys: list[str], old: dict[str, Any], new: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {old.get(key)} -> {new.get(key)}" for key in keys)
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries to one, with keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

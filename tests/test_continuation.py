@@ -1,0 +1,122 @@
+"""Which configurations can run, and which may go on from a checkpoint."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from glcic_jax.checkpoints import Checkpoints
+from glcic_jax.continuation import check_values, restore_run
+from glcic_jax.errors import ConfigError, DataError
+from glcic_jax.phases import PHASE_NAMES, create_schedule
+
+STEP = 3  # One step into the discriminator's phase of 2, 2, 2.
+
+
+@pytest.fixture
+def run(tmp_path, config, create):
+    """A workdir with a checkpoint at STEP; `run(changes)` tries to go on with them."""
+    state = create(config)
+    checkpoints = Checkpoints(tmp_path / "run")
+    metrics = {"hole_l1": 0.1}
+    plain = json.loads(config.to_json_best_effort())
+    checkpoints.save(state.replace(step=jnp.asarray(STEP, jnp.int32)), {"next_index": 12}, plain, metrics)
+    checkpoints.wait()
+
+    def go_on(changes, workdir="run"):
+        config.update_from_flattened_dict(changes)
+        schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
+        said = []
+        own = checkpoints if workdir == "run" else Checkpoints(tmp_path / workdir)
+        return restore_run(config, state, own, schedule, said.append), said
+
+    yield go_on
+    checkpoints.close()
+
+
+def test_the_same_configuration_goes_on(run):
+    restored, said = run({})
+    assert int(restored.state.step) == STEP
+    assert restored.data_state == {"next_index": 12}
+    assert said == ["going on from step 3 of 6 (phase discriminator)"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"log_every": 7}, {"phases.joint": 9}, {"phases.discriminator": 5}, {"loss.alpha": 0.01}, {"batch_size": 8}],
+)
+def test_what_may_change_is_told(run, changes):
+    _, said = run(changes)
+    (key, value), *_ = changes.items()
+    assert f"{key} " in said[0]
+    assert f"-> {value}" in said[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 1}, {"data.source": "folder:elsewhere"}, {"data.image_size": 16}, {"phases.completion": 1}],
+)
+def test_another_run_is_refused(run, changes):
+    with pytest.raises(ConfigError, match="name another --workdir") as caught:
+        run(changes)
+    assert next(iter(changes)) in str(caught.value)
+
+
+def test_a_phase_cut_short_before_the_checkpoint_is_refused(run):
+    with pytest.raises(ConfigError, match="phases"):
+        run({"phases.discriminator": 0})
+
+
+def test_start_from_another_run_takes_its_step_and_may_differ(run, tmp_path):
+    restored, said = run({"start_from": str(tmp_path / "run"), "seed": 5}, workdir="new")
+    assert int(restored.state.step) == STEP
+    assert said == ["going on from step 3 of 6 (phase discriminator)"]
+
+
+def test_start_from_a_run_without_a_finished_checkpoint_is_refused(run, tmp_path):
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(DataError, match="no finished checkpoint"):
+        run({"start_from": str(tmp_path / "begun")}, workdir="new")
+
+
+def test_nothing_to_go_on_from(run):
+    assert run({}, workdir="new") == (None, [])
+
+
+def test_a_schedule_that_is_over_is_told(run):
+    _, said = run({"phases.joint": 0, "phases.discriminator": 1})
+    assert "all 3 steps are done" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("accumulation_steps", 0),
+        ("accumulation_steps", -2),
+        ("batch_size", 0),
+        ("batch_size", -4),
+        ("data.threads", 0),
+        ("data.prefetch", 0),
+        ("data.mean_pixel", (0.5, 0.5)),
+        ("data.mean_pixel", (0.5, 0.5, 127.0)),
+        ("data.image_size", 8),
+        ("data.resize_range", (16, 48)),
+        ("data.resize_range", (48, 40)),
+        ("completion.ema_decay", 1.0),
+        ("completion.width", 0.0),
+        ("validation_images", 0),
+        ("grid_images", 0),
+        ("keep_checkpoints", 0),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(config, key, value):
+    check_values(config)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ConfigError, match=key):
+        check_values(config)
+
+
+def test_a_batch_must_divide_into_parts(config):
+    config.accumulation_steps = 3
+    with pytest.raises(ConfigError, match="batch_size 4 must be a multiple of"):
+        check_values(config)
