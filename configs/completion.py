@@ -1,7 +1,6 @@
 """Phase 1 alone: the completion network on the masked MSE, 90,000 steps.
 
 Command: python main.py --config=configs/completion.py
-Hardware: meant for GPUs with 80 GB together at batch 96 in float32; see accumulation_steps for less.
 Result: none measured yet on Places2.
 """
 

@@ -1,6 +1,8 @@
 """All three phases in minutes on two CPU cores, with photographs that come with scikit-image.
 
 Command: python main.py --config=configs/quickstart.py
+Hardware: any; two CPU cores in five to six minutes.
+Result: PSNR of 20.2 dB in the holes of held-out photographs; a mean fill has 13.9, Telea's fill 22.5.
 """
 
 from ml_collections import ConfigDict
