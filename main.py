@@ -21,10 +21,17 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
 def _parse(arguments: list[str]) -> list[str]:
+    for argument in arguments[1:]:
+        path = argument.removeprefix("--config=").split(":")[0]
+        if argument.startswith("--config=") and not Path(path).is_file():
+            message = f"--config={path}: no such file; the configurations that come along are in configs/"
+            raise SystemExit(_complain(message))
     try:
         return flags.FLAGS(arguments)
     except Exception as error:  # A configuration is a program: it can fail in any way.
         reason = " ".join(str(error.args[0] if error.args else error).split())
+        if isinstance(error, KeyError):
+            reason = f"the configuration has no key {reason}; configs/common.py lists them all"
         if "--debug" in arguments:
             raise
         raise SystemExit(_complain(f"{reason} (python main.py --help explains the flags)")) from error
@@ -44,8 +51,6 @@ def main(arguments: list[str]) -> int:
     if _CONFIG.value is None:
         return _complain("--config is missing: python main.py --config=configs/quickstart.py")
     path = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
-    if not path.is_file():
-        return _complain(f"--config={path}: no such file; the configurations that come along are in configs/")
     workdir = Path(_WORKDIR.value or Path("runs") / path.stem)
 
     from glcic_jax.errors import UserError  # Imported here: --help and the complaints above need no JAX.

@@ -131,6 +131,18 @@ class Checkpoints:
         )
         return Restored(restored, found["data"], found["meta"])
 
+    def read_meta(self, step: int) -> dict[str, Any]:
+        """Reads the `meta` item of a checkpoint alone.
+
+        Raises:
+          DataError: It cannot be read.
+        """
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        except Exception as error:
+            path = self._directory / str(step)
+            raise DataError(f"checkpoint {path} cannot be restored ({one_line(error)})") from error
+
     def wait(self) -> None:
         """Returns when everything that `save` started is on disk."""
         self._manager.wait_until_finished()

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -23,7 +22,7 @@ def doctor() -> None:
     import jax.numpy as jnp
 
     from glcic_jax.checkpoints import package_versions
-    from glcic_jax.networks import CompletionNetwork
+    from glcic_jax.convolutions import upsampling_convolution
 
     for name, version in package_versions().items():
         click.echo(f"{name:18} {version}")
@@ -31,14 +30,12 @@ def doctor() -> None:
         stats = device.memory_stats() or {}
         memory = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""
         click.echo(f"{'device':18} {device.device_kind} ({device.platform}){memory}")
-    network = CompletionNetwork(width=1 / 16)
-    image = jnp.zeros((1, 16, 16, 4))
-    output: Any = network.apply(network.init(jax.random.key(0), image), image)
-    click.echo(f"{'completion network':18} runs, output {output.shape}")
+    output = upsampling_convolution(jnp.ones((1, 8, 8, 4)), jnp.ones((4, 4, 4, 2)))
+    click.echo(f"{'a convolution':18} runs: {output.shape}")
 
 
 @cli.command()
-@click.argument("workdir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("workdir", type=click.Path(path_type=Path))
 def inspect(workdir: Path) -> None:
     """Show what a run's newest checkpoint holds: step, data, sizes, metrics, versions."""
     from glcic_jax.checkpoints import restore_completion

@@ -13,8 +13,18 @@ from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.phases import PHASE_NAMES, Schedule, create_schedule
 from glcic_jax.state import TrainState
 
-# What a run keeps to from its first step to its last; the shapes of the networks are held by the checkpoint.
-_FIXED = ("seed", "data.source", "data.train_split", "data.image_size")
+# What decides the arrays of a state; and what else a run keeps to from its first step to its last.
+_SHAPES = (
+    "data.image_size",
+    "completion.width",
+    "discriminator.branches",
+    "discriminator.width",
+    "discriminator.local_size",
+    "discriminator.global_channels",
+    "discriminator.local_channels",
+    "optimizer.name",
+)
+_FIXED = ("seed", "data.source", "data.train_split", "data.mean_pixel", "completion.layer_order")
 
 
 def check_values(config: ConfigDict) -> None:
@@ -24,7 +34,6 @@ def check_values(config: ConfigDict) -> None:
       ConfigError: One is out of its range, or two do not fit together.
     """
     data, parts, devices = config.data, config.accumulation_steps, jax.device_count()
-    low, high = data.resize_range
     positive = {
         "accumulation_steps": parts,
         "batch_size": config.batch_size,
@@ -38,24 +47,41 @@ def check_values(config: ConfigDict) -> None:
         "grid_images": config.grid_images,
         "keep_checkpoints": config.keep_checkpoints,
     }
+    for branch in config.discriminator.branches:
+        channels = config.discriminator[f"{branch}_channels"]
+        positive[f"discriminator.{branch}_channels"] = min(channels, default=0)
+    positive["optimizer.learning_rate"] = config.optimizer[config.optimizer.name].learning_rate
     for key, value in positive.items():
         if value <= 0:
             raise ConfigError(f"{key} is {value}: it must be above 0")
+    bounded = {
+        "seed": (config.seed, 2**31 - 1),
+        "data.validation_fraction": (data.validation_fraction, 1),
+        "data.max_skipped_fraction": (data.max_skipped_fraction, 1),
+        "optimizer.adadelta.rho": (config.optimizer.adadelta.rho, 1),
+        "completion.ema_decay": (config.completion.ema_decay, 1),
+        "data.cache_images": (data.cache_images, float("inf")),
+        **{key: (config[key], float("inf")) for key in config if key.endswith("_every")},
+    }
+    for key, (value, end) in bounded.items():
+        if not 0 <= value < end:
+            raise ConfigError(f"{key} is {value}: it must be in [0, {end})")
     if config.batch_size % (devices * parts):
         raise ConfigError(
             f"batch_size {config.batch_size} must be a multiple of {devices} devices x accumulation_steps {parts}"
         )
     if data.image_size < 12:
         raise ConfigError(f"data.image_size is {data.image_size}: SSIM and the networks need at least 12 px")
-    if not data.image_size <= low <= high:
+    sides = data.resize_range
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise ConfigError(f"data.resize_range is {sides}: give two whole numbers, once: (256, 384)")
+    if not data.image_size <= sides[0] <= sides[1]:
         raise ConfigError(
-            f"data.resize_range ({low}, {high}) must not begin below data.image_size {data.image_size}, nor end "
+            f"data.resize_range {sides} must not begin below data.image_size {data.image_size}, nor end "
             "before it begins"
         )
     if len(data.mean_pixel) not in (0, 3) or not all(0 <= value <= 1 for value in data.mean_pixel):
         raise ConfigError(f"data.mean_pixel is {data.mean_pixel}: give () or three numbers in [0, 1]")
-    if not 0 <= config.completion.ema_decay < 1:
-        raise ConfigError(f"completion.ema_decay is {config.completion.ema_decay}: it must be in [0, 1)")
 
 
 def restore_run(
@@ -83,14 +109,15 @@ def restore_run(
     """
     step = checkpoints.latest_step()
     if step is not None:
+        _check_continuation(config, checkpoints.read_meta(step), schedule, _SHAPES + _FIXED, say)
         restored = checkpoints.restore(state, step)
-        _check_continuation(config, restored, schedule, say)
     elif config.start_from:
         origin = Checkpoints(Path(config.start_from).expanduser(), config.keep_checkpoints)
         try:
             step = origin.latest_step()
             if step is None:
                 raise DataError(f"start_from: {config.start_from} holds no finished checkpoint yet")
+            _check_continuation(config, origin.read_meta(step), schedule, _SHAPES, say)
             restored = origin.restore(state, step)
         finally:
             origin.close()
@@ -104,24 +131,31 @@ def restore_run(
 
 
 def _check_continuation(
-    config: ConfigDict, restored: Restored, schedule: Schedule, say: Callable[[str], None]
+    config: ConfigDict,
+    meta: dict[str, Any],
+    schedule: Schedule,
+    fixed: tuple[str, ...],
+    say: Callable[[str], None],
 ) -> None:
-    """Refuses to continue one run as another; tells what else has changed."""
-    old = _flatten(restored.meta["config"])
+    """Refuses to continue one run as another, whose `fixed` keys or past phases differ; tells what else does."""
+    old = _flatten(meta["config"])
     new = _flatten(json.loads(config.to_json_best_effort()))
-    step = restored.meta["step"]
+    step = meta["step"]
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    refused = [key for key in changed if key in _FIXED]
-    passed = create_schedule([(name, restored.meta["config"]["phases"][name]) for name in PHASE_NAMES])
+    refused = [key for key in changed if key in fixed]
+    # The average is kept from the first step on or not at all; its decay may change.
+    if bool(old.get("completion.ema_decay")) != bool(new["completion.ema_decay"]):
+        refused.append("completion.ema_decay")
+    passed = create_schedule([(name, meta["config"]["phases"][name]) for name in PHASE_NAMES])
     if passed.history(step) != schedule.history(step):
         refused += [key for key in changed if key.startswith("phases.")]
     if refused:
         raise ConfigError(
-            f"the run in this workdir is at step {step} and was made with another configuration "
+            f"the run to go on from is at step {step} and was made with another configuration "
             f"({_differences(refused, old, new)}): name another --workdir, or give these keys their old values"
         )
     if changed:
-        say(f"changed since the run was last stopped: {_differences(changed, old, new)}")
+        say(f"changed since then: {_differences(changed, old, new)}")
 
 
 def _differences(keys: list[str], old: dict[str, Any], new: dict[str, Any]) -> str:

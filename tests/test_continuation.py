@@ -54,7 +54,16 @@ def test_what_may_change_is_told(run, changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seed": 1}, {"data.source": "folder:elsewhere"}, {"data.image_size": 16}, {"phases.completion": 1}],
+    [
+        {"seed": 1},
+        {"data.source": "folder:elsewhere"},
+        {"data.image_size": 16},
+        {"phases.completion": 1},
+        {"completion.ema_decay": 0.9},
+        {"completion.width": 0.125},
+        {"data.mean_pixel": (0.1, 0.2, 0.3)},
+        {"optimizer.name": "adam"},
+    ],
 )
 def test_another_run_is_refused(run, changes):
     with pytest.raises(ConfigError, match="name another --workdir") as caught:
@@ -70,7 +79,13 @@ def test_a_phase_cut_short_before_the_checkpoint_is_refused(run):
 def test_start_from_another_run_takes_its_step_and_may_differ(run, tmp_path):
     restored, said = run({"start_from": str(tmp_path / "run"), "seed": 5}, workdir="new")
     assert int(restored.state.step) == STEP
-    assert said == ["going on from step 3 of 6 (phase discriminator)"]
+    assert said[-1] == "going on from step 3 of 6 (phase discriminator)"
+    assert "seed 0 -> 5" in said[0]
+
+
+def test_start_from_a_run_with_other_phases_behind_it_is_refused(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"phases\.completion 2 -> 30"):
+        run({"start_from": str(tmp_path / "run"), "phases.completion": 30}, workdir="new")
 
 
 def test_start_from_a_run_without_a_finished_checkpoint_is_refused(run, tmp_path):
@@ -107,12 +122,24 @@ def test_a_schedule_that_is_over_is_told(run):
         ("validation_images", 0),
         ("grid_images", 0),
         ("keep_checkpoints", 0),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("data.resize_range", (32,)),
+        ("data.resize_range", (32, 48, 32, 40)),
+        ("data.validation_fraction", 2.0),
+        ("data.max_skipped_fraction", -1.0),
+        ("data.cache_images", -1),
+        ("discriminator.global_channels", ()),
+        ("discriminator.local_channels", (64, 0)),
+        ("optimizer.adadelta.rho", 2.0),
+        ("optimizer.adadelta.learning_rate", -1.0),
+        ("log_every", -1),
     ],
 )
 def test_numbers_out_of_range_are_refused_by_name(config, key, value):
     check_values(config)
     config.update_from_flattened_dict({key: value})
-    with pytest.raises(ConfigError, match=key):
+    with pytest.raises(ConfigError, match=key.replace(".adadelta.learning", ".learning")):
         check_values(config)
 
 
