@@ -6,7 +6,9 @@ earlier one stopped. configs/quickstart.py needs no data and takes minutes on a 
 """
 
 import logging
+import shlex
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags
@@ -18,6 +20,11 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; by default runs/<configuration's name>.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Several hosts: HOST:PORT of process 0. By default what srun or mpirun says; none: alone."
+)
+_COUNT = flags.DEFINE_integer("process_count", None, "Several hosts: the number of processes, one a host.")
+_INDEX = flags.DEFINE_integer("process_id", None, "Several hosts: this process's number, from 0.")
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -44,27 +51,40 @@ def _complain(message: str) -> int:
 
 def main(arguments: list[str]) -> int:
     """Runs the training; returns the exit code."""
-    absl_logging.set_verbosity(absl_logging.INFO if _DEBUG.value else absl_logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.INFO if _DEBUG.value else absl_logging.ERROR)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
     if len(arguments) > 1:
         return _complain(f"unexpected argument {arguments[1]!r}")
     if _CONFIG.value is None:
         return _complain("--config is missing: python main.py --config=configs/quickstart.py")
     path = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
-    workdir = Path(_WORKDIR.value or Path("runs") / path.stem)
+    return _train(Path(_WORKDIR.value or Path("runs") / path.stem))
 
-    from glcic_jax.errors import UserError  # Imported here: --help and the complaints above need no JAX.
+
+def _train(workdir: Path) -> int:
+    # Imported here: --help and the complaints above need no JAX.
+    from glcic_jax import processes
+    from glcic_jax.errors import Stopped, UserError
     from glcic_jax.training import train
 
     try:
+        processes.join(_COORDINATOR.value, _COUNT.value, _INDEX.value)
         train(_CONFIG.value, workdir)
-    except UserError as error:
-        if _DEBUG.value:
-            raise
-        return _complain(str(error))
+    except Stopped as stopped:
+        command = shlex.join(sys.orig_argv)
+        print(f"{stopped} and saved in {workdir}; to go on:\n{command}", file=sys.stderr)
+        return 128 + stopped.signal
     except KeyboardInterrupt:
         print(f"\nstopped; the same command goes on from the newest checkpoint in {workdir}", file=sys.stderr)
         return 130
+    except Exception as error:
+        if _DEBUG.value or not isinstance(error, UserError):
+            traceback.print_exc()
+            code = 1
+        else:
+            code = _complain(str(error))
+        processes.leave(code)
+        return code
     return 0
 
 

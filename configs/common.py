@@ -89,6 +89,14 @@ def get_config() -> ConfigDict:
     optimizer.adadelta = ConfigDict({"learning_rate": 1.0, "rho": 0.9, "eps": 1e-6})  # Torch's defaults [O].
     optimizer.adam = ConfigDict({"learning_rate": 2e-4, "b1": 0.5, "b2": 0.999})
 
+    # Below these values for so many steps in a row, the user is warned that little is learnt any more.
+    config.warn = warn = ConfigDict()
+    warn.steps = 1_000
+    warn.discriminator_loss = 0.01  # In the joint phase; a D that knows nothing has 2 log 2 = 1.39.
+    warn.gradient_norm = (
+        1e-6  # Of each of C's gradients: AdaDelta moves C by about as much (sqrt(eps) over itself).
+    )
+
     # How often, in steps; each also happens at the end of a phase, and 0 means there alone. Whatever is due is
     # logged, and pictures and checkpoints are validated first.
     config.log_every = 100  # Progress, metrics.csv, metrics.jsonl, TensorBoard.

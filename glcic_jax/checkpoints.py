@@ -2,10 +2,14 @@
 
 A checkpoint has four items: `completion` (C: parameters, statistics, optimizer, moving average),
 `discriminator` (the same of D), `data` (the place in the stream of images) and `meta` (step, mean pixel,
-configuration, versions, metrics). Each restores without the others.
+configuration, versions, metrics, and a checksum of everything). Each restores without the others. Arrays are
+saved from and restored to the host's memory, so that the number of devices may change in between.
 """
 
 import importlib.metadata
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +19,22 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from glcic_jax.errors import DataError, one_line
+from glcic_jax.checkpoint_items import (
+    json_checksum,
+    leaf_checksums,
+    non_finite_leaves,
+    read_arrays,
+    read_json,
+    read_variables,
+)
+from glcic_jax.errors import DataError, UserError, one_line
 from glcic_jax.state import TrainState
 
 _PACKAGES = ("glcic-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_BEST_METRIC = "hole_l1"
+_RANKED_BY = "hole_l1"
+_ITEMS = ("completion", "discriminator", "data", "meta")
+
+_log = logging.getLogger(__name__)
 
 
 class Restored(NamedTuple):
@@ -28,6 +43,22 @@ class Restored(NamedTuple):
     state: TrainState
     data_state: dict[str, Any]
     meta: dict[str, Any]
+
+
+class _NewestAndBest(checkpoint_managers.PreservationPolicy):
+    """Keeps the newest few, and the one of the lowest `hole_l1` in all processes' lives."""
+
+    def __init__(self, newest: int, ranks: Mapping[int, float]):
+        self._newest = newest
+        self._ranks = ranks
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """What Orbax asks before it deletes; `checkpoints` come in order of their steps."""
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        ranked = [step for step in steps if step in self._ranks]
+        kept = {*steps[-self._newest :], *sorted(ranked, key=lambda step: self._ranks[step])[:1]}
+        return [step in kept for step in steps]
 
 
 class Checkpoints:
@@ -39,26 +70,50 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int = 3):
-        policies = checkpoint_managers
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(keep),
-                    policies.BestN(
-                        get_metric_fn=lambda metrics: -metrics[_BEST_METRIC],
-                        n=1,
-                        keep_checkpoints_without_metrics=False,
-                    ),
-                ]
-            ),
-            enable_async_checkpointing=True,
-        )
         self._directory = (workdir / "checkpoints").absolute()
-        self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=_ITEMS)
+        self._keep = keep
+        self._ranks: dict[int, float] = {}
+        self._manager: ocp.CheckpointManager | None = None
 
-    def latest_step(self) -> int | None:
-        """The newest checkpoint's step; None where there is none."""
-        return self._manager.latest_step()
+    def steps(self) -> list[int]:
+        """The steps that finished checkpoints are of, oldest first; sound or not."""
+        if not self._directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
+
+    def open(self) -> ocp.CheckpointManager:
+        """Gets ready to save, when what is not sound has been set aside; the first `save` does else.
+
+        What a killed save left unfinished is removed.
+        """
+        if self._manager is not None:
+            return self._manager
+        for step in self.steps():
+            try:
+                self._rank(step, self.read_meta(step)["metrics"])
+            except DataError as error:
+                _log.warning("%s; it is kept among the newest, not as the best", error)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_NewestAndBest(self._keep, self._ranks),
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=_ITEMS)
+        return self._manager
+
+    def check_space(self, state: TrainState) -> None:
+        """Asks whether a checkpoint of a state fits the disk.
+
+        Raises:
+          DataError: It does not.
+        """
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._directory).free
+        if free < size:
+            raise DataError(
+                f"a checkpoint needs {size / 1e6:,.0f} MB, and {self._directory} has {free / 1e6:,.0f} MB "
+                "free: free some, or lower --config.keep_checkpoints; the checkpoints there are intact"
+            )
 
     def save(
         self,
@@ -66,91 +121,142 @@ class Checkpoints:
         data_state: dict[str, Any],
         config: dict[str, Any],
         metrics: dict[str, float],
+        **more: Any,
     ) -> None:
         """Starts to save; copies the state first, so that training may go on and reuse its memory.
 
         Args:
           state: What to save; the same on all devices.
-          data_state: From the iterator's `get_state()`, after the batch that led to this state.
+          data_state: Where in the stream of images the run is, after the batch that led to this state.
           config: The configuration, as plain values.
-          metrics: Validation metrics; the lowest `hole_l1` marks the best checkpoint.
+          metrics: Validation metrics; the lowest `hole_l1` marks the best checkpoint. May be empty.
+          more: Further JSON-able values for the `meta` item.
+
+        Raises:
+          UserError: The state holds a number that is not finite; nothing is saved.
+          DataError: It cannot be written, or the save before it could not.
         """
         step = int(state.step)
+        trees = {"completion": _completion_item(state)}
+        if state.discriminator is not None:
+            trees["discriminator"] = vars(state.discriminator)
+        # A copy: np.asarray of an array on the CPU is a view of memory that the next step will reuse.
+        trees = jax.tree.map(np.array, trees)
+        broken = non_finite_leaves(trees)
+        if broken:
+            raise UserError(
+                f"{broken[0]} holds numbers that are not finite at step {step}: training has diverged and was "
+                f"stopped before it was saved. The checkpoints in {self._directory} are from before"
+            )
+        checksums: dict[str, Any] = {name: leaf_checksums(tree) for name, tree in trees.items()}
         meta = {
             "step": step,
             "mean_pixel": [float(value) for value in np.asarray(state.mean_pixel)],
             "config": config,
             "versions": package_versions(),
             "metrics": metrics,
+            "checksums": checksums | {"data": json_checksum(data_state)},
+            **more,
         }
-        items = {
-            "completion": ocp.args.StandardSave(_completion_item(state)),
-            "data": ocp.args.JsonSave(data_state),
-            "meta": ocp.args.JsonSave(meta),
-        }
-        if state.discriminator is not None:
-            items["discriminator"] = ocp.args.StandardSave(vars(state.discriminator))
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+        meta["checksum"] = json_checksum(meta)
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        items |= {"data": ocp.args.JsonSave(data_state), "meta": ocp.args.JsonSave(meta)}
+        manager = self.open()
+        self.check_space(state)
+        self._rank(step, metrics)
+        try:
+            manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:  # Orbax and TensorStore raise many types, of the save before this one too.
+            raise self._unwritten(error) from error
 
     def restore(self, state: TrainState, step: int) -> Restored:
-        """Restores the whole run.
+        """Restores the whole run, and compares every array with its checksum.
 
         Args:
           state: A fresh state of the same recipe: gives structure, shapes and types.
           step: Which checkpoint.
 
         Raises:
-          DataError: It cannot be read, or belongs to networks of other shapes.
+          DataError: It cannot be read, is damaged, or holds arrays of another shape.
         """
-        items = {
-            "completion": ocp.args.StandardRestore(_abstract(_completion_item(state))),
-            "data": ocp.args.JsonRestore(),
-            "meta": ocp.args.JsonRestore(),
-        }
-        if state.discriminator is not None:
-            items["discriminator"] = ocp.args.StandardRestore(_abstract(vars(state.discriminator)))
+        meta = self.read_meta(step)
+        path = self._directory / str(step)
         try:
-            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+            data_state = read_json(path / "data")
+            if json_checksum(data_state) != meta["checksums"]["data"]:
+                raise DataError("the checksum of the data item is wrong")
+            completion = read_arrays(path / "completion", _completion_item(state), meta)
+            discriminator = state.discriminator
+            if discriminator is not None:
+                found = read_arrays(path / "discriminator", vars(discriminator), meta)
+                discriminator = discriminator.replace(**found)
         except Exception as error:  # Orbax and TensorStore raise many types; the file is what is wrong.
-            raise DataError(
-                f"checkpoint {self._directory / str(step)} cannot be restored: damaged, or of networks of "
-                f"another shape than this configuration's. Name another --workdir to start anew. "
-                f"({one_line(error)})"
-            ) from error
-        completion = dict(found["completion"])
+            raise DataError(f"checkpoint {path} is damaged ({one_line(error)})") from error
         ema = completion.pop("ema", None)
-        discriminator = state.discriminator
-        if discriminator is not None:
-            discriminator = discriminator.replace(**found["discriminator"])
         restored = state.replace(
-            step=jnp.asarray(found["meta"]["step"], jnp.int32),
-            mean_pixel=jnp.asarray(found["meta"]["mean_pixel"], jnp.float32),
+            step=jnp.asarray(meta["step"], jnp.int32),
+            mean_pixel=jnp.asarray(meta["mean_pixel"], jnp.float32),
             completion=state.completion.replace(**completion),
             discriminator=discriminator,
             ema=ema,
         )
-        return Restored(restored, found["data"], found["meta"])
+        return Restored(restored, data_state, meta)
 
     def read_meta(self, step: int) -> dict[str, Any]:
         """Reads the `meta` item of a checkpoint alone.
 
         Raises:
-          DataError: It cannot be read.
+          DataError: It cannot be read, or its checksum is wrong.
         """
+        path = self._directory / str(step)
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        except Exception as error:
-            path = self._directory / str(step)
-            raise DataError(f"checkpoint {path} cannot be restored ({one_line(error)})") from error
+            meta = read_json(path / "meta")
+            checksum = meta.pop("checksum")
+            if json_checksum(meta) != checksum or meta["step"] != step:
+                raise DataError("the checksum of the meta item is wrong")
+        except Exception as error:  # As above.
+            reason = f"no item {one_line(error)}" if isinstance(error, KeyError) else one_line(error)
+            raise DataError(f"checkpoint {path} is damaged ({reason})") from error
+        return meta
+
+    def set_aside(self, step: int) -> Path:
+        """Moves a checkpoint that is not sound out of the way, beside the folder; says where it is now."""
+        folder = self._directory.with_name("checkpoints_set_aside")
+        folder.mkdir(exist_ok=True)
+        taken = {path.name for path in folder.iterdir()}
+        name = next(n for n in (str(step), *(f"{step}_{i}" for i in range(2, 10_000))) if n not in taken)
+        return (self._directory / str(step)).rename(folder / name)
 
     def wait(self) -> None:
-        """Returns when everything that `save` started is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything that `save` started is on disk.
+
+        Raises:
+          DataError: It could not be written.
+        """
+        if self._manager is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # As in `save`.
+            raise self._unwritten(error) from error
 
     def close(self) -> None:
         """Waits, then frees the manager's threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            if self._manager is not None:
+                self._manager.close()
+                self._manager = None
+
+    def _rank(self, step: int, metrics: Mapping[str, float]) -> None:
+        if _RANKED_BY in metrics:
+            self._ranks[step] = metrics[_RANKED_BY]
+
+    def _unwritten(self, error: Exception) -> DataError:
+        return DataError(
+            f"a checkpoint cannot be written to {self._directory} ({one_line(error)}); those there are intact"
+        )
 
 
 def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -158,34 +264,34 @@ def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str
 
     Args:
       workdir: The run's directory.
-      step: Which checkpoint; None: the newest.
+      step: Which checkpoint; None: the newest that is sound (what is passed over is logged).
 
     Returns:
       `(variables, meta)`: `params` and `batch_stats` of the moving average where the run keeps one, of the
       trained network where not, as NumPy arrays; and the checkpoint's `meta` item.
 
     Raises:
-      DataError: There is no checkpoint, or it cannot be read.
+      DataError: There is no checkpoint, or none that can be read.
     """
+    checkpoints = Checkpoints(workdir)
     directory = (workdir / "checkpoints").absolute()
+    steps = checkpoints.steps() if step is None else [step]
     if not directory.is_dir():
         raise DataError(f"{workdir} holds no checkpoints: is it the workdir of a run?")
-    with ocp.CheckpointManager(directory, item_names=_ITEMS) as manager:
-        step = manager.latest_step() if step is None else step
-        if step is None:
-            raise DataError(f"{directory} holds no finished checkpoint")
+    if not steps:
+        raise DataError(f"{directory} holds no finished checkpoint")
+    for tried in reversed(steps):
         try:
-            meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-            item = directory / str(step) / "completion"
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                tree = checkpointer.metadata(item).item_metadata.tree
-                arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-                found = checkpointer.restore(item, restore_args=arguments)
-        except Exception as error:
-            path = directory / str(step)
-            raise DataError(f"checkpoint {path} cannot be restored ({one_line(error)})") from error
-    chosen = found["ema"] if found.get("ema") else found
-    return {"params": chosen["params"], "batch_stats": chosen["batch_stats"]}, meta
+            meta = checkpoints.read_meta(tried)
+            found = read_variables(directory / str(tried) / "completion", meta)
+        except DataError as error:
+            if tried == steps[0]:
+                raise
+            _log.warning("%s: going back to the one before it", error)
+            continue
+        chosen = found["ema"] if found.get("ema") else found
+        return {"params": chosen["params"], "batch_stats": chosen["batch_stats"]}, meta
+    raise AssertionError("the loop returns or raises")
 
 
 def package_versions() -> dict[str, str]:
@@ -204,11 +310,3 @@ def _completion_item(state: TrainState) -> dict[str, Any]:
     if state.ema is not None:
         item["ema"] = state.ema
     return item
-
-
-def _abstract(tree: Any) -> Any:
-    """Shapes and types: a restore into them fails where the checkpoint has others."""
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
-
-
-_ITEMS = ("completion", "discriminator", "data", "meta")

@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from glcic_jax.checkpoints import Checkpoints, Restored
-from glcic_jax.errors import ConfigError, DataError
+from glcic_jax.errors import ConfigError, DataError, UserError
 from glcic_jax.phases import PHASE_NAMES, Schedule, create_schedule
 from glcic_jax.state import TrainState
 
@@ -24,7 +24,16 @@ _SHAPES = (
     "discriminator.local_channels",
     "optimizer.name",
 )
-_FIXED = ("seed", "data.source", "data.train_split", "data.mean_pixel", "completion.layer_order")
+_FIXED = (
+    "seed",
+    "data.source",
+    "data.train_split",
+    "data.mean_pixel",
+    "completion.layer_order",
+    "completion.input_form",
+    "completion.output_activation",
+    "discriminator.layer_order",
+)
 
 
 def check_values(config: ConfigDict) -> None:
@@ -84,6 +93,10 @@ def check_values(config: ConfigDict) -> None:
         raise ConfigError(f"data.mean_pixel is {data.mean_pixel}: give () or three numbers in [0, 1]")
 
 
+class _OtherNetworksError(ConfigError):
+    """A checkpoint of arrays of another shape than the configuration's."""
+
+
 def restore_run(
     config: ConfigDict,
     state: TrainState,
@@ -91,7 +104,9 @@ def restore_run(
     schedule: Schedule,
     say: Callable[[str], None],
 ) -> Restored | None:
-    """Restores the workdir's newest checkpoint, or that of `start_from`.
+    """Restores the workdir's newest sound checkpoint, or that of `start_from`.
+
+    Newer ones that are damaged, or of other networks, are set aside, and the user is told.
 
     Args:
       config: The configuration.
@@ -105,29 +120,53 @@ def restore_run(
 
     Raises:
       ConfigError: The workdir holds another run.
-      DataError: A checkpoint cannot be restored.
+      DataError: There are checkpoints, and none is sound.
     """
-    step = checkpoints.latest_step()
-    if step is not None:
-        _check_continuation(config, checkpoints.read_meta(step), schedule, _SHAPES + _FIXED, say)
-        restored = checkpoints.restore(state, step)
+    if checkpoints.steps():
+        restored, passed_over = _newest_sound(config, state, checkpoints, schedule, _SHAPES + _FIXED, say)
+        for step in passed_over:
+            say(f"moved to {checkpoints.set_aside(step)}")
     elif config.start_from:
-        origin = Checkpoints(Path(config.start_from).expanduser(), config.keep_checkpoints)
-        try:
-            step = origin.latest_step()
-            if step is None:
-                raise DataError(f"start_from: {config.start_from} holds no finished checkpoint yet")
-            _check_continuation(config, origin.read_meta(step), schedule, _SHAPES, say)
-            restored = origin.restore(state, step)
-        finally:
-            origin.close()
+        origin = Checkpoints(Path(config.start_from).expanduser())
+        if not origin.steps():
+            raise DataError(f"start_from: {config.start_from} holds no finished checkpoint yet")
+        restored, _ = _newest_sound(config, state, origin, schedule, _SHAPES, say)
     else:
         return None
+    step = restored.meta["step"]
     if step >= schedule.total_steps:
         say(f"step {step}: all {schedule.total_steps} steps are done; raise config.phases to go on")
     else:
         say(f"going on from step {step} of {schedule.total_steps} (phase {schedule.phase_at(step).name})")
     return restored
+
+
+def _newest_sound(
+    config: ConfigDict,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    schedule: Schedule,
+    fixed: tuple[str, ...],
+    say: Callable[[str], None],
+) -> tuple[Restored, list[int]]:
+    """The newest checkpoint that this configuration can go on from, and the steps of those passed over."""
+    passed_over: dict[int, UserError] = {}
+    for step in reversed(checkpoints.steps()):
+        try:
+            _check_continuation(config, checkpoints.read_meta(step), schedule, fixed, say)
+            restored = checkpoints.restore(state, step)
+        except (_OtherNetworksError, DataError) as error:
+            passed_over[step] = error
+            continue
+        for reason in passed_over.values():
+            say(f"passed over: {reason}")
+        return restored, list(passed_over)
+    # Where all that can be read is another run, that is what the user has to hear.
+    refusals = [reason for reason in passed_over.values() if isinstance(reason, ConfigError)]
+    if refusals:
+        raise refusals[0]
+    reasons = "; ".join(str(reason) for reason in passed_over.values())
+    raise DataError(f"no checkpoint is sound: {reasons}. Name another --workdir to start anew")
 
 
 def _check_continuation(
@@ -150,7 +189,8 @@ def _check_continuation(
     if passed.history(step) != schedule.history(step):
         refused += [key for key in changed if key.startswith("phases.")]
     if refused:
-        raise ConfigError(
+        kind = _OtherNetworksError if any(key in _SHAPES for key in refused) else ConfigError
+        raise kind(
             f"the run to go on from is at step {step} and was made with another configuration "
             f"({_differences(refused, old, new)}): name another --workdir, or give these keys their old values"
         )

@@ -1,4 +1,4 @@
-"""One training over several devices: the one place where steps are pmapped."""
+"""One training over several devices, of one process or several: the one place where steps are pmapped."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +11,10 @@ AXIS = "devices"
 
 
 def parallel(step: Callable[..., Any]) -> jax.stages.Wrapped:
-    """Maps a step over all devices: state and metrics are the same on each, the batch is cut into shares.
+    """Maps a step over all devices, those of other processes too; each works on its share of the batch.
 
-    `in_axes` and `out_axes` of None keep the state as it is outside: one array, replicated over the devices,
-    with no leading axis. Its memory is handed over to the new state.
+    State and metrics are the same on all: `in_axes` and `out_axes` of None keep each leaf one array, replicated
+    over the devices, with no leading axis. The memory of the state is handed over to the new state.
 
     Args:
       step: `(state, batch, key) -> (state, metrics)`, which averages over the axis `AXIS`.
@@ -37,5 +37,18 @@ def unreplicate(tree: Any) -> Any:
 
 
 def share(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Cuts a batch into one part for each local device: [N, ...] to [devices, N / devices, ...]."""
-    return {name: value.reshape(jax.local_device_count(), -1, *value.shape[1:]) for name, value in batch.items()}
+    """Cuts this process's part of a batch into one share for each local device, and numbers the examples.
+
+    Args:
+      batch: Arrays [N, ...]. Of several processes' parts the first examples of each come first, then the
+        second ones, and so on: the order that `input_pipeline.train_batches` deals a batch out in.
+
+    Returns:
+      Arrays [devices, N / devices, ...], and `place`, int32: each example's place in the whole batch.
+    """
+    count = len(next(iter(batch.values())))
+    place = np.arange(count, dtype=np.int32) * jax.process_count() + jax.process_index()
+    numbered = {**batch, "place": place}
+    return {
+        name: value.reshape(jax.local_device_count(), -1, *value.shape[1:]) for name, value in numbered.items()
+    }

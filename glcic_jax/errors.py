@@ -1,5 +1,6 @@
 """The errors that a person can mend: one clear line and exit code 2, never a traceback."""
 
+import signal
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -19,6 +20,20 @@ class DataError(UserError):
 
 class ConfigError(UserError):
     """The configuration asks for something that does not exist or does not fit together."""
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error.
+    """A signal ended the training, which was saved.
+
+    Attributes:
+      signal: Which one; the exit code is 128 and its number.
+      step: Updates done.
+    """
+
+    def __init__(self, signal: signal.Signals, step: int):
+        super().__init__(f"stopped by {signal.name} at step {step}")
+        self.signal = signal
+        self.step = step
 
 
 def one_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ import functools
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,9 @@ def train_batches(
 ) -> grain.DatasetIterator:
     """Returns an endless iterator over `{"image": [batch_size, S, S, 3] uint8}`.
 
-    Its `get_state()` is a small JSON-able dict; `set_state` goes on from exactly there.
+    Its `get_state()` is `{"next_index": n}`, the images that this process has gone through, readable or not;
+    `set_state` goes on from exactly there. The stream of images is the same for any number of processes:
+    of every `process_count` images in a row each process takes one.
 
     Args:
       source: The training images.
@@ -124,11 +126,7 @@ def train_batches(
       skipped: Told of every image that cannot be read.
       process_index, process_count: This process's place among all, each of which reads its own share.
 
-    Raises:
-      DataError: The source holds fewer images than there are processes.
     """
-    if len(source) < process_count:
-        raise DataError(f"{len(source)} training images cannot be shared by {process_count} processes")
     cv2.setNumThreads(0)  # Grain's threads already fill the cores.
 
     decode = functools.lru_cache(maxsize=data.cache_images)(lambda index: _read(source, index, data))
@@ -145,11 +143,24 @@ def train_batches(
             return None
         return {"image": random_crop(image, rng, data.image_size, data.resize_range)}
 
-    # Cut into shares after the shuffle and the crop: neither then depends on the number of processes.
-    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().random_map(load)
-    dataset = dataset[process_index::process_count].repeat()
+    # Cut into shares last: neither the order, the crops nor the epochs then depend on the number of processes.
+    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().random_map(load).repeat()
+    dataset = dataset[process_index::process_count]
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
     return iter(dataset.to_iter_dataset(options).batch(batch_size, drop_remainder=True))
+
+
+def next_index(indices: Sequence[int], process_count: int) -> list[int]:
+    """Where each process goes on in its share, from where they all were.
+
+    Args:
+      indices: `next_index` of each process that there was.
+      process_count: How many there are now; where it is another number, they go on where the first of the
+        others would have, and no image is left out: an unreadable one may have put the shares out of step.
+    """
+    if len(indices) == process_count:
+        return list(indices)
+    return [min(indices) * len(indices) // process_count] * process_count
 
 
 def validation_batch(source: ImageSource, data: Any, count: int, seed: int, skipped: SkippedFiles) -> np.ndarray:

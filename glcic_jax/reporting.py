@@ -5,6 +5,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -111,6 +112,36 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+class RunningMean:
+    """The mean of each metric over steps; goes on in another process from what `state` gave.
+
+    Args:
+      count: Number of steps so far.
+      sums: The sum of each metric over them.
+    """
+
+    def __init__(self, count: int = 0, sums: Mapping[str, float] | None = None):
+        self._count = count
+        self._sums = dict(sums or {})
+
+    def add(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Counts the metrics of further steps in."""
+        for row in rows:
+            self._count += 1
+            for name, value in row.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """The means; begins anew."""
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self._count, self._sums = 0, {}
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able keyword arguments of an equal one."""
+        return {"count": self._count, "sums": dict(self._sums)}
 
 
 class Stopwatch:

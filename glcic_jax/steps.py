@@ -1,9 +1,10 @@
 """One update of each phase: pure functions `(state, batch, key) -> (state, metrics)`.
 
-`batch` is `{"image": [n, S, S, 3] uint8}`, one device's share; `key` is the run's key, the same at every step
-and on every device. Holes are drawn from the key, the step and the example's place in the whole batch, so
-that they do not depend on the number of devices. Under `jax.pmap` the state is the same on all devices
-before and after: gradients and metrics are averaged over the axis that the recipe names.
+`batch` is one device's share: `{"image": [n, S, S, 3] uint8, "place": [n] int32}`, the latter each example's
+place in the whole batch; `key` is the run's key, the same at every step and on every device. Holes are drawn
+from the key, the step and the place, so that they do not depend on the number of devices or processes. Under
+`jax.pmap` the state is the same on all devices before and after: gradients and metrics are averaged over the
+axis that the recipe names.
 
 Reference: Iizuka et al. 2017, Section 3.4 and Algorithm 1.
 """
@@ -150,8 +151,7 @@ def _draw_examples(state: TrainState, batch: Batch, key: jax.Array) -> _Examples
     """Draws every example's hole and local boxes, and fills C's input."""
     recipe = state.recipe
     image = images.to_float(batch["image"])
-    count, height, width = image.shape[:3]
-    device = 0 if recipe.axis_name is None else jax.lax.axis_index(recipe.axis_name)
+    height, width = image.shape[1:3]
     step_key = jax.random.fold_in(key, state.step)
 
     def draw(place: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -159,7 +159,7 @@ def _draw_examples(state: TrainState, batch: Batch, key: jax.Array) -> _Examples
         mask, local_box = recipe.mask_sampler(hole_key, (height, width), recipe.local_size)
         return mask, local_box, random_local_box(real_key, (height, width), recipe.local_size)
 
-    mask, local_box, real_local_box = jax.vmap(draw)(device * count + jnp.arange(count))
+    mask, local_box, real_local_box = jax.vmap(draw)(batch["place"])
     network_input = images.network_input(image, mask, state.mean_pixel, recipe.input_form)
     return _Examples(image, mask, local_box, real_local_box, network_input)
 

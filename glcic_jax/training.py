@@ -1,44 +1,37 @@
-"""The training loop: three phases over one state, and the one place where steps are pmapped."""
+"""The training loop: three phases over one state."""
 
+import contextlib
 import os
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from glcic_jax import data_sources, images, input_pipeline
-from glcic_jax.checkpoints import Checkpoints
-from glcic_jax.continuation import check_values, restore_run
-from glcic_jax.devices import AXIS, parallel, replicate, share, unreplicate
-from glcic_jax.errors import ConfigError, DataError, UserError, one_line
-from glcic_jax.evaluation import FixedExamples, mean_metrics
-from glcic_jax.phases import PHASE_NAMES, Phase, Schedule, create_schedule
-from glcic_jax.reporting import MetricLog, ProgressLine, Stopwatch, save_grid
-from glcic_jax.state import TrainState, create_recipe, create_state
+from glcic_jax import images, processes
+from glcic_jax.devices import parallel, replicate, share, unreplicate
+from glcic_jax.errors import ConfigError, DataError, Stopped, UserError, one_line
+from glcic_jax.evaluation import mean_metrics
+from glcic_jax.opening import Desk, Run, open_run, plan_run
+from glcic_jax.phases import Phase, Schedule
+from glcic_jax.reporting import Stopwatch, save_grid
+from glcic_jax.state import TrainState
 from glcic_jax.steps import STEPS
+from glcic_jax.stopping import StopRequest
 from glcic_jax.summary import write_summary
+from glcic_jax.workdirs import locked
 
-
-class _Run(NamedTuple):
-    """All that the loop works with."""
-
-    config: ConfigDict
-    workdir: Path
-    schedule: Schedule
-    batches: Any
-    skipped: input_pipeline.SkippedFiles
-    validation: FixedExamples
-    checkpoints: Checkpoints
-    log: MetricLog
-    progress: ProgressLine
+# Metrics of so many steps wait on the devices at most, whatever the intervals: each is looked at before long.
+_MOST_PENDING = 100
 
 
 def train(config: ConfigDict, workdir: Path) -> TrainState:
-    """Trains through all phases, from the beginning or from the newest checkpoint in `workdir`.
+    """Trains through all phases, from the beginning or from the newest sound checkpoint in `workdir`.
 
     Args:
       config: See configs/common.py.
@@ -50,75 +43,58 @@ def train(config: ConfigDict, workdir: Path) -> TrainState:
     Raises:
       UserError: The configuration, the data or the workdir cannot be used, or the losses left the finite
         numbers.
+      Stopped: SIGTERM or Ctrl-C came, and the run was saved.
     """
     _enable_compile_cache(config.compile_cache)
-    run, state = _prepare(config, workdir)
-    try:
-        state = _loop(run, state)
-    finally:
-        run.progress.close()
-        run.log.close()
-        run.checkpoints.close()
-    write_summary(workdir, config, run.schedule, run.validation, state)
-    run.progress.say(f"done: {workdir / 'summary.md'}")
+    plan = plan_run(config)
+    with _worded(workdir), _alone_in(workdir):
+        run, state = open_run(config, plan, workdir)
+        try:
+            with StopRequest() as stop:
+                state = _loop(run, state, stop)
+        except (Exception, KeyboardInterrupt) as error:
+            # Closing waits for the other processes, who may be waiting for this one.
+            if jax.process_count() == 1 or isinstance(error, Stopped):
+                run.close()
+            raise
+        run.close()
+        if run.desk is not None:
+            write_summary(workdir, config, run.schedule, run.desk.validation, state)
+            run.progress.say(f"done: {workdir / 'summary.md'}")
     return state
 
 
-def _prepare(config: ConfigDict, workdir: Path) -> tuple[_Run, TrainState]:
-    """Builds all that the loop works with; checks everything that can be checked before it writes anything."""
-    check_values(config)
-    schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
-    recipe = create_recipe(config, AXIS)
-    sources = data_sources.open_sources(config.data)
-    if config.start_from and not (Path(config.start_from).expanduser() / "checkpoints").is_dir():
-        raise DataError(
-            f"start_from: {config.start_from} is not the workdir of a run; train it first "
-            "(python main.py --config=configs/completion.py) or give --config.start_from=RUN"
-        )
+@contextlib.contextmanager
+def _worded(workdir: Path) -> Iterator[None]:
+    """Says in words what a full disk or a lost process makes raise."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+        yield
     except OSError as error:
-        raise DataError(f"the workdir {workdir} cannot be written ({error}): name another --workdir") from error
-    progress = ProgressLine(schedule, config.batch_size)
-    progress.say(
-        f"{len(sources.train)} training and {len(sources.validation)} validation images from "
-        f"{config.data.source}; {jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
-    )
-    skipped = input_pipeline.SkippedFiles(
-        workdir / "skipped.txt", len(sources.train) + len(sources.validation), config.data.max_skipped_fraction
-    )
-    batches = input_pipeline.train_batches(
-        sources.train,
-        config.data,
-        config.batch_size // jax.process_count(),
-        config.seed,
-        skipped,
-        jax.process_index(),
-        jax.process_count(),
-    )
-    examples = input_pipeline.validation_batch(
-        sources.validation, config.data, config.validation_images, config.seed, skipped
-    )
-    state = create_state(recipe, _keys(config)[0], config.data.image_size, jnp.zeros(3))
-    restored = restore_run(config, state, checkpoints, schedule, progress.say)
-    if restored is None:
-        mean = input_pipeline.kept_mean_pixel(
-            workdir / "mean_pixel.json", sources.train, config.data, skipped, progress.say
-        )
-        state = state.replace(mean_pixel=jnp.asarray(mean))
-    else:
-        state = restored.state
-        batches.set_state(restored.data_state)
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
-    validation = FixedExamples(examples, recipe, np.asarray(state.mean_pixel), _keys(config)[2])
-    log = MetricLog(workdir, int(state.step))
-    return _Run(config, workdir, schedule, batches, skipped, validation, checkpoints, log, progress), state
+        place = error.filename or workdir
+        raise DataError(
+            f"{place}: {error.strerror or one_line(error)}. The checkpoints in {workdir} are intact; the same "
+            "command goes on from the newest when this is mended"
+        ) from error
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise UserError(
+            f"process {jax.process_index()} cannot go on with the others: one of them may have ended, and says "
+            f"why. The same commands go on from the newest checkpoint in {workdir} ({one_line(error)})"
+        ) from error
 
 
-def _keys(config: ConfigDict) -> jax.Array:
-    """The keys of the parameters, of training and of the validation images' holes."""
-    return jax.random.split(jax.random.key(config.seed), 3)
+@contextlib.contextmanager
+def _alone_in(workdir: Path) -> Iterator[None]:
+    """Locks the workdir for the first process, on behalf of all."""
+    with locked(workdir) if processes.is_first() else contextlib.nullcontext():
+        processes.from_first(True)
+        if not workdir.is_dir():
+            raise DataError(
+                f"process {jax.process_index()} does not see {workdir}, where process 0 writes: name a --workdir "
+                "on a file system that all hosts share"
+            )
+        yield
 
 
 def _enable_compile_cache(directory: str) -> None:
@@ -127,20 +103,25 @@ def _enable_compile_cache(directory: str) -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(directory).expanduser()))
 
 
-def _loop(run: _Run, state: TrainState) -> TrainState:
+def _loop(run: Run, state: TrainState, stop: StopRequest) -> TrainState:
     """Trains up to the schedule's last step; returns the state on one device."""
     first = int(state.step)
-    begun = time.perf_counter() - run.log.elapsed_before
+    begun = time.perf_counter() - (run.desk.log.elapsed_before if run.desk else 0.0)
     state = replicate(state)
     for phase in run.schedule.phases:
         if phase.stop > first:
-            state = _train_phase(run, state, phase, max(first, phase.start), begun)
+            state = _train_phase(run, state, stop, phase, max(first, phase.start), begun)
     return unreplicate(state)
 
 
-def _train_phase(run: _Run, state: TrainState, phase: Phase, first: int, begun: float) -> TrainState:
-    """Trains from step `first` to the end of a phase; `begun` is when the run began, for the log."""
-    key = _keys(run.config)[1]
+def _train_phase(
+    run: Run, state: TrainState, stop: StopRequest, phase: Phase, first: int, begun: float
+) -> TrainState:
+    """Trains from step `first` to the end of a phase; `begun` is when the run began, for the log.
+
+    Raises:
+      Stopped: It was asked to, and has saved.
+    """
     update = parallel(STEPS[phase.name])
     clock = Stopwatch()
     pending: list[Any] = []
@@ -154,22 +135,25 @@ def _train_phase(run: _Run, state: TrainState, phase: Phase, first: int, begun: 
         if step == first:
             # This update's time is the compiler's: it is told as such, and left out of images/s.
             compiling = time.perf_counter()
-            state, metrics = _first_update(update, state, batch, key)
+            state, metrics = _first_update(update, state, batch, run.training_key)
             run.progress.say(f"  compiled the {phase.name} step in {time.perf_counter() - compiling:.1f} s")
             clock = Stopwatch()
         else:
-            state, metrics = update(state, batch, key)
+            state, metrics = update(state, batch, run.training_key)
             clock.steps += 1
         pending.append(metrics)
         # One update stays in flight, so that batches do not pile up on the devices.
         jax.block_until_ready(pending[-2:-1])
         run.progress.advance()
-        if _is_anything_due(run.config, run.schedule, step + 1):
-            values = _collect(pending, step + 1, run.workdir, run.config.optimizer.name)
-            pending.clear()
+        due, stopping = _is_anything_due(run.config, run.schedule, step + 1), stop.is_due(step + 1)
+        if due or stopping or len(pending) >= _MOST_PENDING:
+            _collect(run, phase, step + 1, pending)
+        if due:
             clock.pause()
-            _report(run, state, step + 1, phase, values, clock, time.perf_counter() - begun)
+            _report(run, state, step + 1, phase, clock, time.perf_counter() - begun)
             clock.resume()
+        if stopping:
+            _save_and_stop(run, state, step + 1, stop)
     return state
 
 
@@ -195,54 +179,73 @@ def _is_anything_due(config: ConfigDict, schedule: Schedule, step: int) -> bool:
     return any(schedule.is_due(step, every) for every in intervals)
 
 
-def _collect(pending: list[Any], step: int, workdir: Path, optimizer: str) -> dict[str, float]:
-    """The mean of each metric over the steps since the last call; waits for the devices.
+def _collect(run: Run, phase: Phase, step: int, pending: list[Any]) -> None:
+    """Takes the metrics of the last steps from the devices, looks at them, and keeps them for the log.
 
     Raises:
-      UserError: A metric is not finite.
+      UserError: One is not finite.
     """
-    fetched = [vars(metrics) for metrics in jax.device_get(pending)]
-    for offset, metrics in enumerate(fetched):
-        for name, value in metrics.items():
-            if not np.isfinite(value):
-                raise UserError(
-                    f"{name} is {value} at step {step - len(fetched) + offset + 1}: training has diverged and "
-                    f"was stopped. The checkpoints in {workdir} are from before; go on from them with a lower "
-                    f"--config.optimizer.{optimizer}.learning_rate or --config.compute_dtype=float32"
-                )
-    return {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}
+    rows = [{name: float(value) for name, value in vars(metrics).items()} for metrics in jax.device_get(pending)]
+    pending.clear()
+    run.health.watch(phase.name, step, rows)
+    run.unlogged.add(rows)
 
 
-def _report(
-    run: _Run,
-    state: TrainState,
-    step: int,
-    phase: Phase,
-    values: dict[str, float],
-    clock: Stopwatch,
-    elapsed: float,
-) -> None:
+def _report(run: Run, state: TrainState, step: int, phase: Phase, clock: Stopwatch, elapsed: float) -> None:
     """Logs, validates, draws and saves what is due after `step` updates."""
     config, schedule = run.config, run.schedule
     due = {name: schedule.is_due(step, config[f"{name}_every"]) for name in ("validate", "grid", "checkpoint")}
     local = unreplicate(state)
-    validation: dict[str, float] = {}
-    # A checkpoint is ranked by its validation, so it always has one.
-    if any(due.values()):
-        completions = run.validation.evaluate(local.inference_variables)
-        validation = mean_metrics(completions.metrics)
-        if due["grid"]:
-            count = config.grid_images
-            masked = np.where(
-                run.validation.mask > 0.5, np.asarray(local.mean_pixel), run.validation.image / 255.0
-            )
-            shown = (masked, completions.output, completions.completed, run.validation.image / 255.0)
-            columns = [np.asarray(images.to_uint8(jnp.asarray(column[:count]))) for column in shown]
-            save_grid(run.workdir, step, columns, run.log)
+    values = run.unlogged.take()
     rates = clock.rates(config.batch_size) if clock.steps else {}
-    row = {**values, **{f"validation_{name}": value for name, value in validation.items()}, **rates}
-    run.log.write(step, phase.name, {**row, "skipped_files": len(run.skipped), "elapsed_seconds": elapsed})
-    if rates:
-        run.progress.report(step, phase, row)
+    validation: dict[str, float] = {}
+    if run.desk is not None:
+        # A checkpoint is ranked by its validation, so it always has one.
+        if any(due.values()):
+            validation = _validate(run.desk, local, run.workdir, config.grid_images if due["grid"] else 0)
+        row = {**values, **{f"validation_{name}": value for name, value in validation.items()}, **rates}
+        written = {**row, "skipped_files": len(run.skipped), "elapsed_seconds": elapsed}
+        run.desk.log.write(step, phase.name, written)
+        if rates:
+            run.progress.report(step, phase, row)
     if due["checkpoint"]:
-        run.checkpoints.save(local, run.batches.get_state(), config.to_dict(), validation)
+        _save(run, local, processes.from_first(validation))
+
+
+def _validate(desk: Desk, state: TrainState, workdir: Path, grid_images: int) -> dict[str, float]:
+    """Measures C on the validation images, and draws the first few of them."""
+    validation = desk.validation
+    completions = validation.evaluate(state.inference_variables)
+    if grid_images:
+        original = validation.image / 255.0
+        masked = np.where(validation.mask > 0.5, np.asarray(state.mean_pixel), original)
+        shown = (masked, completions.output, completions.completed, original)
+        columns = [np.asarray(images.to_uint8(jnp.asarray(column[:grid_images]))) for column in shown]
+        save_grid(workdir, int(state.step), columns, desk.log)
+    return mean_metrics(completions.metrics)
+
+
+def _save(run: Run, state: TrainState, validation: dict[str, float]) -> None:
+    """Starts to save; all processes together."""
+    data_state = {"next_index": processes.from_all(run.batches.get_state()["next_index"])}
+    run.checkpoints.save(
+        state,
+        data_state,
+        run.config.to_dict(),
+        validation,
+        unlogged=run.unlogged.state(),
+        images=run.images,
+    )
+
+
+def _save_and_stop(run: Run, state: TrainState, step: int, stop: StopRequest) -> None:
+    """Saves without a validation, which a process that is told to end has no time for.
+
+    Raises:
+      Stopped: Always.
+    """
+    if not run.schedule.is_due(step, run.config.checkpoint_every):
+        _save(run, unreplicate(state), {})
+    run.checkpoints.wait()
+    assert stop.signal is not None
+    raise Stopped(signal.Signals(stop.signal), step)

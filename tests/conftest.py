@@ -70,9 +70,14 @@ def create():
     return build
 
 
+def smooth_batch(count: int, size: int) -> dict[str, np.ndarray]:
+    """One device's batch of smooth random pictures, uint8, and their places."""
+    coarse = np.random.default_rng(0).uniform(0, 255, (count, size // 8, size // 8, 3))
+    pictures = np.repeat(np.repeat(coarse, 8, axis=1), 8, axis=2).astype(np.uint8)
+    return {"image": pictures, "place": np.arange(count, dtype=np.int32)}
+
+
 @pytest.fixture
 def batch(config: ConfigDict) -> dict[str, np.ndarray]:
-    """One batch of smooth random pictures, uint8."""
-    size = config.data.image_size
-    coarse = np.random.default_rng(0).uniform(0, 255, (config.batch_size, size // 8, size // 8, 3))
-    return {"image": np.repeat(np.repeat(coarse, 8, axis=1), 8, axis=2).astype(np.uint8)}
+    """A batch that fits the configuration."""
+    return smooth_batch(config.batch_size, config.data.image_size)

@@ -24,21 +24,27 @@ LEVELS = {
     "data_sources": 1,
     "image_files": 1,
     "state": 1,
+    "workdirs": 1,
+    "checkpoint_items": 2,
     "checkpoints": 2,
     "devices": 2,
+    "health": 2,
     "input_pipeline": 2,
+    "processes": 2,
     "reporting": 2,
     "steps": 2,
+    "stopping": 2,
     "completion": 3,
     "evaluation": 4,
     "summary": 4,
     "continuation": 4,
+    "opening": 4,
     "benchmark": 5,
     "commands": 5,
     "training": 5,
 }
 LEAVES = ("__init__", "convolutions", "errors", "images")  # What level 0 may import of itself.
-SEE_THE_CONFIGURATION = {"training", "continuation", "input_pipeline", "state", "evaluation"}
+SEE_THE_CONFIGURATION = {"training", "opening", "continuation", "input_pipeline", "state", "evaluation"}
 MOST_LINES_OF_A_FILE = 330
 MOST_LINES_OF_A_FUNCTION = 60
 

@@ -1,35 +1,55 @@
 """Which configurations can run, and which may go on from a checkpoint."""
 
 import json
+import shutil
 
+import jax
 import jax.numpy as jnp
 import pytest
+from conftest import load_config, shrink
 
 from glcic_jax.checkpoints import Checkpoints
 from glcic_jax.continuation import check_values, restore_run
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.phases import PHASE_NAMES, create_schedule
+from glcic_jax.state import create_recipe, create_state
 
 STEP = 3  # One step into the discriminator's phase of 2, 2, 2.
 
 
-@pytest.fixture
-def run(tmp_path, config, create):
-    """A workdir with a checkpoint at STEP; `run(changes)` tries to go on with them."""
-    state = create(config)
-    checkpoints = Checkpoints(tmp_path / "run")
-    metrics = {"hole_l1": 0.1}
+def save(checkpoints, state, config, step):
     plain = json.loads(config.to_json_best_effort())
-    checkpoints.save(state.replace(step=jnp.asarray(STEP, jnp.int32)), {"next_index": 12}, plain, metrics)
+    metrics = {"hole_l1": 0.1}
+    checkpoints.save(state.replace(step=jnp.asarray(step, jnp.int32)), {"next_index": [4 * step]}, plain, metrics)
     checkpoints.wait()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run with a checkpoint at STEP, and its state; to copy."""
+    config = shrink(load_config("joint"))
+    state = create_state(create_recipe(config), jax.random.key(0), config.data.image_size, jnp.zeros(3))
+    folder = tmp_path_factory.mktemp("made")
+    checkpoints = Checkpoints(folder)
+    save(checkpoints, state, config, STEP)
+    checkpoints.close()
+    return folder, state
+
+
+@pytest.fixture
+def run(tmp_path, config, made):
+    """A workdir with a checkpoint at STEP; `run(changes)` tries to go on with them."""
+    shutil.copytree(made[0], tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run")
 
     def go_on(changes, workdir="run"):
         config.update_from_flattened_dict(changes)
         schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
         said = []
         own = checkpoints if workdir == "run" else Checkpoints(tmp_path / workdir)
-        return restore_run(config, state, own, schedule, said.append), said
+        return restore_run(config, go_on.state, own, schedule, said.append), said
 
+    go_on.checkpoints, go_on.state = checkpoints, made[1]
     yield go_on
     checkpoints.close()
 
@@ -37,7 +57,7 @@ def run(tmp_path, config, create):
 def test_the_same_configuration_goes_on(run):
     restored, said = run({})
     assert int(restored.state.step) == STEP
-    assert restored.data_state == {"next_index": 12}
+    assert restored.data_state == {"next_index": [12]}
     assert said == ["going on from step 3 of 6 (phase discriminator)"]
 
 
@@ -63,6 +83,9 @@ def test_what_may_change_is_told(run, changes):
         {"completion.width": 0.125},
         {"data.mean_pixel": (0.1, 0.2, 0.3)},
         {"optimizer.name": "adam"},
+        {"completion.input_form": "signed"},
+        {"completion.output_activation": "clip"},
+        {"discriminator.layer_order": "conv_relu_bn"},
     ],
 )
 def test_another_run_is_refused(run, changes):
@@ -74,6 +97,46 @@ def test_another_run_is_refused(run, changes):
 def test_a_phase_cut_short_before_the_checkpoint_is_refused(run):
     with pytest.raises(ConfigError, match="phases"):
         run({"phases.discriminator": 0})
+
+
+def test_damaged_checkpoints_are_passed_over_and_set_aside(run, config, tmp_path):
+    save(run.checkpoints, run.state, config, 4)
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "4" / "meta" / "metadata").write_text("{")
+    (folder / "6").mkdir()
+    restored, said = run({})
+    assert int(restored.state.step) == STEP
+    assert "passed over: checkpoint" in said[0]
+    assert "checkpoints/6 is damaged" in said[0]
+    assert "checkpoints/4 is damaged" in said[1]
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints_set_aside").iterdir()) == ["4", "6"]
+    assert run.checkpoints.steps() == [STEP]
+
+
+def test_a_checkpoint_of_other_networks_among_the_run_s_own_is_passed_over(run, config, create, tmp_path):
+    width = config.completion.width
+    config.completion.width = 2 * width
+    save(run.checkpoints, create(config), config, 5)
+    restored, said = run({"completion.width": width})
+    assert int(restored.state.step) == STEP
+    assert f"completion.width {2 * width} -> {width}" in said[0]
+    assert (tmp_path / "run" / "checkpoints_set_aside" / "5").is_dir()
+
+
+def test_a_run_of_damaged_checkpoints_alone_is_not_begun_anew(run, tmp_path):
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / str(STEP) / "completion")
+    with pytest.raises(DataError, match=r"no checkpoint is sound: .*checkpoints/3 is damaged .*another --workdir"):
+        run({})
+    # Nothing was moved: it is the user's to decide.
+    assert run.checkpoints.steps() == [STEP]
+
+
+def test_start_from_passes_damaged_checkpoints_over_and_leaves_them_where_they_are(run, config, tmp_path):
+    save(run.checkpoints, run.state, config, 4)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4" / "meta")
+    restored, _ = run({"start_from": str(tmp_path / "run")}, workdir="new")
+    assert int(restored.state.step) == STEP
+    assert run.checkpoints.steps() == [STEP, 4]
 
 
 def test_start_from_another_run_takes_its_step_and_may_differ(run, tmp_path):

@@ -16,6 +16,7 @@ from glcic_jax.input_pipeline import (
     SkippedFiles,
     kept_mean_pixel,
     mean_pixel,
+    next_index,
     random_crop,
     train_batches,
     validation_batch,
@@ -230,9 +231,43 @@ def test_a_batch_larger_than_the_data_set():
     assert all(sorted(order[start : start + 3]) == [0, 1, 2] for start in range(0, 24, 3))
 
 
-def test_fewer_images_than_processes_is_an_error():
-    with pytest.raises(DataError, match="2 training images cannot be shared by 3 processes"):
-        batches_of(TaggedPictures(2), process=(0, 3))
+def test_fewer_images_than_processes():
+    shares = [tags(take(batches_of(TaggedPictures(2), 1, process=(index, 3)), 2)) for index in range(3)]
+    stream = [share[turn] for turn in range(2) for share in shares]
+    assert all(sorted(stream[start : start + 2]) == [0, 1] for start in (0, 2, 4))
+
+
+@pytest.mark.parametrize("count", [12, 13])
+def test_the_stream_is_the_same_for_any_number_of_processes(count):
+    # Over the ends of epochs too, and where the images do not divide into equal shares.
+    alone = tags(take(batches_of(TaggedPictures(count), 6), 8))
+    for processes in (2, 3):
+        shares = [
+            tags(take(batches_of(TaggedPictures(count), 6 // processes, process=(index, processes)), 8))
+            for index in range(processes)
+        ]
+        assert [share[turn] for turn in range(48 // processes) for share in shares] == alone
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_another_number_of_processes_goes_on_with_the_next_image(after):
+    source = TaggedPictures(13)
+    alone = tags(take(batches_of(source, 6), 8))
+    before = [batches_of(source, 3, process=(index, 2)) for index in range(2)]
+    seen = [tags(take(share, 3)) for share in before]
+    indices = next_index([share.get_state()["next_index"] for share in before], after)
+    shares = []
+    for index in range(after):
+        share = batches_of(source, 6 // after, process=(index, after))
+        share.set_state({"next_index": indices[index]})
+        shares.append(tags(take(share, 5)))
+    went_on = [share[turn] for turn in range(30 // after) for share in shares]
+    assert [tag for pair in zip(*seen, strict=True) for tag in pair] + went_on == alone
+
+
+def test_shares_out_of_step_leave_no_image_out():
+    assert next_index([14, 12], 2) == [14, 12]
+    assert next_index([14, 12], 1) == [24]
 
 
 @pytest.mark.parametrize("unreadable", [(), (0, 3, 7)])

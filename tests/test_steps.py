@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import load_config, shrink
+from conftest import load_config, shrink, smooth_batch
 
 from glcic_jax import images, losses, steps
 from glcic_jax.errors import ConfigError
@@ -136,8 +136,7 @@ def _run(state: TrainState, batch: dict) -> Run:
 @pytest.fixture(scope="module")
 def shared_batch() -> dict[str, np.ndarray]:
     """A batch like that of the `batch` fixture, for what is run once."""
-    coarse = np.random.default_rng(0).uniform(0, 255, (4, 4, 4, 3))
-    return {"image": np.repeat(np.repeat(coarse, 8, axis=1), 8, axis=2).astype(np.uint8)}
+    return smooth_batch(4, 32)
 
 
 @pytest.fixture(scope="module")
@@ -535,7 +534,7 @@ def test_holes_differ_between_examples_steps_and_keys(small_run, shared_batch):
 
 def test_holes_are_the_same_for_the_same_key_and_step(small_run, shared_batch):
     state, later = small_run.states[0], small_run.states[-1]
-    other_images = {"image": shared_batch["image"][::-1]}
+    other_images = {**shared_batch, "image": shared_batch["image"][::-1]}
     # Neither the parameters nor the pictures have a say.
     assert _same(_draw(state, shared_batch, 7), _draw(later, other_images, 7))
 

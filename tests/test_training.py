@@ -76,7 +76,7 @@ def test_a_stopped_run_equals_one_that_never_stopped(runs):
     assert len(leaves) > 100
     for leaf, other in zip(leaves, others, strict=True):
         np.testing.assert_array_equal(leaf, other)
-    assert whole_data == parts_data == {"next_index": 28}
+    assert whole_data == parts_data == {"next_index": [28]}
 
 
 def test_the_logs_of_a_stopped_run_equal_those_of_one_that_never_stopped(runs):
