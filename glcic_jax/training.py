@@ -86,7 +86,10 @@ def _prepare(config: ConfigDict, workdir: Path) -> tuple[_Run, TrainState]:
         f"{config.data.source}; {jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     )
     skipped = input_pipeline.SkippedFiles(
-        workdir / "skipped.txt", len(sources.train) + len(sources.validation), config.data.max_skipped_fraction
+        workdir / "skipped.txt",
+        len(sources.train) + len(sources.validation),
+        config.data.max_skipped_fraction,
+        config.data.source,
     )
     batches = input_pipeline.train_batches(
         sources.train,

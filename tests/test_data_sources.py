@@ -14,9 +14,10 @@ import pytest
 from conftest import ROOT, load_config
 from PIL import Image
 
-from glcic_jax.data_sources import FileSource, Sources, held_out, open_sources, tfds_directory
+from glcic_jax.data_sources import Sources, open_sources, tfds_directory
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.image_files import load_image
+from glcic_jax.image_folders import FileSource, held_out
 from glcic_jax.input_pipeline import SkippedFiles, train_batches
 
 PREPARED = "tiny_photos"
@@ -240,12 +241,13 @@ def test_a_missing_folder_is_an_error_that_says_how_to_name_one(tmp_path, kind):
     assert one_line(caught).startswith(f"folder:{path}: ")
 
 
-def test_a_file_that_went_away_is_an_os_error(tmp_path):
+def test_a_file_that_went_away_is_an_error_that_names_it(tmp_path):
     path = write_picture(tmp_path / "a.png")
     source = FileSource([path])
     path.unlink()
-    with pytest.raises(OSError, match=r"a\.png"):
+    with pytest.raises(DataError) as caught:
         source.read(0)
+    assert one_line(caught) == f"{path}: cannot be read (No such file or directory)"
 
 
 @pytest.fixture(scope="module")
@@ -426,6 +428,7 @@ tfds_dir, folder = sys.argv[1:]
 from glcic_jax.data_sources import open_sources
 from glcic_jax.errors import DataError
 from glcic_jax.image_files import load_image
+from glcic_jax.image_folders import FileSource, held_out
 
 def opened(source):
     return open_sources(types.SimpleNamespace(
