@@ -80,9 +80,9 @@ def check(
     --config.data.image_size, validation_fraction and max_skipped_fraction. Exits with 0 where all images can be
     read, with 1 where some cannot, with 2 where there are none.
     """
-    from glcic_jax.data_report import check_data
-
     try:
+        from glcic_jax.data_report import check_data
+
         everything_read = check_data(
             path.expanduser(),
             processes,

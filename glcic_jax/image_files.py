@@ -108,10 +108,8 @@ def _opened(source: bytes | str | Path, name: str | None) -> Iterator[Image.Imag
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file") from error
     except UnidentifiedImageError as error:
-        empty = isinstance(source, bytes) and not source
-        raise DataError(
-            f"{name}: cannot be read as an image ({'empty' if empty else 'no known format'})"
-        ) from error
+        reason = "no known format" if source else "the file is empty"
+        raise DataError(f"{name}: cannot be read as an image ({reason})") from error
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged input.
         raise DataError(f"{name}: cannot be read as an image ({printable(one_line(error))})") from error
 

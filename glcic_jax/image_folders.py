@@ -36,11 +36,17 @@ class FileSource:
                     raise DataError(f"{self.name(index)}: cannot be read ({size})")
                 return file.read()
         except OSError as error:
-            raise DataError(f"{self.name(index)}: cannot be read ({error.strerror or one_line(error)})") from error
+            raise self._unreadable(index, error) from error
 
     def size(self, index: int) -> int:
-        """Bytes of one file. Raises OSError where it is not there."""
-        return self._paths[index].stat().st_size
+        """Bytes of one file. Raises DataError where it is not there."""
+        try:
+            return self._paths[index].stat().st_size
+        except OSError as error:
+            raise self._unreadable(index, error) from error
+
+    def _unreadable(self, index: int, error: OSError) -> DataError:
+        return DataError(f"{self.name(index)}: cannot be read ({error.strerror or one_line(error)})")
 
     def name(self, index: int) -> str:
         return printable(str(self._paths[index]))
