@@ -14,7 +14,7 @@ from glcic_jax.data_sources import ImageSource, TfdsSource, open_prepared, open_
 from glcic_jax.errors import DataError, printable
 from glcic_jax.image_files import LARGE, load_with_header
 from glcic_jax.image_folders import FileSource, list_folder, split_folder, too_few_images
-from glcic_jax.processes import in_processes
+from glcic_jax.worker_pool import in_processes
 
 _AT_LEAST = 64  # Pixels of the shorter side that the mean colour is taken from; damage shows at any size.
 _LARGE_FILE = 2**27  # Bytes.

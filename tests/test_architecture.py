@@ -24,7 +24,7 @@ LEVELS = {
     "data_sources": 1,
     "image_files": 1,
     "image_folders": 1,
-    "processes": 1,
+    "worker_pool": 1,
     "state": 1,
     "checkpoints": 2,
     "devices": 2,

@@ -22,7 +22,7 @@ from glcic_jax import commands, data_check, data_report
 from glcic_jax.errors import DataError
 from glcic_jax.image_folders import split_folder
 from glcic_jax.input_pipeline import SkippedFiles, mean_pixel
-from glcic_jax.processes import in_processes
+from glcic_jax.worker_pool import in_processes
 
 LIMITS = {"image_size": 256, "validation_fraction": 0.02, "max_skipped_fraction": 0.01}
 
