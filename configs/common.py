@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     data.resize_range = (256, 384)  # The shorter side becomes a random number of pixels in this range [P 4].
     data.mean_pixel = ()  # (r, g, b) in [0, 1], the hole's colour; (): computed from the training set [P 3.4].
     data.mean_pixel_images = 10_000  # Most images that the computation looks at.
-    data.max_skipped_fraction = 0.5  # Unreadable images beyond which training stops.
+    data.max_skipped_fraction = 0.01  # Share of all images that may be unreadable; beyond it training stops.
     data.cache_images = 0  # Decoded images kept in memory; for data sets so small that decoding is a waste.
     data.threads = 8  # Decoding threads of each process.
     data.prefetch = 256  # Images decoded ahead by each process.

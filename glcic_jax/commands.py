@@ -52,6 +52,52 @@ def inspect(workdir: Path) -> None:
         click.echo(f"{name:16} {version}")
 
 
+@cli.group()
+def data() -> None:
+    """Check and prepare training data."""
+
+
+@data.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--processes", type=click.IntRange(1), help="How many read at a time; by default one for each core.")
+@click.option("--list", "list_file", type=click.Path(path_type=Path), help="Write all unreadable images here.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the report here too; -: stdout.")
+@click.option("--image-size", default=256, show_default=True, help="Side of training's crops, in pixels.")
+@click.option("--validation-fraction", default=0.02, show_default=True, help="Share of a folder to be held out.")
+@click.option("--max-skipped-fraction", default=0.01, show_default=True, help="Beyond it training stops.")
+def check(
+    path: Path,
+    processes: int | None,
+    list_file: Path | None,
+    json_file: Path | None,
+    image_size: int,
+    validation_fraction: float,
+    max_skipped_fraction: float,
+) -> None:
+    """Read every image of a folder, or of a prepared TFDS data set, as training does.
+
+    Shows counts, sizes, what cannot be read and why, and the mean pixel. The last three options are training's
+    --config.data.image_size, validation_fraction and max_skipped_fraction. Exits with 0 where all images can be
+    read, with 1 where some cannot, with 2 where there are none.
+    """
+    try:
+        from glcic_jax.data_report import check_data
+
+        everything_read = check_data(
+            path.expanduser(),
+            processes,
+            list_file,
+            json_file,
+            image_size=image_size,
+            validation_fraction=validation_fraction,
+            max_skipped_fraction=max_skipped_fraction,
+        )
+    except KeyboardInterrupt:
+        click.echo("\nstopped", err=True)
+        sys.exit(130)
+    sys.exit(0 if everything_read else 1)
+
+
 def _count(tree: object) -> int:
     import jax
 

@@ -4,16 +4,18 @@ A source is random access: `len(source)`, `source.read(index)` gives one file's 
 which it was. It holds no decoded image.
 """
 
-import hashlib
 import importlib.util
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from glcic_jax.errors import ConfigError, DataError, one_line
+from glcic_jax.image_folders import FileSource, list_folder, split_folder, too_few_images
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+_log = logging.getLogger(__name__)
+
 
 # Photographs in scikit-image's wheel. Its data/README.txt and the docstrings of skimage.data have the sources.
 _SAMPLES_TRAIN = (
@@ -35,7 +37,7 @@ class ImageSource(Protocol):
         """Number of images."""
 
     def read(self, index: int) -> bytes:
-        """One image's file, as bytes. Raises OSError where it cannot be read."""
+        """One image's file, as bytes. Raises DataError or OSError where it cannot be read."""
 
     def name(self, index: int) -> str:
         """What to call the image in a message."""
@@ -46,22 +48,6 @@ class Sources(NamedTuple):
 
     train: ImageSource
     validation: ImageSource
-
-
-class FileSource:
-    """Image files on disk."""
-
-    def __init__(self, paths: Sequence[Path]):
-        self._paths = list(paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def read(self, index: int) -> bytes:
-        return self._paths[index].read_bytes()
-
-    def name(self, index: int) -> str:
-        return str(self._paths[index])
 
 
 class TfdsSource:
@@ -121,60 +107,18 @@ def _open_samples(argument: str, data: Any) -> Sources:
     return Sources(*map(FileSource, parts))
 
 
-def _place(relative_path: str) -> int:
-    """A hash in [0, 2^64) of a file's path."""
-    digest = hashlib.sha256(relative_path.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big")
-
-
-def held_out(relative_path: str, fraction: float) -> bool:
-    """Says whether a file belongs to the validation part: by a hash of its path, the same for ever.
-
-    Adding or removing other files moves no file from one part to the other.
-    """
-    return _place(relative_path) < fraction * 2**64
-
-
-def _image_paths(root: Path) -> list[str]:
-    """All image files below a folder, relative, sorted; links are followed, hidden names passed over."""
-    found: list[str] = []
-    visited: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        # Sorted, so that of two ways to a linked folder every machine takes the same.
-        folders[:] = [name for name in sorted(folders) if not name.startswith((".", "__MACOSX"))]
-        relative = Path(folder).relative_to(root)
-        found += [
-            (relative / name).as_posix()
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in _SUFFIXES
-        ]
-    return sorted(found)
-
-
 def _open_folder(argument: str, data: Any) -> Sources:
     root = Path(argument).expanduser()
     if not argument or not root.is_dir():
         raise DataError(
             f"folder:{argument}: no such folder; give --config.data.source=folder:/path/to/photographs"
         )
-    paths = _image_paths(root)
-    if len(paths) < 2:
-        raise DataError(
-            f"{root}: {len(paths)} image files found ({', '.join(sorted(_SUFFIXES))}); at least 2 are needed, "
-            "one to train on and one to validate on"
-        )
-    validation = [path for path in paths if held_out(path, data.validation_fraction)]
-    # A small folder may have none, or nothing else: then that of the smallest hash, so that both parts hold
-    # something. It stays held out until a file with a smaller hash comes.
-    if not validation or len(validation) == len(paths):
-        validation = [min(paths, key=_place)]
-    excluded = set(validation)
-    train = [path for path in paths if path not in excluded]
+    listing = list_folder(root)
+    if len(listing.images) < 2:
+        raise DataError(too_few_images(root, listing))
+    for folder in listing.unopened:
+        _log.warning("folder passed over: %s", folder)
+    train, validation = split_folder(listing.images, data.validation_fraction)
     return Sources(FileSource([root / path for path in train]), FileSource([root / path for path in validation]))
 
 
@@ -211,38 +155,55 @@ def _open_tfds(argument: str, data: Any) -> Sources:
             "(2) train on your own photographs: --config.data.source=folder:/path/to/photographs; "
             "(3) train on the samples: python main.py --config=configs/quickstart.py"
         )
+    builder = open_prepared(directory)
+    return Sources(open_split(builder, data.train_split), open_split(builder, data.validation_split))
+
+
+def open_prepared(directory: Path) -> Any:
+    """Opens a prepared TFDS data set; returns its builder.
+
+    Raises:
+      DataError: TFDS is missing, or the data set is damaged, of another file format, or without images.
+    """
     # Imported here: a folder or the samples train on a machine without TFDS.
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise DataError(f"tfds:{argument} needs TFDS: pip install tensorflow-datasets ({error})") from error
+        raise DataError(f"{directory} needs TFDS: pip install tensorflow-datasets ({error})") from error
 
     try:
         builder = tfds.builder_from_directory(directory)
     except Exception as error:  # Whatever a damaged JSON file or an unknown feature makes TFDS raise.
         raise DataError(f"{directory}: not a readable TFDS data set ({one_line(error)})") from error
-    features = [key for key, value in builder.info.features.items() if isinstance(value, tfds.features.Image)]
-    if not features:
-        raise DataError(f"{directory}: the data set {argument} has no image feature")
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise DataError(
             f"{directory} is prepared as {builder.info.file_format.value}, which cannot be read at random: "
-            f"prepare it anew with: tfds build {argument} --file_format=array_record"
+            f"prepare it anew with: tfds build {builder.name} --file_format=array_record"
         )
+    return builder
 
-    def part(split: str) -> TfdsSource:
-        if split.partition("[")[0] not in builder.info.splits:
-            raise DataError(f"{directory} has no split {split!r}: choose from {', '.join(builder.info.splits)}")
-        decoders = {features[0]: tfds.decode.SkipDecoding()}
-        try:
-            data_source = builder.as_data_source(split=split, decoders=decoders)
-            for place in (0, len(data_source) - 1):  # Nothing is opened before something is read.
-                data_source[place]
-        except Exception as error:  # A malformed slice, or missing or truncated array_record files.
-            raise DataError(f"{directory}: the split {split!r} cannot be opened ({one_line(error)})") from error
-        return TfdsSource(data_source, features[0], f"{argument}/{split}")
 
-    return Sources(part(data.train_split), part(data.validation_split))
+def open_split(builder: Any, split: str) -> TfdsSource:
+    """Opens the images of one split of a prepared TFDS data set.
+
+    Raises:
+      DataError: There is no such split, it cannot be opened, or the data set has no image feature.
+    """
+    import tensorflow_datasets as tfds
+
+    directory = builder.data_path
+    features = [key for key, value in builder.info.features.items() if isinstance(value, tfds.features.Image)]
+    if not features:
+        raise DataError(f"{directory}: the data set {builder.name} has no image feature")
+    if split.partition("[")[0] not in builder.info.splits:
+        raise DataError(f"{directory} has no split {split!r}: choose from {', '.join(builder.info.splits)}")
+    try:
+        data_source = builder.as_data_source(split=split, decoders={features[0]: tfds.decode.SkipDecoding()})
+        for place in (0, len(data_source) - 1):  # Nothing is opened before something is read.
+            data_source[place]
+    except Exception as error:  # A malformed slice, or missing or truncated array_record files.
+        raise DataError(f"{directory}: the split {split!r} cannot be opened ({one_line(error)})") from error
+    return TfdsSource(data_source, features[0], f"{builder.name}/{split}")
 
 
 SOURCES: dict[str, Callable[[str, Any], Sources]] = {

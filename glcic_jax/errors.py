@@ -41,6 +41,14 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """The text on one line that every terminal and file can hold: a file's name may have any bytes in it."""
+    if text.isprintable():
+        return text
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
     """Returns `registry[name]`.
 

@@ -1,15 +1,42 @@
 """Reads and writes image files; every error message about a file comes from here."""
 
+import contextlib
 import io
 import os
 import tempfile
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from glcic_jax.errors import DataError, one_line
+from glcic_jax.errors import DataError, one_line, printable
+
+# Above this many pixels an image takes several hundred megabytes while it is decoded.
+LARGE = 40_000_000
+# So such images are decoded one at a time: one in each of a training's threads would fill the memory.
+_large_images = threading.Lock()
+_PIXELS_OF_A_STRIP = 4_000_000
+
+
+class Header(NamedTuple):
+    """What a file says of itself before its pixels are decoded.
+
+    Args:
+      format: Pillow's name of the format, as "JPEG".
+      mode: Pillow's name of the colour mode, as "RGB".
+      width, height: In pixels, as they are stored.
+      decoded_pixels: How many pixels have to be held to decode it.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    decoded_pixels: int
 
 
 def load_image(source: bytes | str | Path, name: str | None = None, at_least: int | None = None) -> np.ndarray:
@@ -22,7 +49,8 @@ def load_image(source: bytes | str | Path, name: str | None = None, at_least: in
       source: The file's bytes, or its path.
       name: What errors call it; the path where None.
       at_least: If the shorter side may come out smaller than the file's, but not below this many pixels: a
-        JPEG is then decoded at a half, a quarter or an eighth of its size, which is much faster.
+        JPEG is then decoded at a half, a quarter or an eighth of its size, which is much faster and still
+        finds all damage.
 
     Returns:
       [H, W, 3] uint8 RGB.
@@ -30,20 +58,60 @@ def load_image(source: bytes | str | Path, name: str | None = None, at_least: in
     Raises:
       DataError: Not an image, damaged, truncated, empty, or above Pillow's limit of 178 megapixels.
     """
+    image = load_with_header(source, name, at_least)[1]
+    assert image is not None
+    return image
+
+
+def load_with_header(
+    source: bytes | str | Path, name: str | None = None, at_least: int | None = None, limit: float = float("inf")
+) -> tuple[Header, np.ndarray | None]:
+    """Reads an image as `load_image` does, and what its file says of itself.
+
+    Args:
+      source, name, at_least: As in `load_image`.
+      limit: Images of which more pixels than this have to be held are not decoded.
+
+    Returns:
+      The header, and [H, W, 3] uint8 RGB or None.
+
+    Raises:
+      DataError: As in `load_image`.
+    """
+    try:
+        with _opened(source, name) as image:
+            mode, (width, height) = image.mode, image.size
+            header = Header(image.format or "", mode, width, height, _reduce(image, at_least))
+            return header, None if header.decoded_pixels > limit else _to_rgb(image, header.decoded_pixels)
+    except DataError:
+        # Some JPEGs, the lossless ones, are readable at their own size alone.
+        if at_least is None:
+            raise
+        return load_with_header(source, name, limit=limit)
+
+
+@contextlib.contextmanager
+def _opened(source: bytes | str | Path, name: str | None) -> Iterator[Image.Image]:
+    """An image whose pixels are not yet decoded; errors inside become a `DataError` that names the file."""
     if name is None:
-        name = "image" if isinstance(source, bytes) else str(source)
+        name = "image" if isinstance(source, bytes) else printable(str(source))
     try:
         with warnings.catch_warnings():
             # Pillow warns of what is an error here, and of metadata that nobody reads.
             warnings.simplefilter("ignore")
+            if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
+                raise DataError(f"{name}: cannot be read as an image (not a file)")
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                return _to_rgb(image, name, at_least)
+                yield image
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{name}: cannot be read as an image (no known format)") from error
+        reason = "no known format" if source else "the file is empty"
+        raise DataError(f"{name}: cannot be read as an image ({reason})") from error
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged input.
-        raise DataError(f"{name}: cannot be read as an image ({one_line(error)})") from error
+        raise DataError(f"{name}: cannot be read as an image ({printable(one_line(error))})") from error
 
 
 def save_image(image: np.ndarray, path: str | Path) -> None:
@@ -71,29 +139,60 @@ def save_image(image: np.ndarray, path: str | Path) -> None:
         raise DataError(f"{path}: cannot be written ({one_line(error)})") from error
 
 
-def _to_rgb(image: Image.Image, name: str, at_least: int | None) -> np.ndarray:
+def _reduce(image: Image.Image, at_least: int | None) -> int:
+    """Has a JPEG decoded smaller, where it may be; returns how many pixels have to be held to decode it."""
     width, height = image.size
-    if at_least is not None and image.format == "JPEG":
-        factors = (factor for factor in (8, 4, 2) if -(-min(width, height) // factor) >= at_least)
-        factor = next(factors, 1)
-        image.draft(None, (max(1, width // factor), max(1, height // factor)))
-    image.load()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
-        return np.repeat(_wide_grey_to_uint8(np.asarray(upright))[..., None], 3, axis=-1)
-    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-        canvas = Image.new("RGBA", upright.size, "white")
-        upright = Image.alpha_composite(canvas, upright)
-    return np.asarray(upright.convert("RGB"))
+    if at_least is None or image.format != "JPEG":
+        return width * height
+    factors = (factor for factor in (8, 4, 2) if -(-min(width, height) // factor) >= at_least)
+    factor = next(factors, 1)
+    image.draft(None, (max(1, width // factor), max(1, height // factor)))
+    # All scans of a progressive JPEG are gathered at full size, whatever size is asked for.
+    return width * height if "progressive" in image.info else image.width * image.height
+
+
+def _to_rgb(image: Image.Image, decoded_pixels: int) -> np.ndarray:
+    """Decodes an image; returns [H, W, 3] uint8."""
+    with _large_images if decoded_pixels > LARGE else contextlib.nullcontext():
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+            return np.repeat(_wide_grey_to_uint8(np.asarray(image))[..., None], 3, axis=-1)
+        width, height = image.size
+        rgb = np.empty((height, width, 3), np.uint8)
+        # In strips: a whole large image is not held in several modes at once.
+        for rows in _strips(height, width):
+            whole = rows == slice(0, height)
+            strip = image if whole else image.crop((0, rows.start, width, rows.stop))
+            rgb[rows] = np.asarray(_without_transparency(strip).convert("RGB"))
+        return rgb
+
+
+def _without_transparency(image: Image.Image) -> Image.Image:
+    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """Rows that together make an image, a few megapixels at a time."""
+    rows = max(1, _PIXELS_OF_A_STRIP // width)
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _wide_grey_to_uint8(grey: np.ndarray) -> np.ndarray:
-    """Scales 16-bit, 32-bit or float grey, whose range no header tells, to uint8."""
-    values = np.nan_to_num(grey.astype(np.float64), posinf=0.0, neginf=0.0)
-    largest = float(values.max(initial=0.0))
+    """Scales [H, W] 16-bit, 32-bit or float grey, whose range no header tells, to uint8."""
+
+    def finite(rows: slice) -> np.ndarray:
+        return np.nan_to_num(grey[rows].astype(np.float64), posinf=0.0, neginf=0.0)
+
+    largest = max(float(finite(rows).max(initial=0.0)) for rows in _strips(*grey.shape))
     # The smallest usual range that holds the values: [0, 1], 8, 16 or 32 bits.
     peak = next((p for p in (1.0, 255.0, 65535.0) if largest <= p), 2.0**32 - 1)
     if np.issubdtype(grey.dtype, np.integer):
         peak = max(peak, 65535.0)
-    return np.round(np.clip(values / peak, 0.0, 1.0) * 255.0).astype(np.uint8)
+    scaled = np.empty(grey.shape, np.uint8)
+    for rows in _strips(*grey.shape):
+        scaled[rows] = np.round(np.clip(finite(rows) / peak, 0.0, 1.0) * 255.0)
+    return scaled

@@ -8,6 +8,8 @@ import concurrent.futures
 import functools
 import json
 import logging
+import math
+import shlex
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ import grain.python as grain
 import numpy as np
 
 from glcic_jax.data_sources import ImageSource
-from glcic_jax.errors import DataError
+from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.image_files import load_image
 
 _log = logging.getLogger(__name__)
@@ -31,14 +33,26 @@ class SkippedFiles:
       path: The file, one line an image; None: none.
       available: Number of images, training and validation.
       most: Fraction of them beyond which an error ends the run.
+      source: `config.data.source`, for the error.
+
+    Raises:
+      DataError: The file is there and cannot be read.
     """
 
-    def __init__(self, path: Path | None, available: int, most: float):
+    def __init__(self, path: Path | None, available: int, most: float, source: str = ""):
         self._path = path
         self._available = available
         self._most = most
+        self._source = source
         # A run that goes on has named some already.
-        self._told = set(path.read_text("utf-8").splitlines()) if path and path.exists() else set()
+        self._told: set[str] = set()
+        try:
+            if path is not None and path.is_file():
+                self._told.update(path.read_text("utf-8", errors="replace").split("\n")[:-1])
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({one_line(error)}): move it away") from error
+        # What an earlier run has named may have been mended since: it counts when it is met again.
+        self._met: set[str] = set()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -51,25 +65,46 @@ class SkippedFiles:
           error: Begins with the image's name, and is the same each time.
 
         Raises:
-          DataError: More than the allowed fraction of all images has been skipped.
+          DataError: More than the allowed fraction of all images has been skipped, or the file cannot be
+            written.
         """
-        # A file's name may hold bytes that are no Unicode.
-        line = str(error).encode("utf-8", "backslashreplace").decode()
+        line = printable(str(error))
         with self._lock:
-            if line in self._told:
-                return
-            self._told.add(line)
-            count = len(self._told)
-            _log.warning("skipped: %s", line)
+            self._met.add(line)
+            count = len(self._met)
+            if line not in self._told:
+                self._write(line)
+                self._told.add(line)
+        if count > self._most * self._available:
+            raise DataError(self._too_many(count, line))
+
+    def _write(self, line: str) -> None:
+        _log.warning("skipped: %s", line)
+        try:
             if self._path is not None:
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(f"{line}\n")
-        if count > self._most * self._available:
-            where = f"; {self._path} names them" if self._path else ""
+        except OSError as error:
             raise DataError(
-                f"{count} of {self._available} images cannot be read, more than "
-                f"data.max_skipped_fraction = {self._most}{where}. The last: {error}"
-            )
+                f"{self._path}: cannot be written ({one_line(error)}), and is to name an image that was skipped: "
+                f"{line}"
+            ) from error
+
+    def _too_many(self, count: int, last: str) -> str:
+        folder = self._source.removeprefix("folder:") if self._source.startswith("folder:") else "PATH"
+        where = f"; {self._path} names them, and `" if self._path else "; `"
+        return (
+            f"{count} of {self._available} images cannot be read, more than data.max_skipped_fraction = "
+            f"{self._most} allows{where}glcic data check {shlex.quote(folder)}` all there are. Remove or replace "
+            "them, or train without them: --config.data.max_skipped_fraction="
+            f"{self._enough(count)} is enough for these. The last: {last}"
+        )
+
+    def _enough(self, count: int) -> float:
+        """The smallest fraction of two digits that allows `count` images."""
+        fraction = count / self._available
+        digits = 1 - math.floor(math.log10(fraction))
+        return min(0.99, round(math.ceil(fraction * 10**digits - 1e-9) / 10**digits, digits))
 
 
 def random_crop(
@@ -131,14 +166,17 @@ def train_batches(
 
     decode = functools.lru_cache(maxsize=data.cache_images)(lambda index: _read(source, index, data))
 
+    unreadable: set[int] = set()
+
     def load(index: int, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
         # None is left out of the stream, and the next image takes its place.
         try:
             image = decode(index)
         except (DataError, OSError) as error:
             skipped.add(error)
+            unreadable.add(index)
             # Or the stream would look for a readable one for ever.
-            if len(skipped) >= len(source):
+            if len(unreadable) == len(source):
                 raise DataError(f"none of the {len(source)} training images can be read: {error}") from error
             return None
         return {"image": random_crop(image, rng, data.image_size, data.resize_range)}

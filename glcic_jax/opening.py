@@ -158,7 +158,8 @@ def _open_progress(schedule: Schedule, batch_size: int) -> ProgressLine:
 def _open_skipped(config: ConfigDict, workdir: Path, sources: data_sources.Sources) -> input_pipeline.SkippedFiles:
     name = "skipped.txt" if processes.is_first() else f"skipped_{jax.process_index()}.txt"
     available = len(sources.train) + len(sources.validation)
-    return input_pipeline.SkippedFiles(workdir / name, available, config.data.max_skipped_fraction)
+    most = config.data.max_skipped_fraction
+    return input_pipeline.SkippedFiles(workdir / name, available, most, config.data.source)
 
 
 def _restore(

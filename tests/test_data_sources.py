@@ -14,9 +14,11 @@ import pytest
 from conftest import ROOT, load_config
 from PIL import Image
 
-from glcic_jax.data_sources import FileSource, Sources, held_out, open_sources, tfds_directory
+from glcic_jax.data_check import Findings, inspect_items, plan
+from glcic_jax.data_sources import Sources, open_sources, tfds_directory
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.image_files import load_image
+from glcic_jax.image_folders import FileSource, held_out
 from glcic_jax.input_pipeline import SkippedFiles, train_batches
 
 PREPARED = "tiny_photos"
@@ -232,6 +234,42 @@ def test_a_folder_with_too_few_images_is_an_error(tmp_path, count):
     assert one_line(caught).startswith(f"{tmp_path}: ")
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "broken", "loop", "huge"])
+def test_what_is_no_file_of_a_usable_size_is_an_error_at_once(tmp_path, kind):
+    path = tmp_path / "a.jpg"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "huge":
+        with path.open("wb") as file:
+            file.truncate(2**31)
+    else:
+        path.symlink_to({"device": "/dev/zero", "broken": "nowhere", "loop": path}[kind])
+    with pytest.raises(DataError) as caught:
+        FileSource([path]).read(0)
+    assert one_line(caught).startswith(f"{path}: cannot be read (")
+
+
+def test_a_name_of_any_bytes_stays_on_one_line(tmp_path):
+    names = [os.fsdecode(b"\xff.jpg"), "a\nb.jpg", "\u2028.jpg", "tab\t.jpg", "plain.jpg"]
+    for name in names:
+        write_picture(tmp_path / name)
+    sources = open_with(f"folder:{tmp_path}")
+    for source in sources:
+        for index in range(len(source)):
+            assert source.read(index) == png(7)
+            assert len(source.name(index).encode().splitlines()) == 1
+            assert source.name(index).isprintable()
+
+
+def test_a_folder_of_other_files_is_told_as_such(tmp_path):
+    for index in range(3):
+        (tmp_path / f"{index}.HEIC").write_bytes(b"")
+    with pytest.raises(DataError, match=r"0 image files found .*files of other suffixes: 3 \.heic"):
+        open_with(f"folder:{tmp_path}")
+
+
 @pytest.mark.parametrize("kind", ["missing", "file", "empty"])
 def test_a_missing_folder_is_an_error_that_says_how_to_name_one(tmp_path, kind):
     path = {"missing": tmp_path / "nowhere", "file": write_picture(tmp_path / "a.png"), "empty": ""}[kind]
@@ -240,12 +278,13 @@ def test_a_missing_folder_is_an_error_that_says_how_to_name_one(tmp_path, kind):
     assert one_line(caught).startswith(f"folder:{path}: ")
 
 
-def test_a_file_that_went_away_is_an_os_error(tmp_path):
+def test_a_file_that_went_away_is_an_error_that_names_it(tmp_path):
     path = write_picture(tmp_path / "a.png")
     source = FileSource([path])
     path.unlink()
-    with pytest.raises(OSError, match=r"a\.png"):
+    with pytest.raises(DataError) as caught:
         source.read(0)
+    assert one_line(caught) == f"{path}: cannot be read (No such file or directory)"
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +356,19 @@ def test_a_prepared_tfds_data_set_trains(prepared):
     epoch = np.concatenate([next(batches)["image"] for _ in range(TRAIN_IMAGES // 3)])
     assert epoch.shape == (TRAIN_IMAGES, 16, 16, 3)
     assert sorted(epoch[:, 8, 8, 0]) == [tag * 20 for tag in range(TRAIN_IMAGES)]
+
+
+def test_a_prepared_tfds_data_set_is_checked_split_by_split(own_copy):
+    planned = plan(own_copy, validation_fraction=0.5)
+    assert planned.parts == {"train": TRAIN_IMAGES, "validation": VALIDATION_IMAGES}
+    items = list(planned.items())
+    findings = Findings()
+    for (part, item), finding in zip(items, inspect_items(own_copy, items), strict=True):
+        findings.add(part, item, finding)
+    assert findings.readable == TRAIN_IMAGES + VALIDATION_IMAGES
+    assert findings.formats == {"PNG": findings.readable}
+    assert findings.duplicates == 0
+    assert findings.mean_pixel == pytest.approx([np.mean(range(9)) * 20 / 255, 0, 0])
 
 
 def test_a_slice_of_a_split(prepared):
@@ -426,6 +478,7 @@ tfds_dir, folder = sys.argv[1:]
 from glcic_jax.data_sources import open_sources
 from glcic_jax.errors import DataError
 from glcic_jax.image_files import load_image
+from glcic_jax.image_folders import FileSource, held_out
 
 def opened(source):
     return open_sources(types.SimpleNamespace(

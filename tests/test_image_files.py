@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from glcic_jax.errors import DataError
-from glcic_jax.image_files import load_image, save_image
+from glcic_jax.image_files import Header, load_image, load_with_header, save_image
 
 EXIF_ORIENTATION = 0x0112
 
@@ -239,6 +240,47 @@ def test_a_reduced_square_jpeg_is_never_below_what_was_asked():
         content = encode(np.zeros((side, side, 3), np.uint8), "JPEG")
         for at_least in range(4, side + 1):
             assert min(load_image(content, at_least=at_least).shape[:2]) >= at_least, (side, at_least)
+
+
+def test_a_jpeg_that_cannot_be_reduced_is_read_at_its_own_size(monkeypatch):
+    # As a lossless JPEG, which libjpeg decodes at its own size alone.
+    plain_load = JpegImageFile.load
+
+    def load_whole(self):
+        if self.format == "JPEG" and self.size != (400, 300):
+            raise OSError("broken data stream when reading image file")
+        return plain_load(self)
+
+    content = encode(smooth_picture(300, 400), "JPEG")
+    monkeypatch.setattr(JpegImageFile, "load", load_whole)
+    assert load_image(content, at_least=20).shape == (300, 400, 3)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "P", "I;16", "F"])
+def test_an_image_worked_in_strips_is_the_same(kind, monkeypatch):
+    picture = smooth_picture(50, 30)
+    image = {
+        "RGB": Image.fromarray(picture),
+        "RGBA": Image.fromarray(np.dstack([picture, picture[..., 0]])),
+        "P": Image.fromarray(picture).quantize(17),
+        "I;16": Image.fromarray(picture[..., 1].astype(np.uint16) * 200),
+        "F": Image.fromarray(picture[..., 1] / np.float32(300)),
+    }[kind]
+    options = {"transparency": 3} if kind == "P" else {}
+    content = encode(image, "TIFF" if kind == "F" else "PNG", **options)
+    whole = load_image(content)
+    monkeypatch.setattr("glcic_jax.image_files._PIXELS_OF_A_STRIP", 7 * 30)
+    np.testing.assert_array_equal(load_image(content), whole)
+
+
+def test_a_header_tells_of_a_large_image_without_decoding_it():
+    content = encode(smooth_picture(300, 400), "JPEG")
+    header, image = load_with_header(content, limit=1000)
+    assert image is None
+    assert header == Header("JPEG", "RGB", 400, 300, 120_000)
+    assert load_with_header(content, at_least=70)[0].decoded_pixels == 100 * 75
+    progressive = encode(smooth_picture(300, 400), "JPEG", progressive=True)
+    assert load_with_header(progressive, at_least=70)[0].decoded_pixels == 120_000
 
 
 def test_other_formats_are_not_reduced():

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import re
 import threading
 import types
 
@@ -350,6 +351,7 @@ def test_too_many_unreadable_images_end_the_run_with_an_error(tmp_path):
     assert len(message.splitlines()) == 1
     assert message.startswith("6 of 10 images cannot be read, more than data.max_skipped_fraction = 0.5")
     assert str(tmp_path / "skipped.txt") in message
+    assert "--config.data.max_skipped_fraction=0.6 is enough" in message
     assert len((tmp_path / "skipped.txt").read_text().splitlines()) == 6
 
 
@@ -368,6 +370,40 @@ def test_one_unreadable_image_is_too_many_where_none_is_allowed():
     source = TaggedPictures(10, unreadable=(3,))
     with pytest.raises(DataError, match="1 of 10 images cannot be read"):
         take(batches_of(source, 5, skipped=SkippedFiles(None, 10, 0.0)), 3)
+
+
+def test_the_error_says_what_to_check_and_how_to_go_on(tmp_path):
+    skipped = SkippedFiles(tmp_path / "skipped.txt", 30, 0.01, "folder:/my photos")
+    with pytest.raises(DataError, match="1 of 30 images cannot be read") as caught:
+        skipped.add(DataError("a.jpg: cannot be read"))
+    assert "`glcic data check '/my photos'`" in str(caught.value)
+    enough = float(re.search(r"--config\.data\.max_skipped_fraction=([\d.]+) is enough", str(caught.value))[1])
+    SkippedFiles(None, 30, enough).add(DataError("a.jpg: cannot be read"))
+
+
+def test_the_same_command_again_stops_again(tmp_path):
+    for _ in range(2):
+        skipped = SkippedFiles(tmp_path / "skipped.txt", 10, 0.01)
+        with pytest.raises(DataError, match="1 of 10 images"):
+            take(batches_of(TaggedPictures(10, unreadable=(4,)), 5, skipped=skipped), 3)
+    # What was named before and is mended since is not counted any more.
+    skipped = SkippedFiles(tmp_path / "skipped.txt", 100, 0.01)
+    skipped.add(DataError("another: bad"))
+    assert len((tmp_path / "skipped.txt").read_text().splitlines()) == 2
+
+
+def test_a_skipped_file_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "skipped.txt").mkdir()
+    skipped = SkippedFiles(tmp_path / "skipped.txt", 10, 0.5)
+    with pytest.raises(DataError, match=r"skipped\.txt: cannot be written .* picture 4: cannot be read") as caught:
+        take(batches_of(TaggedPictures(10, unreadable=(4,)), 5, skipped=skipped), 3)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_name_with_a_line_break_is_one_line_over_two_runs(tmp_path):
+    for _ in range(2):
+        SkippedFiles(tmp_path / "skipped.txt", 10, 0.5).add(DataError("a\nb\u2028\udcff.jpg: bad"))
+    assert (tmp_path / "skipped.txt").read_bytes() == b"a\\nb\\u2028\\udcff.jpg: bad\n"
 
 
 def test_skipped_files_count_from_many_threads(tmp_path):

@@ -1,0 +1,145 @@
+"""Photographs in a folder of any nesting: which files they are, which are held out, and reading them."""
+
+import hashlib
+import os
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from glcic_jax.errors import DataError, one_line, printable
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+
+# What the largest image that can be decoded takes without compression: 178 megapixels of 3 x 16 bits.
+_LARGEST_FILE = 2**30
+
+
+class FileSource:
+    """Image files on disk."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self._paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> bytes:
+        try:
+            with open(self._paths[index], "rb", opener=_open_at_once) as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise DataError(f"{self.name(index)}: cannot be read (a pipe or a device, not a file)")
+                if status.st_size > _LARGEST_FILE:
+                    size = f"{status.st_size / 2**30:.1f} GiB, at most {_LARGEST_FILE / 2**30:.0f} are read"
+                    raise DataError(f"{self.name(index)}: cannot be read ({size})")
+                return file.read()
+        except OSError as error:
+            raise self._unreadable(index, error) from error
+
+    def size(self, index: int) -> int:
+        """Bytes of one file. Raises DataError where it is not there."""
+        try:
+            return self._paths[index].stat().st_size
+        except OSError as error:
+            raise self._unreadable(index, error) from error
+
+    def _unreadable(self, index: int, error: OSError) -> DataError:
+        return DataError(f"{self.name(index)}: cannot be read ({error.strerror or one_line(error)})")
+
+    def name(self, index: int) -> str:
+        return printable(str(self._paths[index]))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Or a named pipe that nobody writes to would be waited for, for ever.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _place(relative_path: str) -> int:
+    """A hash in [0, 2^64) of a file's path."""
+    digest = hashlib.sha256(relative_path.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def held_out(relative_path: str, fraction: float) -> bool:
+    """Says whether a file belongs to the validation part: by a hash of its path, the same for ever.
+
+    Adding or removing other files moves no file from one part to the other.
+    """
+    return _place(relative_path) < fraction * 2**64
+
+
+class Listing(NamedTuple):
+    """What lies below a folder.
+
+    Args:
+      images: Files with an image's suffix, relative to the folder, sorted.
+      others: Number of other files by suffix, in small letters.
+      hidden: Number of files that were passed over because their names begin with a dot.
+      unopened: Folders that could not be opened, each with the reason.
+    """
+
+    images: list[str]
+    others: Counter[str]
+    hidden: int
+    unopened: list[str]
+
+
+def list_folder(root: Path) -> Listing:
+    """Lists all image files below a folder; links are followed, hidden folders passed over."""
+    listing = Listing([], Counter(), 0, [])
+    hidden = 0
+    visited: set[str] = set()
+
+    def note(error: OSError) -> None:
+        listing.unopened.append(f"{printable(str(error.filename))} ({error.strerror})")
+
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=note):
+        real = os.path.realpath(folder)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        # Sorted, so that of two ways to a linked folder every machine takes the same.
+        folders[:] = [name for name in sorted(folders) if not name.startswith((".", "__MACOSX"))]
+        relative = Path(folder).relative_to(root).as_posix()
+        prefix = "" if relative == "." else f"{relative}/"
+        for name in files:
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                hidden += 1
+            elif suffix in _SUFFIXES:
+                listing.images.append(prefix + name)
+            else:
+                listing.others[suffix] += 1
+    listing.images.sort()
+    return listing._replace(hidden=hidden)
+
+
+def split_folder(paths: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
+    """Splits the files of a folder into those for training and those for validation.
+
+    Args:
+      paths: At least two, relative to the folder.
+      fraction: Share that is held out; at least one file is, and at least one is not.
+    """
+    validation = [path for path in paths if held_out(path, fraction)]
+    # A small folder may have none, or nothing else: then that of the smallest hash, so that both parts hold
+    # something. It stays held out until a file with a smaller hash comes.
+    if not validation or len(validation) == len(paths):
+        validation = [min(paths, key=_place)]
+    excluded = set(validation)
+    return [path for path in paths if path not in excluded], validation
+
+
+def too_few_images(root: Path, listing: Listing) -> str:
+    """Says that a folder holds fewer than two images, and what it holds instead."""
+    others = ", ".join(f"{count} {suffix or 'without one'}" for suffix, count in listing.others.most_common(5))
+    instead = f"; files of other suffixes: {printable(others)}" if others else ""
+    unopened = f"; cannot be opened: {listing.unopened[0]}" if listing.unopened else ""
+    return (
+        f"{printable(str(root))}: {len(listing.images)} image files found ({', '.join(sorted(_SUFFIXES))}); at "
+        f"least 2 are needed, one to train on and one to validate on{instead}{unopened}"
+    )

@@ -1,0 +1,16 @@
+"""Work for other processes, which import this module: so nothing slow to import is here."""
+
+import os
+import signal
+
+from glcic_jax.errors import DataError
+
+
+def crash_at_seven(numbers: list[int]) -> list[int]:
+    if 7 in numbers or 31 in numbers:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [number + 100 for number in numbers]
+
+
+def fail(numbers: list[int]) -> list[int]:
+    raise DataError(f"cannot do {numbers}")
