@@ -1,5 +1,6 @@
 """The `glcic` command. JAX is imported inside the commands, so that `glcic --help` answers at once."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -78,8 +79,9 @@ def prepare(name: str, source: Path | None, data_dir: str) -> None:
     from glcic_jax.preparation import prepare as prepare_data_set
 
     directory = prepare_data_set(name, tfds_root(data_dir), source, click.echo)
-    where = f" --config.data.tfds_dir={data_dir}" if data_dir else ""
-    click.echo(f"{directory}\ntrain on it: python main.py --config.data.source=tfds:{name}{where}")
+    where = f" --config.data.tfds_dir={shlex.quote(data_dir)}" if data_dir else ""
+    click.echo(f"{directory} is ready. To train on it:")
+    click.echo(f"python main.py --config=configs/joint.py --config.data.source=tfds:{name}{where}")
 
 
 def _count(tree: object) -> int:

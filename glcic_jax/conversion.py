@@ -21,13 +21,14 @@ class _Pair(NamedTuple):
     records: int
 
 
-def convert(source: Path, root: Path, tell: Tell) -> Path:
+def convert(name: str, source: Path, root: Path, tell: Tell) -> Path:
     """Converts a TFRecord preparation; the examples go over unchanged, in their order.
 
     Where the result belongs into the very directory of the source, its shards come to lie beside the TFRecord ones
     and dataset_info.json names array_record as an alternative format: TFDS then reads either.
 
     Args:
+      name: The data set that it has to be, NAME or NAME/CONFIGURATION.
       source: The version's directory, with dataset_info.json.
       root: TFDS's data directory for the result.
       tell: Takes lines for the person who waits.
@@ -39,6 +40,8 @@ def convert(source: Path, root: Path, tell: Tell) -> Path:
       DataError: The source is damaged, incomplete or no TFRecord; or the disk is full or cannot be written.
     """
     info = _open_source(source)
+    if name not in (info.name, f"{info.name}/{info.config_name}"):
+        raise DataError(f"{source} holds the data set {info.full_name}, not {name}")
     final = root / info.full_name
     beside = final.exists() and final.resolve() == source.resolve()
     if final.exists() and not beside:
@@ -48,7 +51,10 @@ def convert(source: Path, root: Path, tell: Tell) -> Path:
     size = sum(pair.source.stat().st_size for pair in pairs)
     tell(f"converting {source}: {in_words(size)} of TFRecord, as much again in {final}")
     with shards.locked(work):
-        plan = {"tfrecord": str(source.resolve()), "shards": [[pair.target, pair.records] for pair in pairs]}
+        plan = {
+            "tfrecord": str(source.resolve()),
+            "shards": [[*pair[1:], pair.source.stat().st_size] for pair in pairs],
+        }
         workspace = shards.Workspace(work, plan)
         left = sum(pair.source.stat().st_size for pair in pairs if workspace.finished(pair.target) is None)
         tell(f"{in_words(left)} are left to convert, {in_words(shards.free_space(work))} are free")

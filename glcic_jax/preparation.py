@@ -4,6 +4,7 @@ The result is what TFDS itself would write: its directory, its features, its ord
 """
 
 import functools
+import importlib.util
 import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,8 @@ def prepare(
       ConfigError: The data set is unknown.
       DataError: An archive is missing or damaged, or the disk is too small or cannot be written.
     """
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        raise DataError("preparing a TFDS data set needs TFDS: pip install tensorflow-datasets")
     present = tfds_directory(name, str(root))
     if present is not None and "array_record" in prepared_formats(present):
         shards.clear_notes(present)
@@ -57,7 +60,7 @@ def prepare(
         raise DataError(f"{source}: no such directory; --from takes one with archives or with a TFDS data set")
     origin = _find_preparation(name, source) if source is not None else present
     if origin is not None:
-        return convert(origin, root, tell)
+        return convert(name, origin, root, tell)
     if name not in RECIPES:
         raise ConfigError(
             f"unknown data set {name!r}: choose one of {', '.join(sorted(RECIPES))}; any other of TFDS is "

@@ -8,16 +8,18 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from glcic_jax.errors import DataError
+from glcic_jax.errors import DataError, one_line
 
 _HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
 
 
 def masked_crc(content: bytes) -> int:
     """The CRC-32C of some bytes, rotated and shifted as TFRecord has it."""
-    # Written in C: twenty-four gigabytes would take Python alone most of a day.
-    import google_crc32c
-
+    try:
+        # Written in C: twenty-four gigabytes would take Python alone most of a day.
+        import google_crc32c
+    except ImportError as error:
+        raise DataError("reading TFRecord needs google-crc32c: pip install google-crc32c") from error
     crc = google_crc32c.value(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -26,8 +28,16 @@ def read_records(path: Path) -> Iterator[bytes]:
     """Yields every record's content.
 
     Raises:
-      DataError: A checksum does not fit or the file ends within a record; it names the record's offset.
+      DataError: A checksum does not fit, the file ends within a record, or it cannot be read; it names the
+        record's offset.
     """
+    try:
+        yield from _read_records(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({one_line(error)})") from error
+
+
+def _read_records(path: Path) -> Iterator[bytes]:
     offset = 0
     with path.open("rb", buffering=1 << 20) as file:
         while head := file.read(_HEAD.size):

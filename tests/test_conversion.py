@@ -123,6 +123,11 @@ def test_a_configuration_has_its_place(tfrecord, tmp_path):
     assert directory == tmp_path / "other" / NAME / "small" / "2.1.0"
 
 
+def test_another_data_set_is_not_taken_for_it(tfrecord, tmp_path):
+    with pytest.raises(DataError, match=f"holds the data set {NAME}/2.1.0, not celeb_a"):
+        prepare("celeb_a", tmp_path / "other", tfrecord, silent)
+
+
 def test_an_old_preparation_names_no_format(tfrecord):
     info = json.loads((tfrecord / "dataset_info.json").read_text())
     del info["fileFormat"]

@@ -17,8 +17,8 @@ CONTENT = random.Random(0).randbytes(3_000_000)
 class Server:
     """Serves one file; `drops` says after how many bytes each answer breaks off, in turn."""
 
-    def __init__(self):
-        self.content, self.etag = CONTENT, '"one"'
+    def __init__(self, content: bytes = CONTENT):
+        self.content, self.etag = content, '"one"'
         self.ranges, self.status = True, 200
         self.drops: list[int] = []
         self.requests: list[str | None] = []

@@ -7,16 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 import tiny_archives
 from click.testing import CliRunner
 from conftest import ROOT, load_config
+from test_downloads import Server
 
 from glcic_jax import archives as archives_module
 from glcic_jax import preparation, shards
-from glcic_jax.archives import Archive
+from glcic_jax.archives import Archive, open_members
 from glcic_jax.commands import cli
 from glcic_jax.data_recipes import RECIPES
 from glcic_jax.data_sources import open_sources, tfds_directory
@@ -125,6 +127,16 @@ def test_training_reads_the_result(tmp_path):
     assert held == {tiny_archives.jpeg(seed, 256, 256) for seed in range(20)}
 
 
+def test_an_image_that_cannot_be_decoded_is_kept_as_it_is(tmp_path):
+    folders = ("trainA", "trainB", "testA", "testB")
+    path = tiny_archives.write_zip(
+        tmp_path / "facades.zip", {f"facades/{name}/1.jpg": b"no picture" for name in folders}
+    )
+    directory = prepare(FACADES, tmp_path, tmp_path, silent, tiny_archives.described(FACADES, {"images": path}))
+    (record,) = records_in(directory / "cycle_gan-testB.array_record-00000-of-00001")
+    assert b"no picture" in record
+
+
 def test_a_finished_data_set_is_left_as_it_is(faces, tmp_path):
     source, archives = faces
     directory = prepare(FACADES, tmp_path, source, silent, archives)
@@ -186,6 +198,18 @@ def test_a_missing_archive_is_named_with_its_address(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_is_missing_is_downloaded(faces, tmp_path):
+    source, archives = faces
+    server = Server((source / "facades.zip").read_bytes())
+    server.drops = [2000]
+    archives = {"images": archives["images"]._replace(url=server.url)}
+    directory = prepare(FACADES, tmp_path / "root", None, silent, archives)
+    server.stop()
+    assert server.requests == [None, "bytes=2000-"]
+    assert files_of(directory).keys() == files_of(prepare(FACADES, tmp_path, source, silent, archives)).keys()
+    assert (tmp_path / "root" / "downloads" / "facades.zip").exists()
+
+
 def test_what_google_drive_keeps_is_to_be_downloaded_by_hand(tmp_path):
     with pytest.raises(DataError, match="with a browser") as caught:
         prepare("celeb_a", tmp_path, None, silent)
@@ -232,6 +256,29 @@ def test_an_archive_that_ends_too_early_is_a_data_error(name, tmp_path):
     with pytest.raises(DataError) as caught:
         prepare(name, tmp_path, source, silent, archives)
     assert str(path) in one_line(caught)
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("name", ["a.jpg", "d/" * 60 + "deep.jpg", "l" * 150 + ".jpg", "ü/é.jpg"])
+def test_a_tar_of_any_form_is_listed(tmp_path, form, name):
+    if form == tarfile.USTAR_FORMAT and name.startswith("l"):
+        return  # It has no place for so long a name.
+    path = tmp_path / "some.tar"
+    contents = {"data/first.jpg": b"1" * 512, name: b"second", "data/empty.jpg": b"", "data/last.jpg": b"4" * 700}
+    tiny_archives.write_tar(path, contents, format=form)
+    members = open_members(path)
+    assert {name: members.read(row) for row, name in enumerate(members.names)} == contents
+    assert members.sizes == [len(content) for content in contents.values()]
+    assert members.offsets == sorted(members.offsets)
+
+
+@pytest.mark.parametrize("length", [100, 700, 1300])
+def test_a_tar_that_is_cut_off(tmp_path, length):
+    path = tiny_archives.write_tar(tmp_path / "some.tar", {"a.jpg": b"1" * 300, "b.jpg": b"2" * 300})
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(DataError, match="truncated, damaged") as caught:
+        open_members(path)
+    one_line(caught)
 
 
 def test_a_damaged_file_in_a_zip_is_named(faces, tmp_path):
@@ -449,6 +496,7 @@ def test_the_command_ends_with_how_to_train(faces, tmp_path, monkeypatch):
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert result.output.splitlines()[-1] == (
-        f"train on it: python main.py --config.data.source=tfds:{FACADES} --config.data.tfds_dir={tmp_path}"
+        f"python main.py --config=configs/joint.py --config.data.source=tfds:{FACADES} "
+        f"--config.data.tfds_dir={tmp_path}"
     )
     assert "trainA: reading the archive's table of contents" in result.output.splitlines()

@@ -25,9 +25,9 @@ def jpeg(seed: int, height: int = 16, width: int = 16) -> bytes:
     return file.getvalue()
 
 
-def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+def write_tar(path: Path, files: dict[str, bytes], **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
+    with tarfile.open(path, "w", **options) as tar:
         for folder in sorted({name.rpartition("/")[0] for name in files} - {""}):
             info = tarfile.TarInfo(folder)
             info.type = tarfile.DIRTYPE
