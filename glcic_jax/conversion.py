@@ -70,7 +70,7 @@ def _open_source(source: Path) -> Any:
     import tensorflow_datasets as tfds
 
     formats = prepared_formats(source)
-    if "array_record" in formats:
+    if formats[0] == "array_record":
         raise DataError(f"{source} is array_record already: leave out --from, and give its root as --data-dir")
     if formats[0] != "tfrecord":
         raise DataError(f"{source} is prepared as {formats[0]}: only TFRecord can be converted")
@@ -122,7 +122,8 @@ def _finish(source: Path, work: Path, final: Path) -> None:
             info.pop("alternativeFileFormats", None)
             info["fileFormat"] = "array_record"
             for path in source.iterdir():
-                if path.is_file() and ".tfrecord" not in path.name and path.name != "dataset_info.json":
+                shard = ".tfrecord" in path.name or ".array_record" in path.name
+                if path.is_file() and not shard and path.name != "dataset_info.json":
                     shutil.copyfile(path, work / path.name)
         # The last step beside the source: until then TFDS sees what it saw before.
         shards.write_json(work / "dataset_info.json", info)

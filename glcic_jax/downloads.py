@@ -110,6 +110,8 @@ def _request(url: str, part: Path, have: int) -> Any:
         if error.code in _TRANSIENT:
             raise _DroppedError(f"the server answers {error.code}") from error
         raise DataError(f"{url}: the server answers {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise _DroppedError(str(error.reason)) from error
     except (OSError, http.client.HTTPException) as error:
         raise _DroppedError(one_line(error)) from error
 

@@ -97,6 +97,9 @@ def test_beside_the_source_tfds_reads_either(tfrecord, as_array_record):
     assert {name: after[name] for name in before} == before
     assert len(after) == len(before) + 5
     assert prepare(NAME, root, None, silent) == tfrecord
+    elsewhere = prepare(NAME, root / "elsewhere", root, silent)  # As to a faster disk.
+    assert sorted(os.listdir(elsewhere)) == sorted(os.listdir(as_array_record))
+    assert examples(elsewhere) == examples(as_array_record)
 
 
 @pytest.mark.parametrize("given", ["version", "data set", "root"])
