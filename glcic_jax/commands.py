@@ -1,5 +1,6 @@
 """The `glcic` command. JAX is imported inside the commands, so that `glcic --help` answers at once."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -96,6 +97,32 @@ def check(
         click.echo("\nstopped", err=True)
         sys.exit(130)
     sys.exit(0 if everything_read else 1)
+
+
+@data.command()
+@click.argument("name")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    help="A directory with downloaded archives, or with the data set as TFDS prepared it (TFRecord).",
+)
+@click.option(
+    "--data-dir", default="", help="TFDS's data directory.  [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]"
+)
+def prepare(name: str, source: Path | None, data_dir: str) -> None:
+    """Prepare a TFDS data set as array_record, without TensorFlow.
+
+    NAME is places365_small, celeb_a, cycle_gan/facades, ... What is missing is downloaded; an interrupted
+    preparation goes on with the same command.
+    """
+    from glcic_jax.data_sources import tfds_root
+    from glcic_jax.preparation import prepare as prepare_data_set
+
+    directory = prepare_data_set(name, tfds_root(data_dir), source, click.echo)
+    where = f" --config.data.tfds_dir={shlex.quote(data_dir)}" if data_dir else ""
+    click.echo(f"{directory} is ready. To train on it:")
+    click.echo(f"python main.py --config=configs/joint.py --config.data.source=tfds:{name}{where}")
 
 
 def _count(tree: object) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ def plan(root: Path, validation_fraction: float) -> Plan:
         what = "is a file, not a folder" if root.exists() else "no such folder"
         raise DataError(f"{printable(str(root))}: {what}; give a folder of photographs or a prepared data set")
     if (root / "dataset_info.json").is_file():
-        builder = open_prepared(root)
+        builder = _opened(root)
         return Plan(root, {split: len(open_split(builder, split)) for split in builder.info.splits}, {}, 0, [])
     listing = list_folder(root)
     if len(listing.images) < 2:
@@ -137,9 +138,14 @@ def _source(root: Path, item: Item) -> tuple[ImageSource, int]:
     return _opened_split(root, split), index
 
 
+def _opened(root: Path) -> Any:
+    name = root.absolute().parent.name
+    return open_prepared(root, f"glcic data prepare {name} --from {shlex.quote(str(root))}")
+
+
 @functools.cache
 def _opened_split(root: Path, split: str) -> TfdsSource:
-    return open_split(open_prepared(root), split)
+    return open_split(_opened(root), split)
 
 
 def _inspect(source: ImageSource, index: int, large: bool) -> Finding:

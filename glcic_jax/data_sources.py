@@ -5,8 +5,11 @@ which it was. It holds no decoded image.
 """
 
 import importlib.util
+import json
 import logging
 import os
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -75,7 +78,7 @@ def open_sources(data: Any) -> Sources:
     """Opens the training and validation images that `config.data` names.
 
     Args:
-      data: `config.data`; `source` is "samples", "folder:PATH" or "tfds:NAME".
+      data: `config.data`; `source` is "samples", "folder:PATH" or "tfds:NAME[:VERSION]".
 
     Raises:
       ConfigError: The source is of no known kind.
@@ -122,49 +125,98 @@ def _open_folder(argument: str, data: Any) -> Sources:
     return Sources(FileSource([root / path for path in train]), FileSource([root / path for path in validation]))
 
 
+def tfds_root(data_dir: str) -> Path:
+    """Where TFDS keeps prepared data: `data_dir`, or $TFDS_DATA_DIR or ~/tensorflow_datasets where it is empty."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
 def tfds_directory(name: str, data_dir: str) -> Path | None:
-    """Finds the newest prepared version of a TFDS data set below `data_dir`; None where there is none.
+    """Finds a prepared TFDS data set below `data_dir`; None where there is none.
+
+    Args:
+      name: NAME, NAME/CONFIGURATION, or either with :VERSION; without one the newest is taken.
+      data_dir: As in `tfds_root`.
 
     Raises:
-      DataError: The data set is prepared in several configurations, and the name chooses none.
+      DataError: The data set is prepared in several configurations, and the name chooses none; or only in other
+        versions than the one that the name chooses.
     """
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser() / name
+    name, _, wanted = name.partition(":")
+    root = tfds_root(data_dir) / name
     prepared = [path.parent for path in root.rglob("dataset_info.json")] if root.is_dir() else []
+    # Others are being prepared, by TFDS or here: 2.1.0.incompleteABC123.
+    prepared = [path for path in prepared if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
 
     variants = sorted({path.parent.relative_to(root).as_posix() for path in prepared})
     if len(variants) > 1:
         choices = ", ".join(f"tfds:{name}/{variant}" for variant in variants if variant != ".")
         raise DataError(f"{root} holds several configurations of {name}: choose one of {choices}")
 
-    def version(path: Path) -> list[int]:
-        return [int(part) if part.isdigit() else -1 for part in path.name.split(".")]
+    prepared.sort(key=lambda path: [int(part) for part in path.name.split(".")])
+    if not prepared or not wanted:
+        return prepared[-1] if prepared else None
+    for path in prepared:
+        if path.name == wanted:
+            return path
+    versions = ", ".join(f"tfds:{name}:{path.name}" for path in prepared)
+    raise DataError(f"{root} holds no version {wanted} of {name}: choose one of {versions}")
 
-    return max(prepared, key=version, default=None)
+
+def prepared_formats(directory: Path) -> list[str]:
+    """The file formats in which a prepared TFDS directory holds its examples, the usual one first.
+
+    Raises:
+      DataError: Its dataset_info.json cannot be read.
+    """
+    try:
+        info = json.loads((directory / "dataset_info.json").read_text())
+        # TFDS wrote no format before it knew a second one.
+        return [info.get("fileFormat") or "tfrecord", *info.get("alternativeFileFormats", [])]
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{directory}: not a readable TFDS data set ({one_line(error)})") from error
+
+
+def prepare_command(name: str, data_dir: str) -> str:
+    """The command that prepares a TFDS data set where `data_dir` will find it."""
+    where = f" --data-dir={shlex.quote(data_dir)}" if data_dir else ""
+    return f"glcic data prepare {name}{where}"
 
 
 def _open_tfds(argument: str, data: Any) -> Sources:
     if not argument:
         raise ConfigError("the data source tfds: needs a name: --config.data.source=tfds:places365_small")
     directory = tfds_directory(argument, data.tfds_dir)
+    command = prepare_command(argument.partition(":")[0], data.tfds_dir)
     if directory is None:
-        where = data.tfds_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         raise DataError(
-            f"the data set {argument} is not prepared in {where}. Three ways on: "
-            f"(1) prepare it: pip install tensorflow && tfds build {argument} --file_format=array_record "
-            f"--data_dir={where}; "
+            f"the data set {argument} is not prepared in {tfds_root(data.tfds_dir)}. Three ways on: "
+            f"(1) prepare it: {command}; "
             "(2) train on your own photographs: --config.data.source=folder:/path/to/photographs; "
             "(3) train on the samples: python main.py --config=configs/quickstart.py"
         )
-    builder = open_prepared(directory)
+    builder = open_prepared(directory, command)
     return Sources(open_split(builder, data.train_split), open_split(builder, data.validation_split))
 
 
-def open_prepared(directory: Path) -> Any:
-    """Opens a prepared TFDS data set; returns its builder.
+def open_prepared(directory: Path, command: str) -> Any:
+    """Opens a prepared TFDS data set.
+
+    Args:
+      directory: That holds its dataset_info.json.
+      command: What converts it where it is prepared in a format that cannot be read at random.
+
+    Returns:
+      TFDS's builder of it.
 
     Raises:
-      DataError: TFDS is missing, or the data set is damaged, of another file format, or without images.
+      DataError: TFDS is missing, or the data set is damaged, or of another file format.
     """
+    formats = prepared_formats(directory)
+    if "array_record" not in formats:
+        raise DataError(
+            f"{directory} is prepared as {formats[0]}, which cannot be read at random: convert it, without a new "
+            f"download and without TensorFlow, with: {command}"
+        )
     # Imported here: a folder or the samples train on a machine without TFDS.
     try:
         import tensorflow_datasets as tfds
@@ -175,11 +227,6 @@ def open_prepared(directory: Path) -> Any:
         builder = tfds.builder_from_directory(directory)
     except Exception as error:  # Whatever a damaged JSON file or an unknown feature makes TFDS raise.
         raise DataError(f"{directory}: not a readable TFDS data set ({one_line(error)})") from error
-    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise DataError(
-            f"{directory} is prepared as {builder.info.file_format.value}, which cannot be read at random: "
-            f"prepare it anew with: tfds build {builder.name} --file_format=array_record"
-        )
     return builder
 
 

@@ -390,7 +390,7 @@ def test_a_missing_data_set_names_three_ways_on(tmp_path):
         open_with("tfds:places365_small", tfds_dir=str(tmp_path))
     message = one_line(caught)
     assert f"places365_small is not prepared in {tmp_path}" in message
-    assert f"tfds build places365_small --file_format=array_record --data_dir={tmp_path}" in message
+    assert f"glcic data prepare places365_small --data-dir={tmp_path};" in message
     assert "--config.data.source=folder:/path/to/photographs" in message
     assert "python main.py --config=configs/quickstart.py" in message
     assert os.listdir(tmp_path) == []  # Nothing was begun.
@@ -404,7 +404,14 @@ def test_a_tfrecord_preparation_is_refused(own_copy, file_format):
         path.rename(path.with_name(path.name.replace("array_record", "tfrecord")))
     with pytest.raises(DataError, match="is prepared as tfrecord, which cannot be read at random") as caught:
         open_with(f"tfds:{PREPARED}", tfds_dir=str(own_copy.parents[1]))
-    assert f"tfds build {PREPARED} --file_format=array_record" in one_line(caught)
+    assert one_line(caught).endswith(f"glcic data prepare {PREPARED} --data-dir={own_copy.parents[1]}")
+
+
+def test_the_command_names_the_usual_directory_by_leaving_it_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(DataError, match="prepare it: glcic data prepare celeb_a;") as caught:
+        open_with("tfds:celeb_a:2.1.0", tfds_dir="")
+    assert f"not prepared in {tmp_path}." in one_line(caught)
 
 
 @pytest.mark.parametrize("part", ["train_split", "validation_split"])
@@ -461,6 +468,18 @@ def test_of_two_versions_the_newest_is_opened(own_copy):
     change_info(own_copy.with_name("1.10.0"), splits=splits)
     opened = open_with(f"tfds:{PREPARED}", tfds_dir=str(own_copy.parents[1]))
     assert len(opened.train) == VALIDATION_IMAGES  # What only 1.10.0 holds.
+
+
+def test_a_version_can_be_chosen(own_copy):
+    shutil.copytree(own_copy, own_copy.with_name("2.0.0"))
+    shutil.copytree(own_copy, own_copy.with_name("3.0.0.incompleteAB12CD"))  # As an interrupted TFDS leaves it.
+    root = str(own_copy.parents[1])
+    assert tfds_directory(PREPARED, root) == own_copy.with_name("2.0.0")
+    assert tfds_directory(f"{PREPARED}:1.0.0", root) == own_copy
+    assert len(open_with(f"tfds:{PREPARED}:1.0.0", tfds_dir=root).train) == TRAIN_IMAGES
+    with pytest.raises(DataError, match=f"choose one of tfds:{PREPARED}:1.0.0, tfds:{PREPARED}:2.0.0") as caught:
+        open_with(f"tfds:{PREPARED}:3.0.0", tfds_dir=root)
+    one_line(caught)
 
 
 WITHOUT_TENSORFLOW = """

@@ -1,0 +1,217 @@
+"""Writes array_record shards so that an interruption at any moment costs one shard at most."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from glcic_jax.errors import DataError, one_line
+from glcic_jax.progress import in_words
+
+_NOTES, _LOCK, _PART = "glcic-progress.json", "glcic.lock", ".glcic-part"
+MEMORY = "glcic-verified.json"
+_OVERHEAD = 128  # Bytes of array_record around a record: some 90 are seen.
+
+
+class Shard(NamedTuple):
+    """A finished file: its records, the bytes in them, and its size on disk."""
+
+    records: int
+    num_bytes: int
+    size: int
+
+
+class Workspace:
+    """A directory with the shards of a data set that is being prepared, and notes of those that are finished.
+
+    A shard is written under another name, closed, flushed to the disk, renamed and noted, in this order: what is
+    noted is whole, whatever happens.
+
+    Args:
+      directory: Where the shards come to lie.
+      plan: What they are made from. Shards of another plan are removed.
+    """
+
+    def __init__(self, directory: Path, plan: dict[str, Any]):
+        self.directory = directory
+        self._plan = plan
+        self._notes: dict[str, Shard] = {}
+        with _writing(directory):
+            notes = self._read_notes()
+            if notes.get("plan") == plan:
+                self._notes = {name: Shard(*shard) for name, shard in notes["shards"].items()}
+            else:
+                for name in notes.get("shards", {}):
+                    (directory / name).unlink(missing_ok=True)
+            for stray in directory.glob(f"*{_PART}"):
+                stray.unlink()
+
+    def _read_notes(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.directory / _NOTES).read_text())
+        except (FileNotFoundError, ValueError):  # Nothing noted is nothing finished.
+            return {}
+
+    def finished(self, name: str) -> Shard | None:
+        """The shard of this name, if it is finished and lies there whole."""
+        shard, path = self._notes.get(name), self.directory / name
+        return shard if shard is not None and path.exists() and path.stat().st_size == shard.size else None
+
+    def finished_split(self, prefix: str) -> list[Shard] | None:
+        """All shards of a split, by what its file names begin with; None while one is missing."""
+        noted = next((name for name in self._notes if name.startswith(f"{prefix}-")), None)
+        if noted is None:
+            return None
+        found = [self.finished(name) for name in shard_names(prefix, int(noted.rpartition("-")[2]))]
+        return [shard for shard in found if shard is not None] if all(found) else None
+
+    def size_on_disk(self) -> int:
+        """Bytes of all finished shards."""
+        return sum(shard.size for name, shard in self._notes.items() if self.finished(name))
+
+    def write(self, name: str, records: Iterable[bytes], expected_bytes: int, expected_records: int) -> Shard:
+        """Writes one shard, or returns it where an earlier run has written it.
+
+        Args:
+          name: The file's name.
+          records: What it is to hold; not read where the shard is finished.
+          expected_bytes: About how much that is; the disk must have it free.
+          expected_records: How many there must be.
+
+        Raises:
+          DataError: The disk is full or cannot be written, or there are more or fewer records.
+        """
+        if (shard := self.finished(name)) is not None:
+            return shard
+        require_space(self.directory, expected_bytes + expected_records * _OVERHEAD)
+        path = self.directory / name
+        part = path.with_name(name + _PART)
+        with _writing(part):
+            part.unlink(missing_ok=True)
+            try:
+                count, num_bytes = _write_array_record(part, records)
+            except BaseException:
+                part.unlink(missing_ok=True)  # Half a shard is of no use, and fills a full disk.
+                raise
+            if count != expected_records:
+                raise DataError(f"{path}: {count} examples were read, {expected_records} are expected")
+            _flush(part)
+            shard = Shard(count, num_bytes, part.stat().st_size)
+            part.replace(path)
+            self._notes[name] = shard
+            write_json(self.directory / _NOTES, {"plan": self._plan, "shards": self._notes})
+        return shard
+
+
+def shard_names(prefix: str, count: int) -> list[str]:
+    """TFDS's file names: PREFIX-00003-of-00016."""
+    return [f"{prefix}-{index:05d}-of-{count:05d}" for index in range(count)]
+
+
+def _write_array_record(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
+    from array_record.python import array_record_module
+
+    # One record to a group, as TFDS has it: the reader fetches single images, in any order.
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    count = num_bytes = 0
+    try:
+        for record in records:
+            writer.write(record)
+            count += 1
+            num_bytes += len(record)
+    finally:
+        # A full disk shows itself here, if not before.
+        writer.close()
+    reader = array_record_module.ArrayRecordReader(str(path))
+    try:
+        if reader.num_records() != count:
+            raise OSError(f"{reader.num_records()} of {count} records can be read back")
+    finally:
+        reader.close()
+    return count, num_bytes
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # array_record tells of a full disk by a RuntimeError.
+        raise DataError(
+            f"{path}: cannot be written ({one_line(error)}); finished shards are kept, the same command goes on"
+        ) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces a JSON file: the old one or the new one is there, whole, at any moment."""
+    part = path.with_name(path.name + _PART)
+    part.write_text(json.dumps(content, indent=2, sort_keys=True))
+    _flush(part)
+    part.replace(path)
+
+
+def require_space(directory: Path, size: int) -> None:
+    """Raises a DataError where less than `size` is free on the file system of a directory, there or not yet."""
+    free = free_space(directory)
+    if size > free:
+        raise DataError(
+            f"{directory}: {in_words(size)} are needed and {in_words(free)} are free: make room, or choose a "
+            "larger disk with --data-dir; the same command goes on"
+        )
+
+
+def free_space(directory: Path) -> int:
+    """Free bytes on the file system of a directory, which need not exist yet."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Makes a directory and keeps a second process out of it; the kernel lifts the lock however this one ends.
+
+    Raises:
+      DataError: Another process is at work there, or it cannot be written.
+    """
+    with _writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / _LOCK).open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(f"{directory}: another glcic data prepare is at work there") from error
+        yield
+
+
+def clear_notes(directory: Path) -> None:
+    """Removes from a finished directory what only its making needed."""
+    for name in (_NOTES, _LOCK, MEMORY):
+        (directory / name).unlink(missing_ok=True)
+
+
+def check_readable(directory: Path) -> None:
+    """Opens a prepared directory as TFDS does and reads the first and last example of each split.
+
+    Raises:
+      DataError: TFDS cannot.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(directory)
+        for split in builder.info.splits:
+            # An image that cannot be decoded is what the data set holds: training passes it over and notes it.
+            examples = builder.as_data_source(split, deserialize_method="deserialize_no_decode")
+            for place in (0, len(examples) - 1):
+                examples[place]
+    except Exception as error:  # TFDS, protobuf and array_record raise many types.
+        raise DataError(f"{directory}: TFDS cannot read what was written ({one_line(error)})") from error
