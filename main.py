@@ -5,11 +5,14 @@ explains them all. --workdir is where checkpoints, logs and pictures go; the sam
 earlier one stopped. configs/quickstart.py needs no data and takes minutes on a CPU.
 """
 
+import contextlib
 import logging
 import shlex
+import signal
 import sys
 import traceback
 from pathlib import Path
+from types import FrameType
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -45,8 +48,22 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def _complain(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    _tell(f"error: {message}")
     return 2
+
+
+def _tell(message: str) -> None:
+    # Ctrl-C may have ended whoever reads this, `tee` for one, and the exit code is still to be right.
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+
+
+class _Terminated(BaseException):
+    """SIGTERM came before there was anything to save."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 def main(arguments: list[str]) -> int:
@@ -62,30 +79,37 @@ def main(arguments: list[str]) -> int:
 
 
 def _train(workdir: Path) -> int:
-    # Imported here: --help and the complaints above need no JAX.
-    from glcic_jax import processes
-    from glcic_jax.errors import Stopped, UserError
-    from glcic_jax.training import train
-
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        # Imported here: --help and the complaints above need no JAX.
+        from glcic_jax import processes
+        from glcic_jax.errors import Stopped, UserError
+        from glcic_jax.training import train
+    except (KeyboardInterrupt, _Terminated) as error:
+        return _stopped_early(error, workdir)
+    code = 1
     try:
         processes.join(_COORDINATOR.value, _COUNT.value, _INDEX.value)
         train(_CONFIG.value, workdir)
+        return 0
     except Stopped as stopped:
-        command = shlex.join(sys.orig_argv)
-        print(f"{stopped} and saved in {workdir}; to go on:\n{command}", file=sys.stderr)
+        _tell(f"{stopped} and saved in {workdir}; to go on:\n{shlex.join(sys.orig_argv)}")
         return 128 + stopped.signal
-    except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on from the newest checkpoint in {workdir}", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if _DEBUG.value or not isinstance(error, UserError):
+    except (KeyboardInterrupt, _Terminated) as error:
+        code = _stopped_early(error, workdir)
+    except UserError as error:
+        if _DEBUG.value:
             traceback.print_exc()
-            code = 1
-        else:
-            code = _complain(str(error))
-        processes.leave(code)
-        return code
-    return 0
+        code = _complain(str(error))
+    except Exception:
+        traceback.print_exc()
+    processes.leave(code)
+    return code
+
+
+def _stopped_early(error: BaseException, workdir: Path) -> int:
+    _tell(f"\nstopped before the first step; the same command goes on from the newest checkpoint in {workdir}")
+    return 130 if isinstance(error, KeyboardInterrupt) else 143
 
 
 if __name__ == "__main__":

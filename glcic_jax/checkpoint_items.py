@@ -49,7 +49,7 @@ def json_checksum(value: Any) -> int:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON item; what Orbax raises is the caller's to word."""
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler(), multiprocessing_options=_alone()) as checkpointer:
         return checkpointer.restore(path)
 
 
@@ -65,8 +65,8 @@ def read_arrays(path: Path, like: Any, meta: Mapping[str, Any]) -> Any:
       DataError: A shape, a type or a checksum differs. Orbax's own errors pass through.
     """
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        found = checkpointer.restore(path, item=like, restore_args=arguments)
+    with _reader() as checkpointer:
+        found = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=arguments))
     for (place, array), leaf in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(like), strict=True):
         # Orbax fills a NumPy target of another shape without a word.
         if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
@@ -91,7 +91,7 @@ def read_variables(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
     """
     wanted = ("params", "batch_stats", "ema")
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with _reader() as checkpointer:
             tree = checkpointer.metadata(path).item_metadata.tree
             item = {name: tree[name] for name in wanted if name in tree}
             arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
@@ -102,6 +102,20 @@ def read_variables(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
     except Exception as error:  # Orbax and TensorStore raise many types; the file is what is wrong.
         raise DataError(f"checkpoint {path.parent} is damaged ({one_line(error)})") from error
     return found
+
+
+def _reader() -> ocp.Checkpointer:
+    alone = _alone()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Each process reads by itself: else Orbax would have them wait for each other after every item."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
 
 
 def _checksum(leaf: np.ndarray) -> int:

@@ -8,8 +8,9 @@ saved from and restored to the host's memory, so that the number of devices may 
 
 import importlib.metadata
 import logging
+import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +26,8 @@ from glcic_jax.checkpoint_items import (
     non_finite_leaves,
     read_arrays,
     read_json,
-    read_variables,
 )
-from glcic_jax.errors import DataError, UserError, one_line
+from glcic_jax.errors import DataError, DivergedError, one_line
 from glcic_jax.state import TrainState
 
 _PACKAGES = ("glcic-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -79,7 +79,8 @@ class Checkpoints:
         """The steps that finished checkpoints are of, oldest first; sound or not."""
         if not self._directory.is_dir():
             return []
-        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
+        names = (path.name for path in self._directory.iterdir())
+        return sorted(int(name) for name in names if _is_number(name) and name == str(int(name)))
 
     def open(self) -> ocp.CheckpointManager:
         """Gets ready to save, when what is not sound has been set aside; the first `save` does else.
@@ -88,6 +89,10 @@ class Checkpoints:
         """
         if self._manager is not None:
             return self._manager
+        # Orbax takes a folder 05 for a checkpoint of step 5.
+        for path in list(self._directory.iterdir()) if self._directory.is_dir() else []:
+            if _is_number(path.name) and int(path.name) not in self.steps():
+                _log.warning("%s is no checkpoint: moved to %s", path, self._move_aside(path))
         for step in self.steps():
             try:
                 self._rank(step, self.read_meta(step)["metrics"])
@@ -112,7 +117,7 @@ class Checkpoints:
         if free < size:
             raise DataError(
                 f"a checkpoint needs {size / 1e6:,.0f} MB, and {self._directory} has {free / 1e6:,.0f} MB "
-                "free: free some, or lower --config.keep_checkpoints; the checkpoints there are intact"
+                "free: free some, by moving older checkpoints away for instance; those there are intact"
             )
 
     def save(
@@ -133,7 +138,7 @@ class Checkpoints:
           more: Further JSON-able values for the `meta` item.
 
         Raises:
-          UserError: The state holds a number that is not finite; nothing is saved.
+          DivergedError: The state holds a number that is not finite; nothing is saved.
           DataError: It cannot be written, or the save before it could not.
         """
         step = int(state.step)
@@ -144,7 +149,7 @@ class Checkpoints:
         trees = jax.tree.map(np.array, trees)
         broken = non_finite_leaves(trees)
         if broken:
-            raise UserError(
+            raise DivergedError(
                 f"{broken[0]} holds numbers that are not finite at step {step}: training has diverged and was "
                 f"stopped before it was saved. The checkpoints in {self._directory} are from before"
             )
@@ -164,10 +169,7 @@ class Checkpoints:
         manager = self.open()
         self.check_space(state)
         self._rank(step, metrics)
-        try:
-            manager.save(step, args=ocp.args.Composite(**items), force=True)
-        except Exception as error:  # Orbax and TensorStore raise many types, of the save before this one too.
-            raise self._unwritten(error) from error
+        self._worded(lambda: manager.save(step, args=ocp.args.Composite(**items), force=True))
 
     def restore(self, state: TrainState, step: int) -> Restored:
         """Restores the whole run, and compares every array with its checksum.
@@ -221,11 +223,23 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> Path:
         """Moves a checkpoint that is not sound out of the way, beside the folder; says where it is now."""
+        return self._move_aside(self._directory / str(step))
+
+    def _move_aside(self, path: Path) -> Path:
         folder = self._directory.with_name("checkpoints_set_aside")
         folder.mkdir(exist_ok=True)
         taken = {path.name for path in folder.iterdir()}
-        name = next(n for n in (str(step), *(f"{step}_{i}" for i in range(2, 10_000))) if n not in taken)
-        return (self._directory / str(step)).rename(folder / name)
+        names = (path.name, *(f"{path.name}_{i}" for i in range(2, 10_000)))
+        return path.rename(folder / next(name for name in names if name not in taken))
+
+    def check(self) -> None:
+        """Asks whether what `save` started has failed meanwhile.
+
+        Raises:
+          DataError: It could not be written.
+        """
+        if self._manager is not None:
+            self._worded(self._manager.check_for_errors)
 
     def wait(self) -> None:
         """Returns when everything that `save` started is on disk.
@@ -233,12 +247,18 @@ class Checkpoints:
         Raises:
           DataError: It could not be written.
         """
-        if self._manager is None:
-            return
+        if self._manager is not None:
+            self._worded(self._manager.wait_until_finished)
+
+    def _worded(self, work: Callable[[], Any]) -> None:
         try:
-            self._manager.wait_until_finished()
-        except Exception as error:  # As in `save`.
-            raise self._unwritten(error) from error
+            work()
+        except jax.errors.JaxRuntimeError:
+            raise  # Another process was lost.
+        except Exception as error:  # Orbax and TensorStore raise many types, of the save before this one too.
+            raise DataError(
+                f"a checkpoint cannot be written to {self._directory} ({one_line(error)}); those there are intact"
+            ) from error
 
     def close(self) -> None:
         """Waits, then frees the manager's threads."""
@@ -250,48 +270,8 @@ class Checkpoints:
                 self._manager = None
 
     def _rank(self, step: int, metrics: Mapping[str, float]) -> None:
-        if _RANKED_BY in metrics:
+        if math.isfinite(metrics.get(_RANKED_BY, math.nan)):
             self._ranks[step] = metrics[_RANKED_BY]
-
-    def _unwritten(self, error: Exception) -> DataError:
-        return DataError(
-            f"a checkpoint cannot be written to {self._directory} ({one_line(error)}); those there are intact"
-        )
-
-
-def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Restores the completion network alone, for inference.
-
-    Args:
-      workdir: The run's directory.
-      step: Which checkpoint; None: the newest that is sound (what is passed over is logged).
-
-    Returns:
-      `(variables, meta)`: `params` and `batch_stats` of the moving average where the run keeps one, of the
-      trained network where not, as NumPy arrays; and the checkpoint's `meta` item.
-
-    Raises:
-      DataError: There is no checkpoint, or none that can be read.
-    """
-    checkpoints = Checkpoints(workdir)
-    directory = (workdir / "checkpoints").absolute()
-    steps = checkpoints.steps() if step is None else [step]
-    if not directory.is_dir():
-        raise DataError(f"{workdir} holds no checkpoints: is it the workdir of a run?")
-    if not steps:
-        raise DataError(f"{directory} holds no finished checkpoint")
-    for tried in reversed(steps):
-        try:
-            meta = checkpoints.read_meta(tried)
-            found = read_variables(directory / str(tried) / "completion", meta)
-        except DataError as error:
-            if tried == steps[0]:
-                raise
-            _log.warning("%s: going back to the one before it", error)
-            continue
-        chosen = found["ema"] if found.get("ema") else found
-        return {"params": chosen["params"], "batch_stats": chosen["batch_stats"]}, meta
-    raise AssertionError("the loop returns or raises")
 
 
 def package_versions() -> dict[str, str]:
@@ -303,6 +283,10 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return versions
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
 
 
 def _completion_item(state: TrainState) -> dict[str, Any]:

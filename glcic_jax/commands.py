@@ -39,7 +39,7 @@ def doctor() -> None:
 @click.argument("workdir", type=click.Path(path_type=Path))
 def inspect(workdir: Path) -> None:
     """Show what a run's newest checkpoint holds: step, data, sizes, metrics, versions."""
-    from glcic_jax.checkpoints import restore_completion
+    from glcic_jax.completion import restore_completion
 
     variables, meta = restore_completion(workdir)
     click.echo(f"step        {meta['step']}")

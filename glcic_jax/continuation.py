@@ -1,7 +1,7 @@
 """Before the first step: which configurations can run, and which may go on from a checkpoint."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ _FIXED = (
     "seed",
     "data.source",
     "data.train_split",
+    "data.validation_split",
+    "data.validation_fraction",
     "data.mean_pixel",
     "completion.layer_order",
     "completion.input_form",
@@ -153,13 +155,15 @@ def _newest_sound(
     passed_over: dict[int, UserError] = {}
     for step in reversed(checkpoints.steps()):
         try:
-            _check_continuation(config, checkpoints.read_meta(step), schedule, fixed, say)
+            changed = _check_continuation(config, checkpoints.read_meta(step), schedule, fixed)
             restored = checkpoints.restore(state, step)
         except (_OtherNetworksError, DataError) as error:
             passed_over[step] = error
             continue
         for reason in passed_over.values():
             say(f"passed over: {reason}")
+        if changed:
+            say(f"changed since then: {changed}")
         return restored, list(passed_over)
     # Where all that can be read is another run, that is what the user has to hear.
     refusals = [reason for reason in passed_over.values() if isinstance(reason, ConfigError)]
@@ -174,11 +178,10 @@ def _check_continuation(
     meta: dict[str, Any],
     schedule: Schedule,
     fixed: tuple[str, ...],
-    say: Callable[[str], None],
-) -> None:
-    """Refuses to continue one run as another, whose `fixed` keys or past phases differ; tells what else does."""
-    old = _flatten(meta["config"])
-    new = _flatten(json.loads(config.to_json_best_effort()))
+) -> str:
+    """Refuses to continue one run as another, whose `fixed` keys or past phases differ; returns what else does."""
+    old = flatten(meta["config"])
+    new = flatten(json.loads(config.to_json_best_effort()))
     step = meta["step"]
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     refused = [key for key in changed if key in fixed]
@@ -192,19 +195,19 @@ def _check_continuation(
         kind = _OtherNetworksError if any(key in _SHAPES for key in refused) else ConfigError
         raise kind(
             f"the run to go on from is at step {step} and was made with another configuration "
-            f"({_differences(refused, old, new)}): name another --workdir, or give these keys their old values"
+            f"({differences(refused, old, new)}): name another --workdir, or give these keys their old values"
         )
-    if changed:
-        say(f"changed since then: {_differences(changed, old, new)}")
+    return differences(changed, old, new)
 
 
-def _differences(keys: list[str], old: dict[str, Any], new: dict[str, Any]) -> str:
+def differences(keys: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Says what some keys were and are."""
     return ", ".join(f"{key} {old.get(key)} -> {new.get(key)}" for key in keys)
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries to one, with keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

@@ -22,6 +22,10 @@ class ConfigError(UserError):
     """The configuration asks for something that does not exist or does not fit together."""
 
 
+class DivergedError(UserError):
+    """The training has left the finite numbers; all processes notice it after the same step."""
+
+
 class Stopped(Exception):  # noqa: N818 - it is no error.
     """A signal ended the training, which was saved.
 

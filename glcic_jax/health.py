@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from glcic_jax.errors import UserError
+from glcic_jax.errors import DivergedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,24 +59,31 @@ class Health:
       steps: How many steps in a row a metric must stay below its limit before the user is told, once.
       limits: The limits: `discriminator_loss` and `gradient_norm`.
       say: Tells the user one line.
+      below: What `state` gave, where a run goes on.
     """
 
-    def __init__(self, steps: int, limits: Mapping[str, float], say: Callable[[str], None]):
+    def __init__(
+        self,
+        steps: int,
+        limits: Mapping[str, float],
+        say: Callable[[str], None],
+        below: Mapping[str, int] | None = None,
+    ):
         self._steps = steps
         self._limits = limits
         self._say = say
-        self._below: dict[str, int] = {}
+        self._below = dict(below or {})
 
     def watch(self, phase: str, last_step: int, rows: Sequence[Mapping[str, float]]) -> None:
         """Looks at the metrics of consecutive steps, which end with `last_step`.
 
         Raises:
-          UserError: One is not finite.
+          DivergedError: One is not finite.
         """
         for number, row in enumerate(rows, start=last_step - len(rows) + 1):
             for name, value in row.items():
                 if not np.isfinite(value):
-                    raise UserError(
+                    raise DivergedError(
                         f"{name} is {value} at step {number}: training has diverged and was stopped before it was "
                         "saved. The checkpoints are from before; go on from them with a lower learning rate "
                         "(--config.optimizer) or --config.compute_dtype=float32"
@@ -84,6 +91,10 @@ class Health:
             for sign in _SIGNS:
                 if phase in sign.phases and sign.metric in row:
                     self._count(sign, row[sign.metric], number)
+
+    def state(self) -> dict[str, int]:
+        """For how many steps each metric has been below its limit; JSON-able."""
+        return dict(self._below)
 
     def _count(self, sign: _Sign, value: float, step: int) -> None:
         limit = self._limits[sign.limit]

@@ -22,6 +22,7 @@ import numpy as np
 from glcic_jax.data_sources import ImageSource
 from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.image_files import load_image
+from glcic_jax.workdirs import write_aside
 
 _log = logging.getLogger(__name__)
 
@@ -281,9 +282,7 @@ def kept_mean_pixel(
         return np.asarray(found["mean_pixel"], np.float32)
     say(f"computing the mean pixel of {count} training images")
     mean = mean_pixel(source, data, skipped)
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps({**identity, "mean_pixel": [float(value) for value in mean]}) + "\n")
-    aside.replace(path)
+    write_aside(path, json.dumps({**identity, "mean_pixel": [float(value) for value in mean]}) + "\n")
     return mean
 
 

@@ -1,6 +1,8 @@
 """Opening a run: all that the loop works with is built and checked before the first step."""
 
+import contextlib
 import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,14 +15,15 @@ from ml_collections import ConfigDict
 
 from glcic_jax import data_sources, input_pipeline, processes
 from glcic_jax.checkpoints import Checkpoints, Restored
-from glcic_jax.continuation import check_values, restore_run
+from glcic_jax.continuation import check_values, differences, flatten, restore_run
 from glcic_jax.devices import AXIS
-from glcic_jax.errors import DataError
+from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.evaluation import FixedExamples
 from glcic_jax.health import Health
 from glcic_jax.phases import PHASE_NAMES, Schedule, create_schedule
 from glcic_jax.reporting import MetricLog, ProgressLine, RunningMean
 from glcic_jax.state import Recipe, TrainState, create_recipe, create_state
+from glcic_jax.workdirs import write_aside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +65,12 @@ class Run:
     desk: Desk | None
 
     def close(self) -> None:
-        """Waits for the checkpoint that is being written, and closes the logs."""
-        self.progress.close()
-        if self.desk is not None:
-            self.desk.log.close()
-        self.checkpoints.close()
+        """Closes the logs, and waits for the checkpoint that is being written."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.checkpoints.close)
+            if self.desk is not None:
+                stack.callback(self.desk.log.close)
+            stack.callback(self.progress.close)
 
 
 class Plan(NamedTuple):
@@ -106,6 +110,7 @@ def open_run(config: ConfigDict, plan: Plan, workdir: Path) -> tuple[Run, TrainS
     Raises:
       UserError: The data or the workdir cannot be used, or the workdir holds another run.
     """
+    _agree(config)
     schedule, recipe, sources = plan
     images = len(sources.train)
     counts = processes.from_all(images)
@@ -131,22 +136,44 @@ def open_run(config: ConfigDict, plan: Plan, workdir: Path) -> tuple[Run, TrainS
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     restored = _restore(config, state, checkpoints, schedule, progress)
     checkpoints.open()
-    checkpoints.check_space(state)
-    unlogged = RunningMean()
+    unlogged, below = RunningMean(), {}
+    if restored is None or restored.meta["step"] < schedule.total_steps:
+        checkpoints.check_space(state)
     if restored is None:
         mean = _mean_pixel(config, workdir, sources.train, skipped, progress)
         state = state.replace(mean_pixel=jnp.asarray(mean, jnp.float32))
     else:
         state = restored.state
-        unlogged = RunningMean(**restored.meta["unlogged"])
+        unlogged, below = RunningMean(**restored.meta["unlogged"]), restored.meta["below"]
         _go_to(batches, restored, images, progress)
     desk = None
     if processes.is_first():
-        (workdir / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n")
+        write_aside(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
         desk = _open_desk(config, workdir, recipe, sources.validation, skipped, state, holes_key)
-    health = Health(config.warn.steps, config.warn.to_dict(), progress.say)
+    health = Health(config.warn.steps, config.warn.to_dict(), progress.say, below)
     parts = batches, images, skipped, checkpoints, progress, health, unlogged, desk
     return Run(config, workdir, schedule, training_key, *parts), state
+
+
+def _agree(config: ConfigDict) -> None:
+    """Compares the configuration with the first process's: with another, they would wait for each other for ever.
+
+    Raises:
+      ConfigError: They differ.
+    """
+    mine = flatten(json.loads(config.to_json_best_effort()))
+    first = processes.from_first(mine)
+    changed = sorted(key for key in mine.keys() | first.keys() if mine.get(key) != first.get(key))
+    # All learn of it: one that leaves alone would leave the others waiting.
+    if any(processes.from_all(len(changed))):
+        raise ConfigError(
+            "the processes were given different configurations, and each needs the same"
+            + (
+                f"; process 0 and process {jax.process_index()}: {differences(changed, first, mine)}"
+                if changed
+                else ""
+            )
+        )
 
 
 def _open_progress(schedule: Schedule, batch_size: int) -> ProgressLine:

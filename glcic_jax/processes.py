@@ -5,7 +5,11 @@ All of it is the identity, and costs nothing, where a process trains alone.
 
 import json
 import os
+import re
+import socket
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +20,8 @@ from glcic_jax.errors import ConfigError, one_line
 
 # A process that ended without a word is noticed by the others after so many seconds, and ends them.
 HEARTBEAT_SECONDS = 30
+
+_JOINING_SECONDS = 300
 
 # Set by `srun` and `mpirun` for each process that they start, not for a shell inside an allocation.
 _CLUSTER_SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -36,28 +42,77 @@ def join(coordinator: str | None = None, count: int | None = None, index: int | 
     told = coordinator not in (None, "none")
     if not told and not (count is None and index is None):
         raise ConfigError("--process_count and --process_id go with --coordinator=HOST:PORT")
-    if told and (count is None or index is None or not 0 <= index < count):
-        raise ConfigError(
-            f"--coordinator={coordinator} goes with --process_count=N and --process_id from 0 to N - 1, not with "
-            f"{count} and {index}"
-        )
     if coordinator == "none" or not (told or _cluster_says_so()):
         return
+    options: dict[str, Any] = {"local_device_ids": _devices_of_a_lone_task()}
+    if coordinator is not None:
+        if count is None or index is None or not 0 <= index < count:
+            raise ConfigError(
+                f"--coordinator={coordinator} goes with --process_count=N and --process_id from 0 to N - 1, not "
+                f"with {count} and {index}"
+            )
+        _say(f"process {index} of {count}: waiting for the others at {coordinator}")
+        _wait_for(coordinator, index)
+        # Or JAX would still take the number of GPUs from the launcher's environment.
+        options = {"cluster_detection_method": "deactivate"}
     # Without it processes on CPUs cannot talk; on other devices it changes nothing.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(
+            coordinator,
+            count,
+            index,
+            initialization_timeout=_JOINING_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            **options,
+        )
     except (RuntimeError, ValueError) as error:
-        where = coordinator or "the address that the environment gives"
-        raise ConfigError(
-            f"the other processes were not found at {where}: is process 0 running there, and do all name the "
-            f"same --process_count? ({one_line(error)})"
-        ) from error
+        raise _not_found(coordinator or "the address that the environment gives", error) from error
+    _say(f"process {jax.process_index()} of {jax.process_count()}: {jax.local_device_count()} devices of its own")
 
 
 def _cluster_says_so() -> bool:
     sizes = [os.environ.get(name, "1") for name in _CLUSTER_SIZES]
     return any(size.isdecimal() and int(size) > 1 for size in sizes)
+
+
+def _devices_of_a_lone_task() -> list[int] | None:
+    """All GPUs of a host whose only task this is: JAX would give each task of SLURM and Open MPI just one."""
+    slurm = re.fullmatch(r"1(\(x\d+\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    alone = slurm or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    count = os.environ.get("SLURM_GPUS_ON_NODE") or str(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
+    return list(range(int(count))) if alone and count.isdecimal() and int(count) else None
+
+
+def _wait_for(coordinator: str, index: int) -> None:
+    """Waits until process 0 listens. JAX itself would end this process without a word of what it waited for.
+
+    Raises:
+      ConfigError: It does not, or the address is none.
+    """
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--coordinator={coordinator}: give HOST:PORT of process 0, as 10.0.0.1:9876")
+    deadline = time.monotonic() + _JOINING_SECONDS
+    while index > 0:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise _not_found(coordinator, error) from error
+        time.sleep(0.2)
+
+
+def _not_found(where: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"the other processes were not found at {where}: is process 0 running there, and do all name the same "
+        f"--process_count? ({one_line(error)})"
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - before there is a run that could report.
 
 
 def is_first() -> bool:
@@ -86,7 +141,7 @@ def from_all(value: int) -> list[int]:
 
 def leave(code: int) -> None:
     """Ends this process at once if it is one of several, who would else wait for each other at the exit."""
-    if jax.process_count() > 1:
+    if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,5 +1,6 @@
 """What a run writes down while it trains: one progress line, three logs of the same numbers, and grids."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import tensorboardX
 from tqdm import tqdm
 
 from glcic_jax.image_files import save_image
 from glcic_jax.metrics import ImageMetrics
 from glcic_jax.phases import Phase, Schedule
 from glcic_jax.steps import CompletionMetrics, JointMetrics
+from glcic_jax.tensorboard import TensorBoard
 
 # Time of one step of each phase against one of phase 1, for estimates; measured on a CPU at 64 px.
 _RELATIVE_COST = {"completion": 1.0, "discriminator": 0.5, "joint": 2.0}
@@ -67,7 +68,7 @@ class MetricLog:
         self._table = csv.DictWriter(self._csv, COLUMNS, restval="")
         self._table.writeheader()
         self._table.writerows(rows)
-        self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        self._tensorboard = TensorBoard(workdir / "tensorboard", start_step)
 
     def write(self, step: int, phase: str, values: dict[str, float]) -> None:
         """Appends one row.
@@ -82,12 +83,12 @@ class MetricLog:
         self._table.writerow(row)
         for name, value in values.items():
             folder = "validation" if name in _VALIDATION else "training" if name in _TRAINING else "run"
-            self._tensorboard.add_scalar(f"{folder}/{name.removeprefix('validation_')}", value, step)
+            self._tensorboard.scalar(f"{folder}/{name.removeprefix('validation_')}", value, step)
         self.flush()
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """Shows [H, W, 3] uint8 in TensorBoard."""
-        self._tensorboard.add_image(name, image, step, dataformats="HWC")
+        self._tensorboard.image(name, image, step)
 
     def flush(self) -> None:
         """Brings everything written so far to disk."""
@@ -96,10 +97,10 @@ class MetricLog:
         self._tensorboard.flush()
 
     def close(self) -> None:
-        """Flushes and closes all three."""
-        self._jsonl.close()
-        self._csv.close()
-        self._tensorboard.close()
+        """Flushes and closes all three, each even where another cannot be."""
+        with contextlib.ExitStack() as stack:
+            for one in (self._jsonl, self._csv, self._tensorboard):
+                stack.callback(one.close)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -173,6 +174,36 @@ class Stopwatch:
         return values
 
 
+class _Unbroken:
+    """A stream whose reader may go away: Ctrl-C ends `tee` too, and the training still has to save.
+
+    Args:
+      stream: What is written to as long as it can be.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self.encoding = getattr(stream, "encoding", None)
+
+    def write(self, text: str) -> None:
+        """Writes, if anybody still reads."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flushes, if anybody still reads."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The file's number, which tqdm asks the width of the terminal."""
+        return self._stream.fileno()
+
+
 class ProgressLine:
     """One line per phase: a bar on a terminal, plain lines elsewhere.
 
@@ -185,7 +216,7 @@ class ProgressLine:
     def __init__(self, schedule: Schedule, batch_size: int, stream: TextIO | None = None):
         self._schedule = schedule
         self._batch_size = batch_size
-        self._stream = stream or sys.stderr
+        self._stream: Any = _Unbroken(stream or sys.stderr)
         self._bar: tqdm | None = None
 
     def say(self, text: str) -> None:

@@ -1,8 +1,10 @@
 """SIGTERM and Ctrl-C as requests: the loop ends the step it is in, saves, and stops."""
 
+import contextlib
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -10,6 +12,9 @@ import jax
 from jax.experimental import multihost_utils
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# Launchers pass a terminal's Ctrl-C on to processes that have heard it themselves.
+_ECHO_SECONDS = 0.3
 
 
 class StopRequest:
@@ -65,16 +70,18 @@ class StopRequest:
         return _SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
 
     def _listen(self) -> None:
+        first = 0.0
         while numbers := os.read(self._reader, 1):
             number = numbers[0]
             if number not in self._heard():
                 continue
             if self.signal is None:
+                first = time.monotonic()
                 self.signal = number
-                _say("stopping: this step is finished and saved first (Ctrl-C again: quit at once)")
                 if jax.process_count() > 1:
                     os.kill(os.getpid(), signal.SIGTERM)
-            elif number == signal.SIGINT:
+                _say("stopping: this step is finished and saved first (Ctrl-C again: quit at once)")
+            elif number == signal.SIGINT and time.monotonic() - first > _ECHO_SECONDS:
                 _say("quit: what was not saved is lost")
                 os._exit(128 + signal.SIGINT)
 
@@ -85,5 +92,7 @@ def _leave_to_the_thread(number: int, frame: FrameType | None) -> None:
 
 
 def _say(text: str) -> None:
-    # Not print: the main thread may have been interrupted inside it, and hold its lock.
-    os.write(2, f"\n{text}\n".encode())
+    # Not print: the main thread may have been interrupted inside it, and hold its lock. The same Ctrl-C may
+    # have ended whoever reads this.
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())

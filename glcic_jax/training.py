@@ -1,6 +1,7 @@
 """The training loop: three phases over one state."""
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 from glcic_jax import images, processes
 from glcic_jax.devices import parallel, replicate, share, unreplicate
-from glcic_jax.errors import ConfigError, DataError, Stopped, UserError, one_line
+from glcic_jax.errors import ConfigError, DataError, DivergedError, Stopped, UserError, one_line
 from glcic_jax.evaluation import mean_metrics
 from glcic_jax.opening import Desk, Run, open_run, plan_run
 from glcic_jax.phases import Phase, Schedule
@@ -24,7 +25,7 @@ from glcic_jax.state import TrainState
 from glcic_jax.steps import STEPS
 from glcic_jax.stopping import StopRequest
 from glcic_jax.summary import write_summary
-from glcic_jax.workdirs import locked
+from glcic_jax.workdirs import holder, locked
 
 # Metrics of so many steps wait on the devices at most, whatever the intervals: each is looked at before long.
 _MOST_PENDING = 100
@@ -49,19 +50,38 @@ def train(config: ConfigDict, workdir: Path) -> TrainState:
     plan = plan_run(config)
     with _worded(workdir), _alone_in(workdir):
         run, state = open_run(config, plan, workdir)
-        try:
-            with StopRequest() as stop:
-                state = _loop(run, state, stop)
-        except (Exception, KeyboardInterrupt) as error:
-            # Closing waits for the other processes, who may be waiting for this one.
-            if jax.process_count() == 1 or isinstance(error, Stopped):
-                run.close()
-            raise
-        run.close()
-        if run.desk is not None:
-            write_summary(workdir, config, run.schedule, run.desk.validation, state)
-            run.progress.say(f"done: {workdir / 'summary.md'}")
+        with StopRequest() as stop, _closing(run):
+            state = _loop(run, state, stop)
+            run.checkpoints.wait()
+            if run.desk is not None:
+                write_summary(workdir, config, run.schedule, run.desk.validation, state)
+                run.progress.say(f"done: {workdir / 'summary.md'}")
+        if stop.signal is not None:
+            raise Stopped(signal.Signals(stop.signal), int(state.step))
     return state
+
+
+@contextlib.contextmanager
+def _closing(run: Run) -> Iterator[None]:
+    """Closes a run; after an error too, where all processes are sure to come here together."""
+    try:
+        yield
+    except (Stopped, DivergedError):
+        run.close()
+        raise
+    except BaseException:
+        # Closing waits for the other processes, who may be waiting for this one.
+        if jax.process_count() == 1:
+            try:
+                run.close()
+            except Exception as error:  # It is the first error that tells what happened.
+                run.progress.say(f"on closing: {one_line(error)}")
+        raise
+    run.close()
+
+
+# What the operating system says of a disk, and not of a mistake in a program.
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
 @contextlib.contextmanager
@@ -70,9 +90,10 @@ def _worded(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = error.filename or workdir
+        if error.errno not in _OF_THE_DISK:
+            raise
         raise DataError(
-            f"{place}: {error.strerror or one_line(error)}. The checkpoints in {workdir} are intact; the same "
+            f"{error.filename or workdir}: {error.strerror}. The checkpoints in {workdir} are intact; the same "
             "command goes on from the newest when this is mended"
         ) from error
     except jax.errors.JaxRuntimeError as error:
@@ -86,13 +107,19 @@ def _worded(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone_in(workdir: Path) -> Iterator[None]:
-    """Locks the workdir for the first process, on behalf of all."""
+    """Locks the workdir for the first process, on behalf of all.
+
+    Raises:
+      DataError: It is taken, cannot be written, or is not the same directory for all processes.
+    """
     with locked(workdir) if processes.is_first() else contextlib.nullcontext():
-        processes.from_first(True)
-        if not workdir.is_dir():
+        mine = holder(workdir)
+        theirs = processes.from_first(mine)
+        # All learn of it: one that leaves alone would leave the others waiting.
+        if any(processes.from_all(int(holder(workdir) != theirs))):
             raise DataError(
-                f"process {jax.process_index()} does not see {workdir}, where process 0 writes: name a --workdir "
-                "on a file system that all hosts share"
+                f"the processes do not all see the same {workdir}: name a --workdir on a file system that all "
+                "hosts share"
             )
         yield
 
@@ -106,6 +133,9 @@ def _enable_compile_cache(directory: str) -> None:
 def _loop(run: Run, state: TrainState, stop: StopRequest) -> TrainState:
     """Trains up to the schedule's last step; returns the state on one device."""
     first = int(state.step)
+    if first and not run.checkpoints.steps():
+        # Begun with another run's checkpoint, which that run may delete: from here on this one has its own.
+        _save(run, state, {})
     begun = time.perf_counter() - (run.desk.log.elapsed_before if run.desk else 0.0)
     state = replicate(state)
     for phase in run.schedule.phases:
@@ -183,7 +213,7 @@ def _collect(run: Run, phase: Phase, step: int, pending: list[Any]) -> None:
     """Takes the metrics of the last steps from the devices, looks at them, and keeps them for the log.
 
     Raises:
-      UserError: One is not finite.
+      DivergedError: One is not finite.
     """
     rows = [{name: float(value) for name, value in vars(metrics).items()} for metrics in jax.device_get(pending)]
     pending.clear()
@@ -195,6 +225,7 @@ def _report(run: Run, state: TrainState, step: int, phase: Phase, clock: Stopwat
     """Logs, validates, draws and saves what is due after `step` updates."""
     config, schedule = run.config, run.schedule
     due = {name: schedule.is_due(step, config[f"{name}_every"]) for name in ("validate", "grid", "checkpoint")}
+    run.checkpoints.check()
     local = unreplicate(state)
     values = run.unlogged.take()
     rates = clock.rates(config.batch_size) if clock.steps else {}
@@ -234,12 +265,13 @@ def _save(run: Run, state: TrainState, validation: dict[str, float]) -> None:
         run.config.to_dict(),
         validation,
         unlogged=run.unlogged.state(),
+        below=run.health.state(),
         images=run.images,
     )
 
 
 def _save_and_stop(run: Run, state: TrainState, step: int, stop: StopRequest) -> None:
-    """Saves without a validation, which a process that is told to end has no time for.
+    """Saves, without a validation: a process that is told to end has no time for one.
 
     Raises:
       Stopped: Always.

@@ -1,7 +1,9 @@
 """The directory of a run: made, checked, and locked against a second process."""
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -10,6 +12,9 @@ from pathlib import Path
 from glcic_jax.errors import DataError, one_line
 
 _LOCK = ".lock"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -32,20 +37,36 @@ def locked(workdir: Path) -> Iterator[None]:
         _lock(handle, workdir)
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        os.fsync(handle)  # For those who look from other hosts.
         yield
     finally:
         os.close(handle)
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Writes a file beside its name first, and renames it: it is never there half."""
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def holder(workdir: Path) -> str | None:
+    """Who holds a run's directory, or held it last; None where nobody ever did."""
+    try:
+        return (workdir / _LOCK).read_text(errors="replace")
+    except OSError:
+        return None
 
 
 def _lock(handle: int, workdir: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        holder = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
+        other = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
         raise DataError(
-            f"{workdir} is in use by {holder}: wait until it has ended, or name another --workdir"
+            f"{workdir} is in use by {other}: wait until it has ended, or name another --workdir"
         ) from error
     except OSError as error:
-        raise DataError(
-            f"the workdir {workdir} cannot be locked ({one_line(error)}): name one on another file system"
-        ) from error
+        if error.errno not in _NO_LOCKS:
+            raise DataError(f"the workdir {workdir} cannot be locked ({one_line(error)})") from error
+        _log.warning("%s is on a file system without locks: see that no second process trains there", workdir)

@@ -43,6 +43,7 @@ LEVELS = {
     "reporting": 2,
     "steps": 2,
     "stopping": 2,
+    "tensorboard": 1,
     "completion": 3,
     "data_check": 3,
     "preparation": 3,

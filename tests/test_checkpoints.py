@@ -1,14 +1,18 @@
+import os
 import shutil
+import subprocess
+import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import load_config, shrink
+from conftest import ROOT, load_config, shrink
 
-from glcic_jax.checkpoints import Checkpoints, restore_completion
-from glcic_jax.errors import DataError, UserError
+from glcic_jax.checkpoints import Checkpoints
+from glcic_jax.completion import restore_completion
+from glcic_jax.errors import DataError, DivergedError
 from glcic_jax.state import create_recipe, create_state
 
 
@@ -167,7 +171,7 @@ def test_numbers_that_are_not_finite_are_not_saved(tmp_path, state):
     params = jax.tree.map(jnp.array, state.completion.params)
     params["conv3"]["kernel"] = params["conv3"]["kernel"].at[0, 0, 0, 0].set(jnp.nan)
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(UserError, match=r"conv3'\]\['kernel'\] holds numbers that are not finite at step"):
+    with pytest.raises(DivergedError, match=r"conv3'\]\['kernel'\] holds numbers that are not finite at step"):
         checkpoints.save(state.replace(completion=state.completion.replace(params=params)), {}, {}, {})
     checkpoints.close()
     assert checkpoints.steps() == []
@@ -298,3 +302,53 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path, state, monkeyp
         checkpoints.save(state.replace(step=jnp.asarray(2, jnp.int32)), {}, {}, {})
     checkpoints.close()
     assert checkpoints.steps() == [1]
+
+
+def test_a_folder_whose_name_is_nearly_a_step_is_moved_away(tmp_path, state):
+    (tmp_path / "checkpoints" / "05").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "notes").mkdir()
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == []
+    save(checkpoints, state, 5, 0.1)
+    checkpoints.close()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["5", "notes"]
+    assert [path.name for path in (tmp_path / "checkpoints_set_aside").iterdir()] == ["05"]
+
+
+# Fills a disk, as a limit on the size of files makes it: the third checkpoint cannot be written.
+FULL_DISK = """
+import resource, signal, sys, json
+from pathlib import Path
+from test_checkpoints import *
+from glcic_jax.errors import DataError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+config = shrink(load_config("joint"))
+fresh = create_state(create_recipe(config), jax.random.key(0), config.data.image_size, jnp.zeros(3))
+checkpoints = Checkpoints(Path(sys.argv[1]))
+save(checkpoints, fresh, 1, 0.1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+try:
+    save(checkpoints, fresh, 2, 0.1)
+except DataError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(checkpoints.steps(), int(checkpoints.restore(fresh, 1).state.step))
+"""
+
+
+def test_a_save_that_fails_on_the_way_is_one_line_and_leaves_the_others_intact(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tmp_path],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+            "JAX_PLATFORMS": "cpu",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said, sound = result.stdout.splitlines()
+    assert said.startswith(f"a checkpoint cannot be written to {tmp_path}/checkpoints (")
+    assert said.endswith("those there are intact")
+    assert sound == "[1] 1"

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from glcic_jax.errors import UserError
+from glcic_jax import health as health_module
+from glcic_jax.errors import DivergedError
 from glcic_jax.health import Health
+from glcic_jax.steps import CompletionMetrics, JointMetrics
 
 LIMITS = {"discriminator_loss": 0.01, "gradient_norm": 1e-6}
 SOUND = {
@@ -26,7 +28,7 @@ def watched():
 def test_a_number_that_is_not_finite_is_named_with_its_step(watched, metric, value):
     health, _ = watched
     rows = [SOUND, SOUND, {**SOUND, metric: value}, SOUND]
-    with pytest.raises(UserError, match=f"^{metric} is {value} at step 99:"):
+    with pytest.raises(DivergedError, match=f"^{metric} is {value} at step 99:"):
         health.watch("joint", 100, rows)
 
 
@@ -69,3 +71,23 @@ def test_d_alone_may_reach_a_loss_of_zero(watched):
     health, said = watched
     health.watch("discriminator", 10, [{"discriminator_loss": 0.0}] * 10)
     assert said == []
+
+
+def test_what_was_counted_goes_on_in_another_process():
+    said = []
+    first = Health(3, LIMITS, said.append)
+    first.watch("joint", 2, [{"discriminator_loss": 0.0}] * 2)
+    second = Health(3, LIMITS, said.append, first.state())
+    second.watch("joint", 3, [{"discriminator_loss": 0.0}])
+    assert len(said) == 1
+    # And one that has been told is not told again.
+    Health(3, LIMITS, said.append, second.state()).watch("joint", 9, [{"discriminator_loss": 0.0}] * 6)
+    assert len(said) == 1
+
+
+def test_the_signs_are_metrics_of_their_phases_and_keys_of_the_configuration(config):
+    fields = {"completion": CompletionMetrics, "joint": JointMetrics}
+    for sign in health_module._SIGNS:
+        assert sign.limit in config.warn
+        for phase in sign.phases:
+            assert sign.metric in fields[phase].__dataclass_fields__

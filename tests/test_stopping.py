@@ -70,6 +70,29 @@ def test_a_second_ctrl_c_quits_at_once_though_the_main_thread_is_busy():
     assert "quit: what was not saved is lost" in process.stderr.read()
 
 
+def test_a_ctrl_c_that_comes_twice_at_once_is_one():
+    # Launchers pass on what the terminal has sent already.
+    process = begin("busy")
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 130
+    process.communicate()
+
+
+def test_a_reader_that_has_gone_changes_nothing():
+    # Ctrl-C in `python main.py 2>&1 | tee log` ends tee as well.
+    process = begin()
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline().split()[:2] == ["left", str(int(signal.SIGINT))]
+    process.kill()
+    process.wait()
+
+
 def test_a_second_sigterm_changes_nothing():
     # Schedulers send several.
     process = begin("busy")
