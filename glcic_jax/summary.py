@@ -133,7 +133,7 @@ def _draw_curves(rows: list[dict[str, Any]], schedule: Schedule, path: Path) -> 
             axes.axvline(phase.start, color="grey", linewidth=0.8, linestyle=":")
         axes.set_title(title)
         axes.set_xlabel("step")
-        if len(names) > 1:
+        if len(axes.lines) > len(schedule.phases[1:]) and len(names) > 1:
             axes.legend()
     _save_figure(figure, path)
 

@@ -69,13 +69,15 @@ def _closing(run: Run) -> Iterator[None]:
     except (Stopped, DivergedError):
         run.close()
         raise
-    except BaseException:
+    except BaseException as first:
         # Closing waits for the other processes, who may be waiting for this one.
         if jax.process_count() == 1:
             try:
                 run.close()
-            except Exception as error:  # It is the first error that tells what happened.
-                run.progress.say(f"on closing: {one_line(error)}")
+            except Exception as error:
+                # It is the first error that tells what happened; a full disk is told once.
+                if not isinstance(first, OSError):
+                    run.progress.say(f"on closing: {one_line(error)}")
         raise
     run.close()
 
