@@ -1,7 +1,9 @@
 """Reading the items of a checkpoint, with checksums: what a disk gives back wrong trains and completes nothing."""
 
 import concurrent.futures
+import functools
 import json
+import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -105,9 +107,25 @@ def read_variables(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reader() -> ocp.Checkpointer:
+    _silence_leftovers()
     alone = _alone()
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+@functools.cache
+def _silence_leftovers() -> None:
+    """Leaves out the tracebacks, hundreds of them, that follow an array which cannot be read.
+
+    Orbax gives up at the first; the callbacks of the others then find its event loop closed, and say so.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

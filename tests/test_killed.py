@@ -56,14 +56,20 @@ def newest_step(workdir):
 
 def kill_when(workdir, step, delay):
     """Kills a run some seconds after its checkpoint of a step began to appear; False: it ended before."""
+
+    def begun():
+        names = (path.name.split(".")[0] for path in (workdir / "checkpoints").glob("*"))
+        return any(name.isdecimal() and int(name) >= step for name in names)
+
+    return _kill_after(workdir, begun, delay)
+
+
+def _kill_after(workdir, moment, delay):
     process = begin(workdir)
     try:
-        while process.poll() is None:
-            begun = (path.name.split(".")[0] for path in (workdir / "checkpoints").glob("*"))
-            if any(name.isdecimal() and int(name) >= step for name in begun):
-                time.sleep(delay)
-                break
+        while process.poll() is None and not moment():
             time.sleep(0.001)
+        time.sleep(delay)
         if process.poll() is not None:
             return False
         process.send_signal(signal.SIGKILL)
@@ -163,8 +169,12 @@ def _kill_many(times):
             runs += 1
             workdir = Path(folder) / f"run_{runs}"
             while killed < times and newest_step(workdir) < LAST:
-                step = chance.randint(newest_step(workdir), LAST)
-                killed += kill_when(workdir, step, chance.uniform(0.0, 0.5))
+                if chance.random() < 0.3:
+                    # While it begins: reading the checkpoint, cutting the log.
+                    killed += _kill_after(workdir, lambda: True, chance.uniform(2.0, 9.0))
+                else:
+                    step = chance.randint(newest_step(workdir) + 1, LAST)
+                    killed += kill_when(workdir, step, chance.uniform(0.0, 0.5))
                 print(f"kill {killed}: at step {newest_step(workdir)} of run {runs}", flush=True)  # noqa: T201
             finish(workdir)
             assert_ended_alike(whole, workdir)
