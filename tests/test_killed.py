@@ -168,14 +168,11 @@ def _kill_many(times):
         while killed < times:
             runs += 1
             workdir = Path(folder) / f"run_{runs}"
-            while killed < times and newest_step(workdir) < LAST:
-                if chance.random() < 0.3:
-                    # While it begins: reading the checkpoint, cutting the log.
-                    killed += _kill_after(workdir, lambda: True, chance.uniform(2.0, 9.0))
-                else:
-                    step = chance.randint(newest_step(workdir) + 1, LAST)
-                    killed += kill_when(workdir, step, chance.uniform(0.0, 0.5))
-                print(f"kill {killed}: at step {newest_step(workdir)} of run {runs}", flush=True)  # noqa: T201
+            for step in sorted(chance.sample(range(1, LAST), 4)):
+                killed += kill_when(workdir, step, chance.uniform(0.0, 0.3))
+                # And while the next one begins: reading the checkpoint, cutting the log, compiling.
+                killed += _kill_after(workdir, lambda: True, chance.uniform(2.0, 8.0))
+                print(f"kill {killed}: run {runs} is at step {newest_step(workdir)}", flush=True)  # noqa: T201
             finish(workdir)
             assert_ended_alike(whole, workdir)
             shutil.rmtree(workdir)
