@@ -1,7 +1,9 @@
 """The `glcic` command. JAX is imported inside the commands, so that `glcic --help` answers at once."""
 
-import shlex
+import contextlib
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -61,7 +63,9 @@ def data() -> None:
 @data.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--processes", type=click.IntRange(1), help="How many read at a time; by default one for each core.")
-@click.option("--list", "list_file", type=click.Path(path_type=Path), help="Write all unreadable images here.")
+@click.option(
+    "--list", "list_file", type=click.Path(path_type=Path), help="Write all unreadable images here; -: stdout."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the report here too; -: stdout.")
 @click.option("--image-size", default=256, show_default=True, help="Side of training's crops, in pixels.")
 @click.option("--validation-fraction", default=0.02, show_default=True, help="Share of a folder to be held out.")
@@ -77,11 +81,13 @@ def check(
 ) -> None:
     """Read every image of a folder, or of a prepared TFDS data set, as training does.
 
+    PATH of a data set is its version's directory, or one above where that holds no other.
+
     Shows counts, sizes, what cannot be read and why, and the mean pixel. The last three options are training's
     --config.data.image_size, validation_fraction and max_skipped_fraction. Exits with 0 where all images can be
     read, with 1 where some cannot, with 2 where there are none.
     """
-    try:
+    with _stoppable("stopped"):
         from glcic_jax.data_report import check_data
 
         everything_read = check_data(
@@ -93,9 +99,6 @@ def check(
             validation_fraction=validation_fraction,
             max_skipped_fraction=max_skipped_fraction,
         )
-    except KeyboardInterrupt:
-        click.echo("\nstopped", err=True)
-        sys.exit(130)
     sys.exit(0 if everything_read else 1)
 
 
@@ -113,16 +116,28 @@ def check(
 def prepare(name: str, source: Path | None, data_dir: str) -> None:
     """Prepare a TFDS data set as array_record, without TensorFlow.
 
-    NAME is places365_small, celeb_a, cycle_gan/facades, ... What is missing is downloaded; an interrupted
-    preparation goes on with the same command.
+    NAME is places365_small, celeb_a, cycle_gan/facades, ..., or one of them with :VERSION. What is missing is
+    downloaded; an interrupted preparation goes on with the same command.
     """
-    from glcic_jax.data_sources import tfds_root
-    from glcic_jax.preparation import prepare as prepare_data_set
+    with _stoppable("stopped; the same command goes on"):
+        from glcic_jax.data_sources import tfds_root
+        from glcic_jax.preparation import prepare as prepare_data_set
+        from glcic_jax.preparation import training_command
 
-    directory = prepare_data_set(name, tfds_root(data_dir), source, click.echo)
-    where = f" --config.data.tfds_dir={shlex.quote(data_dir)}" if data_dir else ""
-    click.echo(f"{directory} is ready. To train on it:")
-    click.echo(f"python main.py --config=configs/joint.py --config.data.source=tfds:{name}{where}")
+        source = source.expanduser() if source is not None else None
+        directory = prepare_data_set(name, tfds_root(data_dir), source, click.echo)
+        click.echo(f"{directory} is ready. To train on it:")
+        click.echo(training_command(name, directory, data_dir))
+
+
+@contextlib.contextmanager
+def _stoppable(line: str) -> Iterator[None]:
+    """Ends with a line and exit code 130 where Ctrl-C is pressed inside."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"\n{line}", err=True)
+        sys.exit(130)
 
 
 def _count(tree: object) -> int:
@@ -133,6 +148,8 @@ def _count(tree: object) -> int:
 
 def main() -> None:
     """The entry point: a `UserError` is one line on stderr and exit code 2."""
+    # Orbax and TFDS report through absl what is no news to a user.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         cli()
     except UserError as error:

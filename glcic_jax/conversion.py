@@ -1,5 +1,6 @@
 """Converts a data set that TFDS has prepared as TFRecord to array_record, shard by shard, without TensorFlow."""
 
+import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glcic_jax import shards
-from glcic_jax.data_sources import prepared_formats
+from glcic_jax.data_sources import prepared_info
 from glcic_jax.errors import DataError, one_line
 from glcic_jax.progress import Progress, Tell, in_words
 from glcic_jax.tfrecords import read_records
@@ -21,7 +22,7 @@ class _Pair(NamedTuple):
     records: int
 
 
-def convert(name: str, source: Path, root: Path, tell: Tell) -> Path:
+def convert(name: str, version: str, source: Path, root: Path, tell: Tell) -> Path:
     """Converts a TFRecord preparation; the examples go over unchanged, in their order.
 
     Where the result belongs into the very directory of the source, its shards come to lie beside the TFRecord ones
@@ -29,6 +30,7 @@ def convert(name: str, source: Path, root: Path, tell: Tell) -> Path:
 
     Args:
       name: The data set that it has to be, NAME or NAME/CONFIGURATION.
+      version: The version that it has to be; empty for any.
       source: The version's directory, with dataset_info.json.
       root: TFDS's data directory for the result.
       tell: Takes lines for the person who waits.
@@ -40,8 +42,9 @@ def convert(name: str, source: Path, root: Path, tell: Tell) -> Path:
       DataError: The source is damaged, incomplete or no TFRecord; or the disk is full or cannot be written.
     """
     info = _open_source(source)
-    if name not in (info.name, f"{info.name}/{info.config_name}"):
-        raise DataError(f"{source} holds the data set {info.full_name}, not {name}")
+    if name not in (info.name, f"{info.name}/{info.config_name}") or version not in ("", str(info.version)):
+        wanted = f"{name}/{version}" if version else name
+        raise DataError(f"{source} holds the data set {info.full_name}, not {wanted}")
     final = root / info.full_name
     beside = final.exists() and final.resolve() == source.resolve()
     if final.exists() and not beside:
@@ -51,25 +54,28 @@ def convert(name: str, source: Path, root: Path, tell: Tell) -> Path:
     size = sum(pair.source.stat().st_size for pair in pairs)
     tell(f"converting {source}: {in_words(size)} of TFRecord, as much again in {final}")
     with shards.locked(work):
+        if shards.finished_meanwhile(work, final):
+            return final
         plan = {
             "tfrecord": str(source.resolve()),
             "shards": [[*pair[1:], pair.source.stat().st_size] for pair in pairs],
         }
         workspace = shards.Workspace(work, plan)
-        left = sum(pair.source.stat().st_size for pair in pairs if workspace.finished(pair.target) is None)
+        unfinished = [pair for pair in pairs if workspace.finished(pair.target) is None]
+        left = sum(pair.source.stat().st_size for pair in unfinished)
         tell(f"{in_words(left)} are left to convert, {in_words(shards.free_space(work))} are free")
-        shards.require_space(work, left)
+        shards.require_space(work, shards.space_for(left, sum(pair.records for pair in unfinished)))
         with Progress("converting", size, tell, size - left) as progress:
             for pair in pairs:
                 _convert_shard(pair, workspace, progress)
-        _finish(source, work, final)
+        workspace.finish(final, functools.partial(_describe, source))
     return final
 
 
 def _open_source(source: Path) -> Any:
     import tensorflow_datasets as tfds
 
-    formats = prepared_formats(source)
+    formats = prepared_info(source).formats
     if formats[0] == "array_record":
         raise DataError(f"{source} is array_record already: leave out --from, and give its root as --data-dir")
     if formats[0] != "tfrecord":
@@ -113,23 +119,16 @@ def _convert_shard(pair: _Pair, workspace: shards.Workspace, progress: Progress)
     workspace.write(pair.target, records(), pair.source.stat().st_size, pair.records)
 
 
-def _finish(source: Path, work: Path, final: Path) -> None:
+def _describe(source: Path, work: Path) -> None:
     info = json.loads((source / "dataset_info.json").read_text())
-    try:
-        if work == final:
-            info["alternativeFileFormats"] = [*info.get("alternativeFileFormats", []), "array_record"]
-        else:
-            info.pop("alternativeFileFormats", None)
-            info["fileFormat"] = "array_record"
-            for path in source.iterdir():
-                shard = ".tfrecord" in path.name or ".array_record" in path.name
-                if path.is_file() and not shard and path.name != "dataset_info.json":
-                    shutil.copyfile(path, work / path.name)
-        # The last step beside the source: until then TFDS sees what it saw before.
-        shards.write_json(work / "dataset_info.json", info)
-        shards.check_readable(work)
-        if work != final:
-            work.rename(final)
-        shards.clear_notes(final)
-    except OSError as error:
-        raise DataError(f"{final}: cannot be written ({one_line(error)}); the same command goes on") from error
+    if work.resolve() == source.resolve():
+        info["alternativeFileFormats"] = [*info.get("alternativeFileFormats", []), "array_record"]
+    else:
+        info.pop("alternativeFileFormats", None)
+        info["fileFormat"] = "array_record"
+        for path in source.iterdir():
+            shard = ".tfrecord" in path.name or ".array_record" in path.name
+            if path.is_file() and not shard and path.name != "dataset_info.json":
+                shutil.copyfile(path, work / path.name)
+    # The last step beside the source: until then TFDS sees what it saw before.
+    shards.write_json(work / "dataset_info.json", info)

@@ -1,28 +1,35 @@
 """Reads every image of a data set and says what training would find there."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
-import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from glcic_jax.data_sources import ImageSource, TfdsSource, open_prepared, open_split
+from glcic_jax.data_sources import (
+    ImageSource,
+    TfdsSource,
+    is_version,
+    open_prepared,
+    open_split,
+    prepare_command,
+    prepared_info,
+    training_splits,
+)
 from glcic_jax.errors import DataError, printable
 from glcic_jax.image_files import LARGE, load_with_header
-from glcic_jax.image_folders import FileSource, list_folder, split_folder, too_few_images
+from glcic_jax.image_folders import LARGE_FILE, FileSource, list_folder, split_folder, too_few_images
 from glcic_jax.worker_pool import in_processes
 
 _AT_LEAST = 64  # Pixels of the shorter side that the mean colour is taken from; damage shows at any size.
-_LARGE_FILE = 2**27  # Bytes.
 _CHUNK = 64  # Images that a process is handed at once.
 
-# An image by its path below the folder, or by its split and its place in it.
-Item = str | tuple[str, int]
+Item = str | int  # An image by its path below the folder, or by its place in its split.
 
 
 class Plan(NamedTuple):
@@ -37,7 +44,7 @@ class Plan(NamedTuple):
     """
 
     root: Path
-    parts: dict[str, Sequence[str] | int]
+    parts: Mapping[str, Sequence[str] | range]
     others: dict[str, int]
     hidden: int
     unopened: list[str]
@@ -45,13 +52,16 @@ class Plan(NamedTuple):
     def items(self) -> Iterator[tuple[str, Item]]:
         """Every image, with its part."""
         for part, images in self.parts.items():
-            if isinstance(images, int):
-                yield from ((part, (part, index)) for index in range(images))
-            else:
-                yield from ((part, path) for path in images)
+            yield from ((part, image) for image in images)
 
     def __len__(self) -> int:
-        return sum(images if isinstance(images, int) else len(images) for images in self.parts.values())
+        return sum(map(len, self.parts.values()))
+
+    @property
+    def training_parts(self) -> tuple[str, str]:
+        """The parts that training trains on and validates on, which may be slices of the same."""
+        train, validation = (split.partition("[")[0] for split in training_splits(list(self.parts)))
+        return train, validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,24 +87,40 @@ def plan(root: Path, validation_fraction: float) -> Plan:
     """Lists the images of a folder, or opens a prepared TFDS data set.
 
     Args:
-      root: A folder; a prepared data set where it holds dataset_info.json.
+      root: A folder; the directory of a prepared data set's version, or one above it.
       validation_fraction: Share of a folder that training holds out.
 
     Raises:
-      DataError: No such folder, fewer than two images in it, or a data set that cannot be opened.
+      DataError: No such folder, fewer than two images in it, several data sets, or one that cannot be opened.
     """
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "no such folder"
         raise DataError(f"{printable(str(root))}: {what}; give a folder of photographs or a prepared data set")
-    if (root / "dataset_info.json").is_file():
-        builder = _opened(root)
-        return Plan(root, {split: len(open_split(builder, split)) for split in builder.info.splits}, {}, 0, [])
     listing = list_folder(root)
+    # TFDS unpacks archives below its data directory; any other image makes a folder of photographs.
+    if all(path.startswith("downloads/") for path in listing.images) and (found := _prepared_below(root)):
+        if len(found) > 1:
+            several = ", ".join(printable(str(path)) for path in found)
+            raise DataError(f"{printable(str(root))} holds several prepared data sets: give one of {several}")
+        builder = _opened(found[0])
+        if not builder.info.splits:
+            raise DataError(f"{found[0]}: the data set has no split")
+        splits = {split: range(len(open_split(builder, split))) for split in builder.info.splits}
+        return Plan(found[0], splits, {}, 0, [])
     if len(listing.images) < 2:
         raise DataError(too_few_images(root, listing))
     train, validation = split_folder(listing.images, validation_fraction)
-    parts: dict[str, Sequence[str] | int] = {"train": train, "validation": validation}
+    parts = {"train": train, "validation": validation}
     return Plan(root, parts, dict(listing.others.most_common()), listing.hidden, listing.unopened)
+
+
+def _prepared_below(root: Path) -> list[Path]:
+    """Prepared data sets: `root` itself, or as deep as versions lie below TFDS's data directory."""
+    infos = [root / "dataset_info.json"]
+    for depth in (1, 2, 3):
+        infos += [path for path in root.glob("*/" * depth + "dataset_info.json") if is_version(path.parent.name)]
+    # Other programs write a dataset_info.json too.
+    return sorted(path.parent for path in infos if path.is_file() and path.with_name("features.json").is_file())
 
 
 def read_all(plan: Plan, processes: int, told: Callable[[], Any]) -> "Findings":
@@ -112,35 +138,37 @@ def read_all(plan: Plan, processes: int, told: Callable[[], Any]) -> "Findings":
     postponed: list[tuple[str, Item]] = []
     work = functools.partial(inspect_items, plan.root)
     chunk = min(_CHUNK, 1 + len(plan) // (4 * processes))
-    for (part, item), finding in in_processes(work, plan.items(), processes, chunk, _CRASHED):
-        if finding.postponed:
-            postponed.append((part, item))
-            continue
-        findings.add(part, item, finding)
-        told()
+    with contextlib.closing(in_processes(work, plan.items(), processes, chunk, _CRASHED)) as found:
+        for (part, item), finding in found:
+            if finding.postponed:
+                postponed.append((part, item))
+                continue
+            findings.add(part, item, finding)
+            told()
+    if not postponed:
+        return findings
     # One at a time: one in each process would fill the memory.
     work = functools.partial(inspect_items, plan.root, large=True)
-    for (part, item), finding in in_processes(work, postponed, 1, 1, _CRASHED):
-        findings.add(part, item, finding)
-        told()
+    with contextlib.closing(in_processes(work, postponed, 1, 1, _CRASHED)) as found:
+        for (part, item), finding in found:
+            findings.add(part, item, finding)
+            told()
     return findings
 
 
 def inspect_items(root: Path, items: Sequence[tuple[str, Item]], large: bool = False) -> list[Finding]:
     """Reads some images; those that take much memory are postponed unless `large`."""
-    return [_inspect(*_source(root, item), large) for _, item in items]
+    return [_inspect(*_source(root, part, item), large) for part, item in items]
 
 
-def _source(root: Path, item: Item) -> tuple[ImageSource, int]:
-    if isinstance(item, str):
-        return FileSource([root / item]), 0
-    split, index = item
-    return _opened_split(root, split), index
+def _source(root: Path, part: str, item: Item) -> tuple[ImageSource, int]:
+    return (FileSource([root / item]), 0) if isinstance(item, str) else (_opened_split(root, part), item)
 
 
 def _opened(root: Path) -> Any:
-    name = root.absolute().parent.name
-    return open_prepared(root, f"glcic data prepare {name} --from {shlex.quote(str(root))}")
+    info = prepared_info(root)
+    data_dir = root.absolute().parents[1 + info.name.count("/")]
+    return open_prepared(root, prepare_command(f"{info.name}:{info.version}", str(data_dir)))
 
 
 @functools.cache
@@ -151,7 +179,7 @@ def _opened_split(root: Path, split: str) -> TfdsSource:
 def _inspect(source: ImageSource, index: int, large: bool) -> Finding:
     name = source.name(index)
     try:
-        if not large and isinstance(source, FileSource) and source.size(index) > _LARGE_FILE:
+        if not large and isinstance(source, FileSource) and source.size(index) > LARGE_FILE:
             return _POSTPONED
         content = source.read(index)
         header, image = load_with_header(content, name, _AT_LEAST, float("inf") if large else LARGE)
@@ -185,14 +213,17 @@ class Findings:
         self.shorter_sides: Counter[int] = Counter()
         self.unreadable: list[tuple[str, str]] = []
         self.in_both_parts = 0
+        self.readable_in: Counter[str] = Counter()
+        self.unreadable_in: Counter[str] = Counter()
         self._parts_of: dict[bytes, str] = {}
-        self._sum = np.zeros(3)
+        self._sums: dict[str, np.ndarray] = {}
 
     def add(self, part: str, item: Item, finding: Finding) -> None:
         """Counts one image."""
         if finding.error:
-            name = printable(item) if isinstance(item, str) else f"{item[0]}[{item[1]}]"
+            name = printable(item) if isinstance(item, str) else f"{part}[{item}]"
             self.unreadable.append((name, finding.error))
+            self.unreadable_in[part] += 1
             return
         self.bytes += finding.size
         self.formats[finding.format] += 1
@@ -200,7 +231,8 @@ class Findings:
         self.widths[finding.width] += 1
         self.heights[finding.height] += 1
         self.shorter_sides[min(finding.width, finding.height)] += 1
-        self._sum += finding.mean
+        self.readable_in[part] += 1
+        self._sums[part] = self._sums.get(part, 0.0) + np.asarray(finding.mean)
         first = self._parts_of.setdefault(finding.digest, part)
         self.in_both_parts += first != part
 
@@ -214,7 +246,8 @@ class Findings:
         """Number of files that are byte for byte the same as another, not counting the first of each."""
         return self.readable - len(self._parts_of)
 
-    @property
-    def mean_pixel(self) -> tuple[float, ...] | None:
-        """(r, g, b) in [0, 1]: the mean colour of all images, each weighing the same; None where there is none."""
-        return tuple(float(value) for value in self._sum / self.readable) if self.readable else None
+    def mean_pixel(self, part: str) -> tuple[float, ...] | None:
+        """(r, g, b) in [0, 1]: the mean colour of a part's images, each weighing the same; None of none."""
+        if part not in self._sums:
+            return None
+        return tuple(float(value) for value in self._sums[part] / self.readable_in[part])

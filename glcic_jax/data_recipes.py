@@ -6,11 +6,11 @@ TensorFlow, the archives' layout, is told here. A new data set is an entry of `R
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glcic_jax.archives import Members, open_members, read_text
+from glcic_jax.archives import Members, open_members, read_lines
 from glcic_jax.errors import DataError
 
 Files = Mapping[str, Path]  # The archives on this disk, by their role in the recipe.
@@ -27,7 +27,7 @@ class Split(NamedTuple):
     """
 
     members: Members
-    rows: list[int]
+    rows: Sequence[int]
     keys: list[str]
     describe: Callable[[str], dict[str, Any]]
 
@@ -40,12 +40,14 @@ class Recipe(NamedTuple):
       images: The roles of those that hold the images.
       growth: The result's size as a multiple of theirs.
       splits: By name, in TFDS's order, what lists the examples of each.
+      config: The configuration whose sizes fit the images.
     """
 
     urls: Mapping[str, str]
     images: tuple[str, ...]
     growth: float
     splits: Mapping[str, Callable[[Files], Split]]
+    config: str = "joint"
 
 
 _PLACES = "http://data.csail.mit.edu/places/places365/"
@@ -54,31 +56,43 @@ _CYCLE_GAN = "https://efrosgans.eecs.berkeley.edu/cyclegan/datasets/"
 
 
 def _places_split(role: str, list_name: str, files: Files) -> Split:
-    labels = {}
-    for line in read_text(files["lists"], list_name).splitlines():
+    members = open_members(files[role])
+    folder = members.names[0].partition("/")[0] if members.names else ""  # data_256, val_256 or test_256.
+    # By the names that `members` holds, not by copies: there are 1.8 million.
+    labels: dict[str, int | None] = dict.fromkeys(members.names)
+    for line in read_lines(files["lists"], list_name):
         # Only the training list has a leading slash; the test list has no labels, for which TFDS writes -1.
         name, _, label = line.strip().removeprefix("/").partition(" ")
-        labels[name] = int(label or -1)
-    members = open_members(files[role])
-    rows = list(range(len(members.names)))
+        if (key := f"{folder}/{name}") in labels:
+            labels[key] = int(label or -1)
 
     def describe(key: str) -> dict[str, Any]:
-        name = key.partition("/")[2]  # Below data_256, val_256 or test_256.
-        if name not in labels:
+        if labels[key] is None:
             raise DataError(f"{files[role]}: {key} is not in {list_name} of {files['lists']}")
-        return {"label": labels[name], "filename": key}
+        return {"label": labels[key], "filename": key}
 
-    return Split(members, rows, members.names, describe)
+    return Split(members, range(len(members.names)), members.names, describe)
 
 
-def _table(path: Path, headings: list[str] | None) -> dict[str, dict[str, Any]]:
-    """One of CelebA's tables: by file name, values by heading. Those not given stand in its second line."""
+class _Table(NamedTuple):
+    """One of CelebA's tables: its headings, and the values of each file name."""
+
+    headings: tuple[str, ...]
+    rows: dict[str, tuple[int, ...]]
+
+
+@functools.lru_cache(maxsize=4)  # The three splits are made from the same four tables.
+def _table(path: Path, *headings: str) -> _Table:
+    """Reads a table; headings that are not given stand in its second line."""
     try:
         lines = path.read_text().splitlines()
-        if headings is None:
-            headings, lines = lines[1].split(), lines[2:]
+        if not headings:
+            headings, lines = tuple(lines[1].split()), lines[2:]
         rows = [line.split() for line in lines if line.strip()]
-        return {name: dict(zip(headings, map(int, values), strict=True)) for name, *values in rows}
+        table = _Table(headings, {name: tuple(map(int, values)) for name, *values in rows})
+        if any(len(values) != len(headings) for values in table.rows.values()):
+            raise ValueError("a line has more or fewer values than there are headings")
+        return table
     except (OSError, ValueError, IndexError) as error:
         raise DataError(f"{path}: not one of CelebA's tables ({error})") from error
 
@@ -86,26 +100,26 @@ def _table(path: Path, headings: list[str] | None) -> dict[str, dict[str, Any]]:
 def _celeb_a_split(partition: int, files: Files) -> Split:
     members = open_members(files["images"])
     row_of = {os.path.basename(name): row for row, name in enumerate(members.names)}
-    partitions = _table(files["partition"], ["partition"])
-    keys = sorted(name for name, values in partitions.items() if values["partition"] == partition)
-    tables: dict[str, dict[str, Any]] = {
-        "landmarks": _table(files["landmarks"], None),
-        "attributes": {
-            name: {heading: value > 0 for heading, value in values.items()}  # 1 or -1.
-            for name, values in _table(files["attributes"], None).items()
-        },
-        "identity": _table(files["identity"], ["Identity_No"]),
+    keys = sorted(name for name, (of,) in _table(files["partition"], "partition").rows.items() if of == partition)
+    tables = {
+        "landmarks": _table(files["landmarks"]),
+        "attributes": _table(files["attributes"]),
+        "identity": _table(files["identity"], "Identity_No"),
     }
-    for what, table in {"images": row_of, **tables}.items():
+
+    def describe(key: str) -> dict[str, Any]:
+        described = {
+            what: dict(zip(table.headings, table.rows[key], strict=True)) for what, table in tables.items()
+        }
+        signs = described["attributes"]
+        return {**described, "attributes": {heading: sign > 0 for heading, sign in signs.items()}}  # 1 or -1.
+
+    listed: dict[str, Mapping[str, Any]] = {what: table.rows for what, table in tables.items()}
+    for what, table in {"images": row_of, **listed}.items():
         missing = next((key for key in keys if key not in table), None)
         if missing is not None:
             raise DataError(f"{files[what]}: {missing}, listed in {files['partition']}, is missing")
-    return Split(
-        members,
-        [row_of[key] for key in keys],
-        keys,
-        lambda key: {what: table[key] for what, table in tables.items()},
-    )
+    return Split(members, [row_of[key] for key in keys], keys, describe)
 
 
 def _cycle_gan_split(folder: str, files: Files) -> Split:
@@ -156,6 +170,7 @@ RECIPES: dict[str, Recipe] = {
             "validation": functools.partial(_celeb_a_split, 1),
             "test": functools.partial(_celeb_a_split, 2),
         },
+        config="celeba",
     ),
     **{
         f"cycle_gan/{name}": _cycle_gan(name)

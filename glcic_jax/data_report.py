@@ -1,19 +1,18 @@
-"""What `glcic data check` shows: progress, and a report for people and for programs."""
+"""What `glcic data check` shows: a report for people and for programs."""
 
+import functools
 import json
 import os
 import shlex
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from glcic_jax.data_check import Findings, Plan, plan, read_all
-from glcic_jax.errors import DataError, one_line, printable
+from glcic_jax.errors import ConfigError, DataError, one_line, printable
+from glcic_jax.progress import Progress, in_words
 
 _SHOWN = 20  # Unreadable images on the screen; a file can hold them all.
 
@@ -33,29 +32,34 @@ def check_data(
     Args:
       path: A folder, or the directory of a prepared TFDS data set.
       processes: How many read at a time; None: one for each core.
-      list_file: Where all unreadable images are named, one a line.
-      json_file: Where the report goes for programs; "-": on stdout, in place of the text.
+      list_file: Where all unreadable images are named, one a line; "-": on stdout, in place of the text.
+      json_file: Where the report goes for programs; "-": as above.
       image_size, validation_fraction, max_skipped_fraction: Those of training's `config.data`.
 
     Returns:
       Whether all images, and all folders, can be read.
 
     Raises:
+      ConfigError: The list and the report are both to go to stdout.
       DataError: There are no images, or a file cannot be written.
     """
+    targets = [str(file) for file in (list_file, json_file) if file is not None]
+    if targets.count("-") > 1:
+        raise ConfigError("only one of --list and --json can be - (stdout): name a file for the other")
     planned = plan(path, validation_fraction)
-    # Before an hour of reading, not after it.
-    for file in (list_file, json_file):
-        if file is not None and str(file) != "-":
-            _write(file, "")
-    with Progress(len(planned)) as progress:
+    # Before an hour of reading, not after it; what an earlier check wrote stays until this one is done.
+    for target in targets:
+        _write(target, "", "a")
+    tell = functools.partial(click.echo, err=True)
+    with Progress("reading", len(planned), tell, unit="images") as progress:
         findings = read_all(planned, processes or _cores(), progress.advance)
     values = report(planned, findings, image_size, max_skipped_fraction)
     if list_file is not None:
-        _write(list_file, "".join(f"{bad['name']}: {bad['reason']}\n" for bad in values["unreadable"]))
-    if json_file is not None and str(json_file) != "-":
-        _write(json_file, json.dumps(values, indent=2) + "\n")
-    click.echo(json.dumps(values, indent=2) if str(json_file) == "-" else as_text(values))
+        _write(str(list_file), "".join(f"{bad['name']}: {bad['reason']}\n" for bad in values["unreadable"]))
+    if json_file is not None:
+        _write(str(json_file), json.dumps(values, indent=2) + "\n")
+    if "-" not in targets:
+        click.echo(as_text(values))
     return not values["unreadable"] and not values["unopened_folders"]
 
 
@@ -64,11 +68,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _write(path: Path, text: str) -> None:
+def _write(target: str, text: str, mode: str = "w") -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        with click.open_file(target, mode, encoding="utf-8") as file:  # "-" is stdout.
+            file.write(text)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({one_line(error)})") from error
+        raise DataError(f"{target}: cannot be written ({one_line(error)})") from error
 
 
 def range_of(counts: Counter[int]) -> tuple[int, int, int] | None:
@@ -92,14 +97,19 @@ def report(plan: Plan, findings: Findings, image_size: int, most: float) -> dict
     """
     sides = {"width": findings.widths, "height": findings.heights, "shorter_side": findings.shorter_sides}
     unreadable = sorted(findings.unreadable)
+    train = plan.training_parts[0]
+    # What training opens: a test split counts for nothing there.
+    opened = set(plan.training_parts)
+    skipped = sum(findings.unreadable_in[part] for part in opened)
     return {
         "path": printable(os.path.abspath(plan.root)),
         "images": len(plan),
-        "parts": {part: images if isinstance(images, int) else len(images) for part, images in plan.parts.items()},
+        "parts": {part: len(images) for part, images in plan.parts.items()},
         "readable": findings.readable,
         "unreadable": [{"name": name, "reason": reason} for name, reason in unreadable],
         "max_skipped_fraction": most,
-        "training_would_stop": len(unreadable) > most * len(plan),
+        "unreadable_in_training": skipped,
+        "training_would_stop": skipped > most * sum(len(plan.parts[part]) for part in opened),
         "bytes": findings.bytes,
         "formats": dict(findings.formats.most_common()),
         "modes": dict(findings.modes.most_common()),
@@ -108,7 +118,7 @@ def report(plan: Plan, findings: Findings, image_size: int, most: float) -> dict
         "enlarged": sum(n for side, n in findings.shorter_sides.items() if side < image_size),
         "duplicates": findings.duplicates,
         "duplicates_in_other_part": findings.in_both_parts,
-        "mean_pixel": findings.mean_pixel,
+        "mean_pixel": findings.mean_pixel(train),
         "other_files": {printable(suffix): count for suffix, count in plan.others.items()},
         "hidden_files": plan.hidden,
         "unopened_folders": plan.unopened,
@@ -121,7 +131,7 @@ def as_text(values: dict[str, Any]) -> str:
     parts = ", ".join(f"{images:,} {part}" for part, images in values["parts"].items())
     rows = [
         ("images", f"{count:,}: {parts}"),
-        ("readable", f"{values['readable']:,}, {_bytes(values['bytes'])}"),
+        ("readable", f"{values['readable']:,}, {in_words(values['bytes'])}"),
         ("unreadable", f"{len(bad):,} ({len(bad) / count:.2%})"),
         ("formats", _counts(values["formats"])),
         ("colour modes", _counts(values["modes"])),
@@ -153,6 +163,8 @@ def _verdict(values: dict[str, Any]) -> str:
     limit = f"{values['max_skipped_fraction']:.2%} that data.max_skipped_fraction allows"
     if not values["unreadable"]:
         return "can read every image"
+    if not values["unreadable_in_training"]:
+        return "can read every image of the parts that it opens"
     if values["training_would_stop"]:
         return f"would stop: more is unreadable than the {limit}; remove or replace them, or raise it"
     return f"would skip the unreadable, which are no more than the {limit}"
@@ -161,36 +173,3 @@ def _verdict(values: dict[str, Any]) -> str:
 def _counts(counts: dict[str, int]) -> str:
     shown = [f"{name or 'no suffix'} {count:,}" for name, count in list(counts.items())[:8]]
     return ", ".join(shown + ["..."] * (len(counts) > 8)) or "none"
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
-
-
-class Progress:
-    """A bar on stderr; where that is no terminal, a line at every tenth, not more often than every 5 s."""
-
-    def __init__(self, total: int):
-        self._bar = tqdm(total=total, unit=" images", file=sys.stderr) if sys.stderr.isatty() else None
-        self._total = total
-        self._done = 0
-        self._told = time.monotonic()
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def advance(self) -> None:
-        """One image more has been read."""
-        self._done += 1
-        if self._bar is not None:
-            self._bar.update()
-        elif self._done % -(-self._total // 10) == 0 and time.monotonic() - self._told >= 5:
-            self._told = time.monotonic()
-            click.echo(f"{self._done:,} of {self._total:,} images read", err=True)

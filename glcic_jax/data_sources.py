@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -130,6 +130,33 @@ def tfds_root(data_dir: str) -> Path:
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
+def prepared_versions(name: str, root: Path) -> list[Path]:
+    """The directories of a TFDS data set's prepared versions, the newest last.
+
+    Args:
+      name: NAME or NAME/CONFIGURATION.
+      root: TFDS's data directory.
+
+    Raises:
+      DataError: The data set is prepared in several configurations, and the name chooses none.
+    """
+    root = root / name
+    prepared = [path.parent for path in root.rglob("dataset_info.json")] if root.is_dir() else []
+    # Others are being prepared, by TFDS or here: 2.1.0.incompleteABC123.
+    prepared = [path for path in prepared if is_version(path.name)]
+    variants = sorted({path.parent.relative_to(root).as_posix() for path in prepared})
+    if len(variants) > 1:
+        choices = ", ".join(f"tfds:{name}/{variant}" for variant in variants if variant != ".")
+        raise DataError(f"{root} holds several configurations of {name}: choose one of {choices}")
+
+    return sorted(prepared, key=lambda path: [int(part) for part in path.name.split(".")])
+
+
+def is_version(name: str) -> bool:
+    """Whether a directory of this name holds a version of a TFDS data set, and a finished one."""
+    return re.fullmatch(r"\d+\.\d+\.\d+", name) is not None
+
+
 def tfds_directory(name: str, data_dir: str) -> Path | None:
     """Finds a prepared TFDS data set below `data_dir`; None where there is none.
 
@@ -138,42 +165,69 @@ def tfds_directory(name: str, data_dir: str) -> Path | None:
       data_dir: As in `tfds_root`.
 
     Raises:
-      DataError: The data set is prepared in several configurations, and the name chooses none; or only in other
-        versions than the one that the name chooses.
+      DataError: As in `prepared_versions`; or it is prepared only in other versions than the one chosen.
     """
     name, _, wanted = name.partition(":")
-    root = tfds_root(data_dir) / name
-    prepared = [path.parent for path in root.rglob("dataset_info.json")] if root.is_dir() else []
-    # Others are being prepared, by TFDS or here: 2.1.0.incompleteABC123.
-    prepared = [path for path in prepared if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
-
-    variants = sorted({path.parent.relative_to(root).as_posix() for path in prepared})
-    if len(variants) > 1:
-        choices = ", ".join(f"tfds:{name}/{variant}" for variant in variants if variant != ".")
-        raise DataError(f"{root} holds several configurations of {name}: choose one of {choices}")
-
-    prepared.sort(key=lambda path: [int(part) for part in path.name.split(".")])
-    if not prepared or not wanted:
-        return prepared[-1] if prepared else None
-    for path in prepared:
-        if path.name == wanted:
-            return path
-    versions = ", ".join(f"tfds:{name}:{path.name}" for path in prepared)
-    raise DataError(f"{root} holds no version {wanted} of {name}: choose one of {versions}")
+    root = tfds_root(data_dir)
+    prepared = prepared_versions(name, root)
+    chosen = [path for path in prepared if wanted in ("", path.name)]
+    if prepared and not chosen:
+        versions = ", ".join(f"tfds:{name}:{path.name}" for path in prepared)
+        raise DataError(f"{root / name} holds no version {wanted} of {name}: choose one of {versions}")
+    return chosen[-1] if chosen else None
 
 
-def prepared_formats(directory: Path) -> list[str]:
-    """The file formats in which a prepared TFDS directory holds its examples, the usual one first.
+def directory_of(data: Any) -> Path | None:
+    """What `glcic data check` takes to check the images that `config.data` names; None for the samples."""
+    kind, _, argument = data.source.partition(":")
+    if kind == "tfds":
+        return tfds_directory(argument, data.tfds_dir)
+    return Path(argument).expanduser() if kind == "folder" else None
+
+
+class PreparedInfo(NamedTuple):
+    """What the dataset_info.json of a prepared TFDS data set says.
+
+    Attributes:
+      name: NAME or NAME/CONFIGURATION.
+      version: As "2.1.0".
+      formats: The file formats that hold its examples, the usual one first.
+      splits: Their names.
+    """
+
+    name: str
+    version: str
+    formats: list[str]
+    splits: list[str]
+
+
+def prepared_info(directory: Path) -> PreparedInfo:
+    """Reads what a prepared TFDS directory says of itself.
 
     Raises:
       DataError: Its dataset_info.json cannot be read.
     """
     try:
         info = json.loads((directory / "dataset_info.json").read_text())
-        # TFDS wrote no format before it knew a second one.
-        return [info.get("fileFormat") or "tfrecord", *info.get("alternativeFileFormats", [])]
-    except (OSError, ValueError, AttributeError) as error:
+        return PreparedInfo(
+            "/".join(filter(None, (info.get("name"), info.get("configName")))),
+            str(info.get("version", "")),
+            # TFDS wrote no format before it knew a second one.
+            [info.get("fileFormat") or "tfrecord", *info.get("alternativeFileFormats", [])],
+            [split["name"] for split in info.get("splits", [])],
+        )
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{directory}: not a readable TFDS data set ({one_line(error)})") from error
+
+
+def training_splits(splits: Sequence[str]) -> tuple[str, str]:
+    """The splits to train on and to validate on: train and validation, or what comes next to them."""
+    train = next((name for name in splits if name.startswith("train")), splits[0])
+    domain = train.removeprefix("train")  # As trainA and testA.
+    for name in (f"validation{domain}", f"val{domain}", f"test{domain}"):
+        if name in splits:
+            return train, name
+    return f"{train}[:98%]", f"{train}[98%:]"
 
 
 def prepare_command(name: str, data_dir: str) -> str:
@@ -186,7 +240,7 @@ def _open_tfds(argument: str, data: Any) -> Sources:
     if not argument:
         raise ConfigError("the data source tfds: needs a name: --config.data.source=tfds:places365_small")
     directory = tfds_directory(argument, data.tfds_dir)
-    command = prepare_command(argument.partition(":")[0], data.tfds_dir)
+    command = prepare_command(argument, data.tfds_dir)
     if directory is None:
         raise DataError(
             f"the data set {argument} is not prepared in {tfds_root(data.tfds_dir)}. Three ways on: "
@@ -211,7 +265,7 @@ def open_prepared(directory: Path, command: str) -> Any:
     Raises:
       DataError: TFDS is missing, or the data set is damaged, or of another file format.
     """
-    formats = prepared_formats(directory)
+    formats = prepared_info(directory).formats
     if "array_record" not in formats:
         raise DataError(
             f"{directory} is prepared as {formats[0]}, which cannot be read at random: convert it, without a new "

@@ -85,13 +85,14 @@ def _fetch(url: str, part: Path, size: int, progress: Progress) -> None:
         _note_validator(response, part)
         with part.open("ab" if have else "wb") as file:
             while block := _read(response):
+                have += len(block)
+                if have > size:  # A server that does not say how much it sends could fill the disk.
+                    part.unlink()
+                    raise DataError(f"{url}: the server sends more than the {size} bytes that are expected")
                 file.write(block)
                 progress.advance(len(block))
-                have += len(block)
     if have < size:
         raise _DroppedError("the connection was closed early")
-    if have > size:
-        raise DataError(f"{url}: the server sends more than the {size} bytes that are expected")
 
 
 def _request(url: str, part: Path, have: int) -> Any:

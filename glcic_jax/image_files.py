@@ -1,6 +1,7 @@
 """Reads and writes image files; every error message about a file comes from here."""
 
 import contextlib
+import functools
 import io
 import os
 import tempfile
@@ -21,6 +22,12 @@ LARGE = 40_000_000
 _large_images = threading.Lock()
 _PIXELS_OF_A_STRIP = 4_000_000
 
+# Of Pillow's others some run programs and most are never a photograph. TGA is last: it has no mark of its own.
+_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF"),  # JPEG includes MPO.
+    *("ICO", "PCX", "TGA"),
+)
+
 
 class Header(NamedTuple):
     """What a file says of itself before its pixels are decoded.
@@ -40,7 +47,7 @@ class Header(NamedTuple):
 
 
 def load_image(source: bytes | str | Path, name: str | None = None, at_least: int | None = None) -> np.ndarray:
-    """Reads an image in any format that Pillow knows, upright.
+    """Reads an image in any of the formats in `_FORMATS`, upright.
 
     EXIF orientation is applied; grey, palette and CMYK become RGB; 16-bit grey is scaled, not clipped;
     transparency is laid over white; of an animation the first frame is taken.
@@ -90,6 +97,13 @@ def load_with_header(
         return load_with_header(source, name, limit=limit)
 
 
+@functools.cache
+def _formats() -> list[str]:
+    """Those that this Pillow was built with."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
 @contextlib.contextmanager
 def _opened(source: bytes | str | Path, name: str | None) -> Iterator[Image.Image]:
     """An image whose pixels are not yet decoded; errors inside become a `DataError` that names the file."""
@@ -101,7 +115,8 @@ def _opened(source: bytes | str | Path, name: str | None) -> Iterator[Image.Imag
             warnings.simplefilter("ignore")
             if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
                 raise DataError(f"{name}: cannot be read as an image (not a file)")
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(file, formats=_formats()) as image:
                 yield image
     except DataError:
         raise

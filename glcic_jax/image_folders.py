@@ -1,8 +1,10 @@
 """Photographs in a folder of any nesting: which files they are, which are held out, and reading them."""
 
+import contextlib
 import hashlib
 import os
 import stat
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,9 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"
 
 # What the largest image that can be decoded takes without compression: 178 megapixels of 3 x 16 bits.
 _LARGEST_FILE = 2**30
+LARGE_FILE = 2**27  # Bytes.
+# Such files are read one at a time, or each of a training's threads would be busy with one.
+_large_files = threading.Lock()
 
 
 class FileSource:
@@ -34,7 +39,8 @@ class FileSource:
                 if status.st_size > _LARGEST_FILE:
                     size = f"{status.st_size / 2**30:.1f} GiB, at most {_LARGEST_FILE / 2**30:.0f} are read"
                     raise DataError(f"{self.name(index)}: cannot be read ({size})")
-                return file.read()
+                with _large_files if status.st_size > LARGE_FILE else contextlib.nullcontext():
+                    return file.read()
         except OSError as error:
             raise self._unreadable(index, error) from error
 

@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import math
+import re
 import shlex
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -33,49 +34,55 @@ class SkippedFiles:
     Args:
       path: The file, one line an image; None: none.
       available: Number of images, training and validation.
-      most: Fraction of them beyond which an error ends the run.
-      source: `config.data.source`, for the error.
+      most: Fraction of them beyond which an error ends the run. Of several processes each counts only what it has
+        met itself, and stops by this limit alone.
+      directory: Where the images lie, for the error; None where nothing there can be checked.
 
     Raises:
       DataError: The file is there and cannot be read.
     """
 
-    def __init__(self, path: Path | None, available: int, most: float, source: str = ""):
+    def __init__(self, path: Path | None, available: int, most: float, directory: Path | None = None):
         self._path = path
         self._available = available
         self._most = most
-        self._source = source
-        # A run that goes on has named some already.
-        self._told: set[str] = set()
+        self._directory = directory
+        # A run that goes on has named some already, each as "NAME: reason"; both may hold a colon.
+        lines: list[str] = []
         try:
             if path is not None and path.is_file():
-                self._told.update(path.read_text("utf-8", errors="replace").split("\n")[:-1])
+                lines = path.read_text("utf-8", errors="replace").split("\n")[:-1]
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({one_line(error)}): move it away") from error
+        self._count = len(lines)
+        self._told = {line[: colon.start()] for line in lines for colon in re.finditer(": ", line)}
         # What an earlier run has named may have been mended since: it counts when it is met again.
         self._met: set[str] = set()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._told)
+        return self._count
 
-    def add(self, error: Exception) -> None:
+    def add(self, name: str, error: Exception) -> None:
         """Notes that an image was skipped, and why; safe to call from several threads.
 
         Args:
-          error: Begins with the image's name, and is the same each time.
+          name: The image's; it counts once, whatever is wrong with it each time.
+          error: Says why; may begin with the name.
 
         Raises:
           DataError: More than the allowed fraction of all images has been skipped, or the file cannot be
             written.
         """
-        line = printable(str(error))
+        name = printable(name)
+        line = f"{name}: {printable(str(error)).removeprefix(f'{name}: ')}"
         with self._lock:
-            self._met.add(line)
+            self._met.add(name)
             count = len(self._met)
-            if line not in self._told:
+            if name not in self._told:
                 self._write(line)
-                self._told.add(line)
+                self._told.add(name)
+                self._count += 1
         if count > self._most * self._available:
             raise DataError(self._too_many(count, line))
 
@@ -92,20 +99,26 @@ class SkippedFiles:
             ) from error
 
     def _too_many(self, count: int, last: str) -> str:
-        folder = self._source.removeprefix("folder:") if self._source.startswith("folder:") else "PATH"
-        where = f"; {self._path} names them, and `" if self._path else "; `"
+        named = f"; {self._path} names these" if self._path else ""
+        check = ""
+        if self._directory is not None:
+            check = f"; `glcic data check {shlex.quote(str(self._directory))}` names all there are"
+        enough = self._enough(count)
+        without = (
+            f", or train without them: --config.data.max_skipped_fraction={enough} is enough for these"
+            if enough < 1
+            else ""
+        )
         return (
             f"{count} of {self._available} images cannot be read, more than data.max_skipped_fraction = "
-            f"{self._most} allows{where}glcic data check {shlex.quote(folder)}` all there are. Remove or replace "
-            "them, or train without them: --config.data.max_skipped_fraction="
-            f"{self._enough(count)} is enough for these. The last: {last}"
+            f"{self._most} allows{named}{check}. Remove or replace them{without}. The last: {last}"
         )
 
     def _enough(self, count: int) -> float:
         """The smallest fraction of two digits that allows `count` images."""
         fraction = count / self._available
         digits = 1 - math.floor(math.log10(fraction))
-        return min(0.99, round(math.ceil(fraction * 10**digits - 1e-9) / 10**digits, digits))
+        return round(math.ceil(fraction * 10**digits - 1e-9) / 10**digits, digits)
 
 
 def random_crop(
@@ -174,7 +187,7 @@ def train_batches(
         try:
             image = decode(index)
         except (DataError, OSError) as error:
-            skipped.add(error)
+            skipped.add(source.name(index), error)
             unreadable.add(index)
             # Or the stream would look for a readable one for ever.
             if len(unreadable) == len(source):
@@ -218,7 +231,7 @@ def validation_batch(source: ImageSource, data: Any, count: int, seed: int, skip
         try:
             image = _read(source, index, data)
         except (DataError, OSError) as error:
-            skipped.add(error)
+            skipped.add(source.name(index), error)
             if not waiting:
                 raise DataError(f"none of the {len(source)} validation images can be read: {error}") from error
             continue
@@ -243,7 +256,7 @@ def mean_pixel(source: ImageSource, data: Any, skipped: SkippedFiles) -> np.ndar
         try:
             return _read(source, index, data).mean(axis=(0, 1))
         except (DataError, OSError) as error:
-            skipped.add(error)
+            skipped.add(source.name(index), error)
             return None
 
     with concurrent.futures.ThreadPoolExecutor(data.threads) as pool:

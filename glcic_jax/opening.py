@@ -186,7 +186,7 @@ def _open_skipped(config: ConfigDict, workdir: Path, sources: data_sources.Sourc
     name = "skipped.txt" if processes.is_first() else f"skipped_{jax.process_index()}.txt"
     available = len(sources.train) + len(sources.validation)
     most = config.data.max_skipped_fraction
-    return input_pipeline.SkippedFiles(workdir / name, available, most, config.data.source)
+    return input_pipeline.SkippedFiles(workdir / name, available, most, data_sources.directory_of(config.data))
 
 
 def _restore(

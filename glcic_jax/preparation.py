@@ -6,6 +6,7 @@ The result is what TFDS itself would write: its directory, its features, its ord
 import functools
 import importlib.util
 import os
+import shlex
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,9 @@ from glcic_jax import shards
 from glcic_jax.archives import Archive, find_archive, verify
 from glcic_jax.conversion import convert
 from glcic_jax.data_recipes import RECIPES, Recipe
-from glcic_jax.data_sources import prepared_formats, tfds_directory
+from glcic_jax.data_sources import prepared_info, prepared_versions, training_splits
 from glcic_jax.downloads import download
-from glcic_jax.errors import ConfigError, DataError, one_line
+from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.progress import Tell, in_words
 from glcic_jax.split_writing import write_split
 
@@ -35,7 +36,8 @@ def prepare(
     """Prepares a data set as array_record, or goes on where an interrupted call stopped.
 
     Args:
-      name: One of `RECIPES`; any TFDS data set where a TFRecord preparation is there to be converted.
+      name: One of `RECIPES`; any TFDS data set where a TFRecord preparation is there to be converted. Either may
+        be followed by :VERSION.
       root: TFDS's data directory.
       source: A directory with the archives, or with the data set as TFRecord; None to look in `root` for the data
         set as TFRecord, then for archives in its `downloads`, and to download what is missing.
@@ -46,21 +48,22 @@ def prepare(
       The directory of the result.
 
     Raises:
-      ConfigError: The data set is unknown.
+      ConfigError: The data set is unknown, or the version cannot be made.
       DataError: An archive is missing or damaged, or the disk is too small or cannot be written.
     """
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise DataError("preparing a TFDS data set needs TFDS: pip install tensorflow-datasets")
-    present = tfds_directory(name, str(root))
-    if present is not None and "array_record" in prepared_formats(present):
+    name, _, version = name.partition(":")
+    present = _newest(name, version, root)
+    if present is not None and "array_record" in prepared_info(present).formats:
         shards.clear_notes(present)
         tell(f"{present} is prepared already")
         return present
     if source is not None and not source.is_dir():
         raise DataError(f"{source}: no such directory; --from takes one with archives or with a TFDS data set")
-    origin = _find_preparation(name, source) if source is not None else present
+    origin = (_find_preparation(name, version, source) if source is not None else None) or present
     if origin is not None:
-        return convert(name, origin, root, tell)
+        return convert(name, version, origin, root, tell)
     if name not in RECIPES:
         raise ConfigError(
             f"unknown data set {name!r}: choose one of {', '.join(sorted(RECIPES))}; any other of TFDS is "
@@ -68,18 +71,50 @@ def prepare(
         )
     recipe = RECIPES[name]
     builder = _builder(name, root)
+    if version not in ("", str(builder.version)):
+        raise ConfigError(
+            f"{name}:{version} is not prepared in {source or root}, and the installed TFDS makes another version "
+            f"from the archives: glcic data prepare {name}:{builder.version}"
+        )
     if archives is None:
         archives = _registered(recipe, builder)
     return _prepare_from_archives(recipe, builder, archives, root, source, tell)
 
 
-def _find_preparation(name: str, source: Path) -> Path | None:
+def training_command(name: str, directory: Path, data_dir: str) -> str:
+    """The command that trains on a prepared data set.
+
+    Args:
+      name: As in `prepare`.
+      directory: What `prepare` returned.
+      data_dir: TFDS's data directory; empty where it need not be named.
+    """
+    plain = name.partition(":")[0]
+    config = RECIPES[plain].config if plain in RECIPES else "joint"
+    flags = {"source": f"tfds:{name}"}
+    chosen = training_splits(prepared_info(directory).splits)
+    for split, usual in zip(chosen, ("train", "validation"), strict=True):
+        if split != usual:
+            flags[f"{usual}_split"] = split
+    if data_dir:
+        flags["tfds_dir"] = data_dir
+    shown = (shlex.quote(f"--config.data.{key}={value}") for key, value in flags.items())
+    return " ".join(["python main.py", f"--config=configs/{config}.py", *shown])
+
+
+def _newest(name: str, version: str, root: Path) -> Path | None:
+    """The newest preparation, or the one of the version if it is not empty."""
+    found = [path for path in prepared_versions(name, root) if version in ("", path.name)]
+    return found[-1] if found else None
+
+
+def _find_preparation(name: str, version: str, source: Path) -> Path | None:
     """The preparation that --from gives: a version's directory, the data set's, or TFDS's data directory."""
     if (source / "dataset_info.json").is_file():
         return source
     source = source.absolute()
     roots = [source, *source.parents[: name.count("/") + 1]]
-    found = (tfds_directory(name, str(root)) for root in roots)
+    found = (_newest(name, version, root) for root in roots)
     return next((path for path in found if path is not None and path.is_relative_to(source)), None)
 
 
@@ -121,6 +156,8 @@ def _prepare_from_archives(
     missing = [archive for role, archive in archives.items() if found[role] is None]
     _refuse_what_cannot_be_downloaded(missing, source, downloads)
     with shards.locked(work):
+        if shards.finished_meanwhile(work, final):
+            return final
         plan = {role: archive.sha256 for role, archive in archives.items()}
         workspace = shards.Workspace(work, plan)
         _tell_space(recipe, archives, missing, workspace, downloads, tell)
@@ -133,7 +170,14 @@ def _prepare_from_archives(
             split: write_split(split, functools.partial(examples, files), workspace, builder, tell)
             for split, examples in recipe.splits.items()
         }
-        _finish(builder, splits, sum(archive.size for archive in archives.values()), work, final)
+        describe = functools.partial(
+            _describe, builder, splits, sum(archive.size for archive in archives.values())
+        )
+        workspace.finish(final, describe)
+    if missing:
+        size = in_words(sum(archive.size for archive in missing))
+        names = ", ".join(archive.name for archive in missing)
+        tell(f"what was downloaded to {downloads} is not needed any more and takes {size}: {names}")
     return final
 
 
@@ -166,21 +210,25 @@ def _tell_space(
     there = sum(part.stat().st_size for part in parts if part.exists())
     result = int(sum(archives[role].size for role in recipe.images) * recipe.growth)
     written = workspace.size_on_disk()
-    tell(f"to download  {in_words(to_download)} in {len(missing)} files, {in_words(there)} of it are there")
+    if missing:
+        tell(f"to download  {in_words(to_download)} in {len(missing)} files, {in_words(there)} of it are there")
     tell(f"the result   about {in_words(result)}, {in_words(written)} of it are there")
     tell(f"free         {in_words(shards.free_space(workspace.directory))} at {workspace.directory}")
-    left = max(0, to_download - there) + max(0, result - written)
-    shards.require_space(workspace.directory, left + _MARGIN)
+    download, rest = max(0, to_download - there), max(0, result - written) + _MARGIN
+    if missing and not shards.on_one_disk(downloads, workspace.directory):
+        shards.require_space(downloads, download)
+        download = 0
+    shards.require_space(workspace.directory, download + rest)
 
 
-def _finish(
-    builder: Any, splits: Mapping[str, Sequence[shards.Shard]], download_size: int, work: Path, final: Path
+def _describe(
+    builder: Any, splits: Mapping[str, Sequence[shards.Shard]], download_size: int, directory: Path
 ) -> None:
-    """Writes TFDS's description of the data set and gives the directory its name."""
+    """Writes TFDS's description of the data set."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.naming import ShardedFileTemplate
 
-    template = ShardedFileTemplate(data_dir=work, dataset_name=builder.name, filetype_suffix="array_record")
+    template = ShardedFileTemplate(data_dir=directory, dataset_name=builder.name, filetype_suffix="array_record")
     infos = [
         tfds.core.SplitInfo(
             name=split,
@@ -192,10 +240,4 @@ def _finish(
     ]
     builder.info.set_splits(tfds.core.splits.SplitDict(infos))
     builder.info.download_size = download_size
-    try:
-        builder.info.write_to_directory(work)
-        shards.check_readable(work)
-        work.rename(final)
-        shards.clear_notes(final)
-    except OSError as error:
-        raise DataError(f"{final}: cannot be written ({one_line(error)}); the same command goes on") from error
+    builder.info.write_to_directory(directory)

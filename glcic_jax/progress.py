@@ -1,4 +1,4 @@
-"""How far a long transfer of bytes has come: a bar on a terminal, otherwise a line now and then."""
+"""How far a long work has come: a bar on a terminal, otherwise a line now and then."""
 
 import sys
 import time
@@ -21,23 +21,26 @@ def in_words(size: float) -> str:
 
 
 class Progress:
-    """Counts bytes, and shows them.
+    """Counts bytes, or other things, and shows them.
 
     Args:
       what: What is being done, at the head of the bar or line.
-      total: All bytes.
+      total: How many there are.
       tell: Takes a line where standard error is no terminal.
-      done: Bytes that an earlier run has done.
+      done: How many an earlier run has done.
+      unit: What is counted; bytes are shown as KiB, MiB or GiB.
     """
 
-    def __init__(self, what: str, total: int, tell: Tell, done: int = 0):
+    def __init__(self, what: str, total: int, tell: Tell, done: int = 0, unit: str = "B"):
         self._what, self._total, self._tell, self._done = what, total, tell, done
+        self._in_words = in_words if unit == "B" else lambda count: f"{count:,} {unit}"
         self._told = time.monotonic()
         self._bar: tqdm | None = None
         if sys.stderr.isatty():
-            self._bar = tqdm(
-                total=total, initial=done, desc=what, unit="B", unit_scale=True, unit_divisor=1024, leave=False
+            scale = (
+                {"unit": "B", "unit_scale": True, "unit_divisor": 1024} if unit == "B" else {"unit": f" {unit}"}
             )
+            self._bar = tqdm(total=total, initial=done, desc=what, leave=False, **scale)
 
     def __enter__(self) -> "Progress":
         return self
@@ -46,11 +49,11 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def advance(self, amount: int) -> None:
-        """Notes that `amount` more bytes are done; negative where some have to be done again."""
+    def advance(self, amount: int = 1) -> None:
+        """Notes that `amount` more are done; negative where some have to be done again."""
         self._done += amount
         if self._bar is not None:
             self._bar.update(amount)
         elif time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()
-            self._tell(f"{self._what}: {in_words(self._done)} of {in_words(self._total)}")
+            self._tell(f"{self._what}: {self._in_words(self._done)} of {self._in_words(self._total)}")

@@ -1,20 +1,26 @@
 """Writes array_record shards so that an interruption at any moment costs one shard at most."""
 
 import contextlib
+import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from glcic_jax.data_sources import prepared_info
 from glcic_jax.errors import DataError, one_line
 from glcic_jax.progress import in_words
+
+_log = logging.getLogger(__name__)
 
 _NOTES, _LOCK, _PART = "glcic-progress.json", "glcic.lock", ".glcic-part"
 MEMORY = "glcic-verified.json"
 _OVERHEAD = 128  # Bytes of array_record around a record: some 90 are seen.
+_WITHOUT_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})  # As some network file systems are.
 
 
 class Shard(NamedTuple):
@@ -87,24 +93,47 @@ class Workspace:
         """
         if (shard := self.finished(name)) is not None:
             return shard
-        require_space(self.directory, expected_bytes + expected_records * _OVERHEAD)
+        require_space(self.directory, space_for(expected_bytes, expected_records))
         path = self.directory / name
         part = path.with_name(name + _PART)
         with _writing(part):
             part.unlink(missing_ok=True)
             try:
                 count, num_bytes = _write_array_record(part, records)
+                if count != expected_records:
+                    raise DataError(f"{path}: {count} examples were read, {expected_records} are expected")
             except BaseException:
                 part.unlink(missing_ok=True)  # Half a shard is of no use, and fills a full disk.
                 raise
-            if count != expected_records:
-                raise DataError(f"{path}: {count} examples were read, {expected_records} are expected")
             _flush(part)
             shard = Shard(count, num_bytes, part.stat().st_size)
             part.replace(path)
             self._notes[name] = shard
             write_json(self.directory / _NOTES, {"plan": self._plan, "shards": self._notes})
         return shard
+
+    def finish(self, final: Path, describe: Callable[[Path], Any]) -> None:
+        """Makes the data set of the finished shards, flushed to the disk before it is seen.
+
+        Args:
+          final: Its directory: this one, or where it is to lie.
+          describe: Writes TFDS's description into a directory.
+
+        Raises:
+          DataError: It cannot be written, or TFDS cannot read it.
+        """
+        with _writing(final):
+            _flush_directory(self.directory)
+            describe(self.directory)
+            check_readable(self.directory)
+            for path in self.directory.iterdir():
+                if path.is_file() and path.name not in self._notes:
+                    _flush(path)
+            _flush_directory(self.directory)
+            if self.directory != final:
+                self.directory.rename(final)
+                _flush_directory(final.parent)
+            clear_notes(final)
 
 
 def shard_names(prefix: str, count: int) -> list[str]:
@@ -140,14 +169,25 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        # Some file systems cannot flush a directory.
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # array_record tells of a full disk by a RuntimeError.
-        raise DataError(
-            f"{path}: cannot be written ({one_line(error)}); finished shards are kept, the same command goes on"
-        ) from error
+        way_on = "finished shards are kept, the same command goes on"
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            way_on = "choose another directory with --data-dir"
+        raise DataError(f"{path}: cannot be written ({one_line(error)}); {way_on}") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -168,10 +208,23 @@ def require_space(directory: Path, size: int) -> None:
         )
 
 
+def space_for(num_bytes: int, records: int) -> int:
+    """Bytes on the disk that records of array_record take."""
+    return num_bytes + records * _OVERHEAD
+
+
 def free_space(directory: Path) -> int:
     """Free bytes on the file system of a directory, which need not exist yet."""
-    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(_existing(directory)).free
+
+
+def on_one_disk(*directories: Path) -> bool:
+    """Whether directories, there or not yet, share a file system."""
+    return len({_existing(directory).stat().st_dev for directory in directories}) == 1
+
+
+def _existing(directory: Path) -> Path:
+    return next(path for path in (directory, *directory.absolute().parents) if path.exists())
 
 
 @contextlib.contextmanager
@@ -187,15 +240,30 @@ def locked(directory: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise DataError(f"{directory}: another glcic data prepare is at work there") from error
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise DataError(f"{directory}: cannot be locked ({one_line(error)})") from error
+            _log.warning("%s is on a disk without locks: start no second glcic data prepare for it", directory)
         yield
 
 
+def finished_meanwhile(work: Path, final: Path) -> bool:
+    """Whether another process finished the data set before this one had the lock; removes what is left here."""
+    finished = final.exists() and "array_record" in prepared_info(final).formats
+    if finished:
+        clear_notes(final)
+        if work != final:
+            shutil.rmtree(work, ignore_errors=True)
+    return finished
+
+
 def clear_notes(directory: Path) -> None:
-    """Removes from a finished directory what only its making needed."""
-    for name in (_NOTES, _LOCK, MEMORY):
-        (directory / name).unlink(missing_ok=True)
+    """Removes from a finished directory what only its making needed; a read-only one keeps it."""
+    with contextlib.suppress(OSError):
+        for name in (_NOTES, _LOCK, MEMORY):
+            (directory / name).unlink(missing_ok=True)
 
 
 def check_readable(directory: Path) -> None:

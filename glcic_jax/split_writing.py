@@ -1,7 +1,9 @@
 """Writes one split of a data set as TFDS would: the same examples, in the same order, in the same shards."""
 
+import contextlib
 import io
 import itertools
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,7 +24,9 @@ def write_split(
 
     TFDS sorts examples by a hash of their keys, through temporary files as large as the data set. The archives'
     tables of contents give the same order beforehand: each shard then fetches its images where they lie, in the
-    order in which they lie, and no second copy is written. In memory is one shard, 64 to 128 MiB as a rule.
+    order in which they lie, and no second copy is written. Each shard is one sparse pass over the whole archive.
+    In memory are one shard, 64 to 128 MiB as a rule, and the tables of contents with what is said of each image:
+    half a GiB for the 1.8 million of Places365.
 
     Args:
       name: The split's name.
@@ -34,13 +38,20 @@ def write_split(
     Raises:
       DataError: The archives hold no such split or a damaged one, or the disk is full or cannot be written.
     """
-    from tensorflow_datasets.core.utils import shard_utils
-
     prefix = f"{builder.name}-{name}.array_record"
     if (finished := workspace.finished_split(prefix)) is not None:
         return finished
     tell(f"{name}: reading the archive's table of contents")
     split = list_examples()
+    with contextlib.closing(split.members):
+        return _write_shards(name, prefix, split, workspace, builder, tell)
+
+
+def _write_shards(
+    name: str, prefix: str, split: Split, workspace: Workspace, builder: Any, tell: Tell
+) -> list[Shard]:
+    from tensorflow_datasets.core.utils import shard_utils
+
     count = len(split.keys)
     if count == 0:
         raise DataError(f"the archives hold no image of the split {name}: their layout is not the expected one")
@@ -60,13 +71,13 @@ def write_split(
     return written
 
 
-def _tfds_order(keys: Sequence[str], split: str) -> list[int]:
+def _tfds_order(keys: Sequence[str], split: str) -> Sequence[int]:
     """The places of the examples in the order of TFDS: by the hash of their keys, salted with the split's name."""
     from tensorflow_datasets.core.hashing import Hasher
 
     hasher = Hasher(split)
     hashes = [hasher.hash_key(key) for key in keys]
-    order = sorted(range(len(keys)), key=hashes.__getitem__)
+    order = array("q", sorted(range(len(keys)), key=hashes.__getitem__))
     for one, other in itertools.pairwise(order):
         if hashes[one] == hashes[other]:
             raise DataError(f"the archive has two images for the example {keys[one]} of the split {split}")

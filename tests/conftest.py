@@ -27,6 +27,13 @@ def load_config(name: str) -> ConfigDict:
     return module.get_config()
 
 
+def one_line(caught) -> str:
+    """The message of an error that a person reads, which has to be one line."""
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
 def shrink(config: ConfigDict) -> ConfigDict:
     """The same training at 32 px and a sixteenth of the width, a few steps a phase, on the samples."""
     config.data.source = "samples"

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 from glcic_jax.errors import DataError
 
@@ -14,3 +15,9 @@ def crash_at_seven(numbers: list[int]) -> list[int]:
 
 def fail(numbers: list[int]) -> list[int]:
     raise DataError(f"cannot do {numbers}")
+
+
+def tell_and_wait(numbers: list[int]) -> list[int]:
+    os.write(1, b"at work\n")
+    time.sleep(600)
+    return numbers

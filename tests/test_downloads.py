@@ -21,6 +21,7 @@ class Server:
         self.content, self.etag = content, '"one"'
         self.ranges, self.status = True, 200
         self.drops: list[int] = []
+        self.tells_length = True
         self.requests: list[str | None] = []
         server = self
 
@@ -48,7 +49,8 @@ class Server:
             handler.send_error(416)
             return
         handler.send_response(206 if start else 200)
-        handler.send_header("Content-Length", str(len(self.content) - start))
+        if self.tells_length:
+            handler.send_header("Content-Length", str(len(self.content) - start))
         handler.send_header("ETag", self.etag)
         if start:
             handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
@@ -119,6 +121,14 @@ def test_a_file_of_another_size_is_refused(server, tmp_path, length, have):
     with pytest.raises(DataError, match=f"has {length} bytes, 3000000 are expected") as caught:
         fetch(server, tmp_path / "file.tar")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_server_that_does_not_end_is_left(server, tmp_path):
+    server.tells_length = False
+    server.content = CONTENT * 20
+    with pytest.raises(DataError, match="sends more than the 3000000 bytes"):
+        fetch(server, tmp_path / "file.tar")
+    assert not (tmp_path / "file.tar.part").exists()
 
 
 def test_a_part_that_is_too_long_begins_anew(server, tmp_path):

@@ -308,6 +308,16 @@ def test_what_is_no_picture_is_an_error_that_names_the_file(tmp_path, content):
     assert " at 0x" not in one_line_error(content, "upload")  # The address of a buffer tells nobody anything.
 
 
+@pytest.mark.parametrize("kind", ["EPS", "SGI"])
+def test_formats_that_are_no_photographs_are_not_decoded(kind):
+    assert "no known format" in one_line_error(encode(smooth_picture(), kind))
+
+
+@pytest.mark.parametrize("kind", ["MPO", "JPEG2000", "TGA", "PCX", "ICO", "DIB"])
+def test_rarer_formats_are_read(kind):
+    assert load_image(encode(smooth_picture(32, 32), kind)).shape == (32, 32, 3)
+
+
 def test_missing_files_and_folders_are_errors(tmp_path):
     missing = tmp_path / "missing.png"
     assert one_line_error(missing) == f"{missing}: no such file"

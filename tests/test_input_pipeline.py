@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import types
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -373,12 +374,30 @@ def test_one_unreadable_image_is_too_many_where_none_is_allowed():
 
 
 def test_the_error_says_what_to_check_and_how_to_go_on(tmp_path):
-    skipped = SkippedFiles(tmp_path / "skipped.txt", 30, 0.01, "folder:/my photos")
+    skipped = SkippedFiles(tmp_path / "skipped.txt", 30, 0.01, Path("/my photos"))
     with pytest.raises(DataError, match="1 of 30 images cannot be read") as caught:
-        skipped.add(DataError("a.jpg: cannot be read"))
+        skipped.add("a.jpg", DataError("a.jpg: cannot be read"))
     assert "`glcic data check '/my photos'`" in str(caught.value)
     enough = float(re.search(r"--config\.data\.max_skipped_fraction=([\d.]+) is enough", str(caught.value))[1])
-    SkippedFiles(None, 30, enough).add(DataError("a.jpg: cannot be read"))
+    SkippedFiles(None, 30, enough).add("a.jpg", DataError("a.jpg: cannot be read"))
+
+
+def test_the_error_gives_no_advice_that_does_not_help():
+    with pytest.raises(DataError, match=r"allows\. Remove or replace them, or train without them: "):
+        SkippedFiles(None, 200, 0.0).add("a", DataError("bad"))
+    skipped = SkippedFiles(None, 2, 0.99)
+    skipped.add("a", DataError("bad"))
+    with pytest.raises(DataError, match=r"2 of 2 images .* allows\. Remove or replace them\. The last: b: bad"):
+        skipped.add("b", DataError("bad"))
+
+
+def test_an_image_counts_once_whatever_is_wrong_with_it(tmp_path):
+    for _ in range(2):
+        skipped = SkippedFiles(tmp_path / "skipped.txt", 2, 0.5)
+        skipped.add("a: b.jpg", DataError("a: b.jpg: cannot be read (Input/output error)"))
+        skipped.add("a: b.jpg", FileNotFoundError(2, "No such file or directory"))
+        assert len(skipped) == 1
+    assert (tmp_path / "skipped.txt").read_text() == "a: b.jpg: cannot be read (Input/output error)\n"
 
 
 def test_the_same_command_again_stops_again(tmp_path):
@@ -388,7 +407,7 @@ def test_the_same_command_again_stops_again(tmp_path):
             take(batches_of(TaggedPictures(10, unreadable=(4,)), 5, skipped=skipped), 3)
     # What was named before and is mended since is not counted any more.
     skipped = SkippedFiles(tmp_path / "skipped.txt", 100, 0.01)
-    skipped.add(DataError("another: bad"))
+    skipped.add("another", DataError("bad"))
     assert len((tmp_path / "skipped.txt").read_text().splitlines()) == 2
 
 
@@ -402,7 +421,9 @@ def test_a_skipped_file_that_cannot_be_written_is_an_error(tmp_path):
 
 def test_a_name_with_a_line_break_is_one_line_over_two_runs(tmp_path):
     for _ in range(2):
-        SkippedFiles(tmp_path / "skipped.txt", 10, 0.5).add(DataError("a\nb\u2028\udcff.jpg: bad"))
+        SkippedFiles(tmp_path / "skipped.txt", 10, 0.5).add(
+            "a\nb\u2028\udcff.jpg", DataError("a\nb\u2028\udcff.jpg: bad")
+        )
     assert (tmp_path / "skipped.txt").read_bytes() == b"a\\nb\\u2028\\udcff.jpg: bad\n"
 
 
@@ -411,7 +432,7 @@ def test_skipped_files_count_from_many_threads(tmp_path):
 
     def add_all() -> None:
         for number in range(200):
-            skipped.add(DataError(f"picture {number}: bad"))
+            skipped.add(f"picture {number}", DataError("bad"))
 
     threads = [threading.Thread(target=add_all) for _ in range(4)]
     for thread in threads:

@@ -1,8 +1,11 @@
 """Preparing TFDS data sets from their archives: the result is TFDS's own, whatever happens on the way."""
 
+import contextlib
+import errno
 import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,8 +16,9 @@ from pathlib import Path
 import pytest
 import tiny_archives
 from click.testing import CliRunner
-from conftest import ROOT, load_config
+from conftest import ROOT, load_config, one_line
 from test_downloads import Server
+from tiny_archives import records_in, silent
 
 from glcic_jax import archives as archives_module
 from glcic_jax import preparation, shards
@@ -30,16 +34,6 @@ MAKERS = {
     "celeb_a": tiny_archives.celeb_a,
     "cycle_gan/facades": tiny_archives.facades,
 }
-
-
-def silent(line: str) -> None:
-    assert len(line.splitlines()) == 1
-
-
-def one_line(caught) -> str:
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
@@ -98,13 +92,6 @@ def examples_in(path: Path) -> list:
     from tensorflow_datasets.proto import tf_example_pb2
 
     return [tf_example_pb2.Example.FromString(record) for record in records_in(path)]
-
-
-def records_in(path: Path) -> list[bytes]:
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    reader = ArrayRecordReader(str(path))
-    return reader.read_all()
 
 
 @pytest.fixture
@@ -268,8 +255,8 @@ def test_a_tar_of_any_form_is_listed(tmp_path, form, name):
     tiny_archives.write_tar(path, contents, format=form)
     members = open_members(path)
     assert {name: members.read(row) for row, name in enumerate(members.names)} == contents
-    assert members.sizes == [len(content) for content in contents.values()]
-    assert members.offsets == sorted(members.offsets)
+    assert list(members.sizes) == [len(content) for content in contents.values()]
+    assert list(members.offsets) == sorted(members.offsets)
 
 
 @pytest.mark.parametrize("length", [100, 700, 1300])
@@ -409,7 +396,7 @@ def test_an_interruption_anywhere_changes_nothing_in_the_result(faces, tmp_path,
         directory = prepare(FACADES, root, source, silent, archives)
         assert files_of(directory) == reference
         assert os.listdir(directory.parent) == ["3.0.0"]
-    assert place == 10  # Four shards and their notes, the check and the clearing.
+    assert place > 10  # Four shards and their notes, the check, the flushes and the clearing.
 
 
 def test_a_verified_archive_is_not_read_again(faces, tmp_path, monkeypatch):
@@ -418,10 +405,15 @@ def test_a_verified_archive_is_not_read_again(faces, tmp_path, monkeypatch):
         patch.setattr(preparation, "write_split", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(FACADES, tmp_path, source, silent, archives)
-    monkeypatch.setattr(archives_module, "_sha256", lambda *_: 1 / 0)
-    os.utime(source / archives["images"].name, (1, 1))  # Changed, for all that is known.
-    with pytest.raises(ZeroDivisionError):
-        prepare(FACADES, tmp_path, source, silent, archives)
+    with monkeypatch.context() as patch:
+        patch.setattr(archives_module, "_sha256", lambda *_: 1 / 0)
+        with monkeypatch.context() as deeper:
+            deeper.setattr(preparation, "write_split", lambda *_: {}["got this far"])
+            with pytest.raises(KeyError, match="got this far"):
+                prepare(FACADES, tmp_path, source, silent, archives)
+        os.utime(source / archives["images"].name, (1, 1))  # Changed, for all that is known.
+        with pytest.raises(ZeroDivisionError):
+            prepare(FACADES, tmp_path, source, silent, archives)
 
 
 def test_other_archives_begin_anew(faces, tmp_path, monkeypatch):
@@ -489,14 +481,129 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     assert len(process.stderr.splitlines()) == 1
 
 
-def test_the_command_ends_with_how_to_train(faces, tmp_path, monkeypatch):
-    source, archives = faces
+def ask(archives: dict[str, Archive], monkeypatch, *arguments: str):
+    """Runs the command with archives that stand for the published ones."""
     monkeypatch.setattr(preparation, "_registered", lambda *_: archives)
-    arguments = ["data", "prepare", FACADES, "--from", str(source), "--data-dir", str(tmp_path)]
-    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    return CliRunner().invoke(cli, ["data", "prepare", *arguments], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_command_ends_with_how_to_train(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    archives = MAKERS[name](tmp_path / "archives")
+    result = ask(archives, monkeypatch, name, "--from", "~/archives", "--data-dir", str(tmp_path))
     assert result.exit_code == 0
-    assert result.output.splitlines()[-1] == (
-        f"python main.py --config=configs/joint.py --config.data.source=tfds:{FACADES} "
-        f"--config.data.tfds_dir={tmp_path}"
+    python, main, config, *flags = shlex.split(result.output.splitlines()[-1])
+    assert (python, main) == ("python", "main.py")
+    assert Path(config).stem == ("celeba" if name == "celeb_a" else "joint")
+    given = dict(flag.removeprefix("--config.data.").split("=", 1) for flag in flags)
+    assert given.pop("source") == f"tfds:{name}"
+    assert given.pop("tfds_dir") == str(tmp_path)
+    cycle_gan = {"train_split": "trainA", "validation_split": "testA"}
+    assert given == (cycle_gan if name == FACADES else {})
+    data = load_config(Path(config).stem).data
+    data.update(source=f"tfds:{name}", tfds_dir=str(tmp_path), **given)
+    assert len(open_sources(data).train) > 0
+    assert "reading the archive's table of contents" in result.output
+
+
+def test_ctrl_c_says_how_to_go_on(faces, tmp_path, monkeypatch):
+    source, archives = faces
+    monkeypatch.setattr(preparation, "write_split", tiny_archives.raise_keyboard_interrupt)
+    result = ask(archives, monkeypatch, FACADES, "--from", str(source), "--data-dir", str(tmp_path))
+    assert result.exit_code == 130
+    assert result.output.splitlines()[-1] == "stopped; the same command goes on"
+
+
+def test_what_another_process_has_finished_meanwhile_is_taken(faces, tmp_path, monkeypatch):
+    source, archives = faces
+    plain = shards.locked
+
+    @contextlib.contextmanager
+    def late(directory: Path):
+        monkeypatch.setattr(shards, "locked", plain)
+        prepare(FACADES, tmp_path, source, silent, archives)
+        with plain(directory):
+            yield
+
+    monkeypatch.setattr(shards, "locked", late)
+    directory = prepare(FACADES, tmp_path, source, silent, archives)
+    assert os.listdir(directory.parent) == ["3.0.0"]
+    assert len(list(directory.glob("*array_record*"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(errno.EWOULDBLOCK, "another glcic data prepare"), (errno.EIO, "cannot be locked"), (errno.ENOLCK, None)],
+)
+def test_only_a_lock_that_is_held_means_another_process(tmp_path, monkeypatch, caplog, code, message):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(shards.fcntl, "flock", flock)
+    if message is None:
+        with shards.locked(tmp_path):
+            assert "without locks" in caplog.text
+        return
+    with pytest.raises(DataError, match=message) as caught, shards.locked(tmp_path):
+        pass
+    one_line(caught)
+
+
+def test_a_root_that_is_read_only_asks_for_another(tmp_path, monkeypatch):
+    def mkdir(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(DataError, match="choose another directory with --data-dir"), shards.locked(tmp_path / "a"):
+        pass
+
+
+def test_downloads_may_lie_on_another_disk(faces, tmp_path, monkeypatch):
+    source, archives = faces
+    server = Server((source / "facades.zip").read_bytes())
+    archives = {"images": archives["images"]._replace(url=server.url)}
+    root = tmp_path / "root"
+    (root / "downloads").mkdir(parents=True)
+    usage = shutil.disk_usage(root)
+    monkeypatch.setattr(shards, "on_one_disk", lambda *_: False)
+    full = root / "downloads"
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: usage._replace(free=0 if Path(path) == full else usage.free)
     )
-    assert "trainA: reading the archive's table of contents" in result.output.splitlines()
+    with pytest.raises(DataError, match=f"{full}: .* are needed and 0 B are free"):
+        prepare(FACADES, root, None, silent, archives)
+    full = None
+    lines = []
+    prepare(FACADES, root, None, lines.append, archives)
+    server.stop()
+    assert lines[-1].startswith(f"what was downloaded to {root / 'downloads'} is not needed any more and takes ")
+    lines.clear()
+    prepare(FACADES, tmp_path / "again", source, lines.append, archives)
+    assert not [line for line in lines if line.startswith(("to download", "what was downloaded"))]
+
+
+def test_a_wrong_number_of_records_leaves_nothing(tmp_path):
+    workspace = shards.Workspace(tmp_path, {})
+    with pytest.raises(DataError, match="2 examples were read, 3 are expected"):
+        workspace.write("shard", [b"1", b"2"], 2, 3)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_tar_with_a_checksum_that_is_no_number(tmp_path):
+    path = tiny_archives.write_tar(tmp_path / "some.tar", {"a.jpg": b"1" * 300})
+    content = bytearray(path.read_bytes())
+    content[148:154] = b"999999"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="truncated, damaged") as caught:
+        open_members(path)
+    one_line(caught)
+
+
+def test_the_tables_of_celeb_a_are_read_once(tmp_path, monkeypatch):
+    archives = tiny_archives.celeb_a(tmp_path / "archives")
+    read = []
+    plain = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: read.append(self.name) or plain(self, *a, **k))
+    prepare("celeb_a", tmp_path, tmp_path / "archives", silent, archives)
+    assert read.count("list_attr_celeba.txt") == 1

@@ -170,6 +170,18 @@ class LocalFiles:
                     yield member.name, tar.extractfile(member)
 
 
+def records_in(path: Path) -> list[bytes]:
+    """All records of an array_record file."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    return ArrayRecordReader(str(path)).read_all()
+
+
+def silent(line: str) -> None:
+    """Takes what is told, which has to be one line."""
+    assert len(line.splitlines()) == 1
+
+
 def write_tfrecord(path: Path, records: list[bytes]) -> Path:
     """Writes a TFRecord file as TensorFlow does."""
     with path.open("wb") as file:
@@ -192,3 +204,8 @@ def interrupt(patch, place: int, *functions) -> None:
             return plain(*arguments)
 
         patch.setattr(owner, name, interrupted)
+
+
+def raise_keyboard_interrupt(*_):
+    """Stands for any function while which Ctrl-C is pressed."""
+    raise KeyboardInterrupt
