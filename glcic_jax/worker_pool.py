@@ -1,22 +1,25 @@
-"""Work in processes of their own, which outlives those that crash."""
+"""Work in processes of their own, which outlives those that crash.
 
-import concurrent.futures
+Not concurrent.futures: its pool breaks as a whole where one process dies, and in Python 3.11 it can then wait
+for ever for a process that it had just begun.
+"""
+
 import contextlib
 import itertools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterable, Sequence
+from multiprocessing import connection
 from typing import Any, TypeVar
 
-from glcic_jax.errors import DataError, one_line
+from glcic_jax.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_CHUNKS_IN_FLIGHT = 3  # For each process: one in work, and what it takes next.
+_READY = "ready"  # What a worker says first.
 
 
 def in_processes(
@@ -30,7 +33,7 @@ def in_processes(
 
     Args:
       work: Takes some items and gives a result for each; can be pickled.
-      items: Looked at a little ahead of the work, never all at once.
+      items: Looked at as the work goes on, never all at once.
       processes: How many work at a time.
       chunk_size: Items that go to a process at once.
       crashed: Stands for the result of an item that ended its process.
@@ -39,109 +42,121 @@ def in_processes(
       Each item with its result. Close it where it is not read to its end: that ends the processes.
 
     Raises:
-      DataError: No process can be started.
+      DataError: No process can be started. What the work raises is raised here too.
     """
     iterator = iter(items)
     chunks = iter(lambda: list(itertools.islice(iterator, chunk_size)), [])
     suspects: list[list[Item]] = []
-    more = True
-    while more:
-        with _pool(processes, work) as pool:
-            more = False
-            for chunk, results in _chunks_in(pool, work, chunks, processes * _CHUNKS_IN_FLIGHT):
-                if results is None:
-                    suspects.append(chunk)
-                    more = True
-                else:
-                    yield from zip(chunk, results, strict=True)
-        yield from _one_by_one(work, suspects, crashed)
-
-
-def _chunks_in(
-    pool: concurrent.futures.ProcessPoolExecutor,
-    work: Callable[[Sequence[Item]], list[Result]],
-    chunks: Iterator[list[Item]],
-    at_once: int,
-) -> Iterator[tuple[list[Item], list[Result] | None]]:
-    """Yields chunks with their results until all are done or a process dies: then with None what it leaves."""
-    pending: dict[concurrent.futures.Future[list[Result]], list[Item]] = {}
-    broken = False
-    while True:
-        while not broken and len(pending) < at_once and (chunk := next(chunks, None)) is not None:
-            try:
-                pending[_submit(pool, work, chunk)] = chunk
-            except (BrokenProcessPool, OSError):  # OSError: no memory for one process more.
-                broken = True
-                yield chunk, None
-        if not pending:
-            return
-        done, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-        for future in done:
-            chunk = pending.pop(future)
-            lost = isinstance(future.exception(), BrokenProcessPool)
-            broken |= lost
-            yield chunk, None if lost else future.result()
-
-
-def _one_by_one(
-    work: Callable[[Sequence[Item]], list[Result]], suspects: list[list[Item]], crashed: Result
-) -> Iterator[tuple[Item, Result]]:
-    """Finds the items that crash by halving the chunks of them, with one process at work; empties the list."""
-    while suspects:
-        with _pool(1, work) as pool:
-            while suspects:
-                chunk = suspects.pop()
+    workers: list[_Worker] = []
+    try:
+        while True:
+            while len(workers) < processes and (chunk := _next(suspects, chunks)) is not None:
+                workers.append(_Worker(work, chunk))
+            if not workers:
+                return
+            for worker in _those_that_answer(workers):
                 try:
-                    results = _submit(pool, work, chunk).result()
-                except BrokenProcessPool:
+                    results = worker.answer()
+                except EOFError:
+                    workers.remove(worker)
+                    worker.end()
+                    chunk = worker.chunk
                     if len(chunk) == 1:
                         yield chunk[0], crashed
                     else:
+                        # Which of them it was shows when each half has a process to itself.
                         suspects += [chunk[len(chunk) // 2 :], chunk[: len(chunk) // 2]]
-                    break
-                yield from zip(chunk, results, strict=True)
-
-
-@contextlib.contextmanager
-def _pool(processes: int, work: Any) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-    """Worker processes that end with the block: at once where it is left by an error or by Ctrl-C."""
-    others = set(multiprocessing.active_children())
-    # Not forked: a fork copies the locks of threads that do not exist in it.
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_begin)
-    try:
-        _prove_alive(pool, work)
-        yield pool
-    except BaseException:
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
-        raise
+                    continue
+                if results is None:
+                    continue
+                yield from zip(worker.chunk, results, strict=True)
+                following = _next(suspects, chunks)
+                if following is not None:
+                    worker.give(following)
+                else:
+                    workers.remove(worker)
+                    worker.end()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for worker in workers:
+            worker.end()
 
 
-def _prove_alive(pool: concurrent.futures.ProcessPoolExecutor, work: Any) -> None:
-    """Raises a DataError where no worker lives long enough to import the work: no item is to blame for that."""
-    try:
-        _submit(pool, id, work).result()
-    except (BrokenProcessPool, OSError) as error:
-        raise DataError(
-            "no worker process can start: the memory is full or limited, or the program cannot be imported again "
-            f"by another process, as one that is read from standard input ({one_line(error)})"
-        ) from error
+class _Worker:
+    """A process that works on one chunk at a time."""
+
+    def __init__(self, work: Any, chunk: Any):
+        # Not forked: a fork copies the locks of threads that do not exist in it.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+        with _ctrl_c_held_back():
+            try:
+                self._process.start()
+            except OSError as error:
+                raise _cannot_start(error.strerror or "") from error
+            finally:
+                # The end of the process is seen only where this copy of its end of the pipe is closed.
+                theirs.close()
+        self._ready = False
+        self.chunk = chunk
+
+    def give(self, chunk: Any) -> None:
+        """Hands it its next chunk; that it has died meanwhile shows when it is asked for the answer."""
+        self.chunk = chunk
+        with contextlib.suppress(BrokenPipeError):
+            self.connection.send(chunk)
+
+    def answer(self) -> Any:
+        """The results of its chunk; None where it has only just come to life.
+
+        Raises:
+          EOFError: It has died.
+        """
+        try:
+            results, error = self.connection.recv()
+        except (EOFError, ConnectionResetError) as failure:
+            # One that dies before it has seen an item says nothing about items.
+            if not self._ready:
+                raise _cannot_start("it ended before it began") from failure
+            raise EOFError from failure
+        if error is not None:
+            raise error
+        if not self._ready:
+            self._ready = results == _READY
+            self.give(self.chunk)
+            return None
+        return results
+
+    def end(self) -> None:
+        """Ends the process, whatever it is at."""
+        self.connection.close()
+        if self._process.pid is not None:
+            self._process.terminate()
+            self._process.join()
 
 
-def _submit(pool: concurrent.futures.ProcessPoolExecutor, work: Any, argument: Any) -> Any:
-    """Returns the future of `work(argument)`; a process may be started for it."""
-    with _ctrl_c_held_back():
-        return pool.submit(work, argument)
+def _those_that_answer(workers: Sequence[_Worker]) -> list[_Worker]:
+    """Waits until a worker has an answer or has died."""
+    ready = connection.wait([worker.connection for worker in workers])
+    return [worker for worker in workers if worker.connection in ready]
+
+
+def _next(suspects: list[list[Item]], chunks: Iterable[list[Item]]) -> list[Item] | None:
+    return suspects.pop() if suspects else next(iter(chunks), None)
+
+
+def _cannot_start(reason: str) -> DataError:
+    return DataError(
+        "no worker process can start: the memory is full or limited, or the program cannot be imported again by "
+        f"another process, as one that is read from standard input ({reason})"
+    )
 
 
 @contextlib.contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
+def _ctrl_c_held_back() -> Generator[None, None, None]:
     """Answers Ctrl-C only after the block, in which a process is started that leaves it to its parent."""
-    # Only the main thread hears of signals, and only Unix can block them.
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+    # Only the main thread hears of signals.
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     held: list[Any] = []
@@ -158,18 +173,28 @@ def _ctrl_c_held_back() -> Iterator[None]:
             handler(*held[0])
 
 
-def _begin() -> None:
-    """Prepares a worker: it leaves Ctrl-C to its parent, what C libraries print to nobody, and ends with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-
-
 def _end_with_parent() -> None:
-    # A parent that was killed closes nothing, and its workers would wait for more work for ever.
+    """Ends this process with its parent, in the middle of an item too."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def _serve(pipe: Any, work: Callable[[Any], Any]) -> None:
+    """What a worker does until its parent closes the pipe, or is no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # What C libraries print is for nobody.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    answer: Any = (_READY, None)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            pipe.send(answer)
+            chunk = pipe.recv()
+            try:
+                answer = (work(chunk), None)
+            except Exception as error:  # It is raised in the parent.
+                answer = (None, error)
