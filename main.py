@@ -7,6 +7,7 @@ earlier one stopped. configs/quickstart.py needs no data and takes minutes on a 
 
 import contextlib
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -15,7 +16,6 @@ from pathlib import Path
 from types import FrameType
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -58,17 +58,14 @@ def _tell(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-class _Terminated(BaseException):
-    """SIGTERM came before there was anything to save."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Ends a process that has nothing to save yet; an error raised here could be lost, or break an import."""
+    _tell("\nstopped before a step was made; the same command begins, or goes on, again")
+    os._exit(128 + number)
 
 
 def main(arguments: list[str]) -> int:
     """Runs the training; returns the exit code."""
-    absl_logging.set_verbosity(absl_logging.INFO if _DEBUG.value else absl_logging.ERROR)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
     if len(arguments) > 1:
         return _complain(f"unexpected argument {arguments[1]!r}")
@@ -79,37 +76,35 @@ def main(arguments: list[str]) -> int:
 
 
 def _train(workdir: Path) -> int:
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        # Imported here: --help and the complaints above need no JAX.
-        from glcic_jax import processes
-        from glcic_jax.errors import Stopped, UserError
-        from glcic_jax.training import train
-    except (KeyboardInterrupt, _Terminated) as error:
-        return _stopped_early(error, workdir)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+    # Imported here: --help and the complaints above need no JAX.
+    from glcic_jax import processes
+    from glcic_jax.errors import Stopped, UserError
+    from glcic_jax.training import train
+
+    # Orbax logs whole tracebacks of what reaches the user as one line; Grain has set the level meanwhile.
+    logging.getLogger("absl").setLevel(logging.INFO if _DEBUG.value else logging.CRITICAL)
     code = 1
     try:
         processes.join(_COORDINATOR.value, _COUNT.value, _INDEX.value)
         train(_CONFIG.value, workdir)
+        # What comes now comes too late: all is done.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         return 0
     except Stopped as stopped:
         _tell(f"{stopped} and saved in {workdir}; to go on:\n{shlex.join(sys.orig_argv)}")
         return 128 + stopped.signal
-    except (KeyboardInterrupt, _Terminated) as error:
-        code = _stopped_early(error, workdir)
     except UserError as error:
         if _DEBUG.value:
             traceback.print_exc()
         code = _complain(str(error))
     except Exception:
         traceback.print_exc()
-    processes.leave(code)
-    return code
-
-
-def _stopped_early(error: BaseException, workdir: Path) -> int:
-    _tell(f"\nstopped before the first step; the same command goes on from the newest checkpoint in {workdir}")
-    return 130 if isinstance(error, KeyboardInterrupt) else 143
+    # At once: other processes, or threads that an error has left behind, would have their say at a usual exit.
+    sys.stdout.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -107,15 +107,15 @@ def read_variables(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reader() -> ocp.Checkpointer:
-    _silence_leftovers()
+    silence_leftovers()
     alone = _alone()
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 @functools.cache
-def _silence_leftovers() -> None:
-    """Leaves out the tracebacks, hundreds of them, that follow an array which cannot be read.
+def silence_leftovers() -> None:
+    """Leaves out the tracebacks, hundreds of them, that follow an array which cannot be read or written.
 
     Orbax gives up at the first; the callbacks of the others then find its event loop closed, and say so.
     """

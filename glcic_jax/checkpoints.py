@@ -26,8 +26,9 @@ from glcic_jax.checkpoint_items import (
     non_finite_leaves,
     read_arrays,
     read_json,
+    silence_leftovers,
 )
-from glcic_jax.errors import DataError, DivergedError, one_line
+from glcic_jax.errors import DIVERGED_REMEDY, DataError, DivergedError, one_line
 from glcic_jax.state import TrainState
 
 _PACKAGES = ("glcic-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -89,8 +90,13 @@ class Checkpoints:
         """
         if self._manager is not None:
             return self._manager
+        silence_leftovers()
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{self._directory}: cannot hold checkpoints ({one_line(error)})") from error
         # Orbax takes a folder 05 for a checkpoint of step 5.
-        for path in list(self._directory.iterdir()) if self._directory.is_dir() else []:
+        for path in list(self._directory.iterdir()):
             if _is_number(path.name) and int(path.name) not in self.steps():
                 _log.warning("%s is no checkpoint: moved to %s", path, self._move_aside(path))
         for step in self.steps():
@@ -151,7 +157,7 @@ class Checkpoints:
         if broken:
             raise DivergedError(
                 f"{broken[0]} holds numbers that are not finite at step {step}: training has diverged and was "
-                f"stopped before it was saved. The checkpoints in {self._directory} are from before"
+                f"stopped before it was saved. {DIVERGED_REMEDY}"
             )
         checksums: dict[str, Any] = {name: leaf_checksums(tree) for name, tree in trees.items()}
         meta = {
@@ -227,7 +233,12 @@ class Checkpoints:
 
     def _move_aside(self, path: Path) -> Path:
         folder = self._directory.with_name("checkpoints_set_aside")
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"{path} is to be moved to {folder}, which cannot be made ({one_line(error)})"
+            ) from error
         taken = {path.name for path in folder.iterdir()}
         names = (path.name, *(f"{path.name}_{i}" for i in range(2, 10_000)))
         return path.rename(folder / next(name for name in names if name not in taken))

@@ -26,6 +26,12 @@ class DivergedError(UserError):
     """The training has left the finite numbers; all processes notice it after the same step."""
 
 
+DIVERGED_REMEDY = (
+    "The same command goes on from the newest checkpoint, or begins anew where there is none; give it a lower "
+    "learning rate (--config.optimizer) or --config.compute_dtype=float32"
+)
+
+
 class Stopped(Exception):  # noqa: N818 - it is no error.
     """A signal ended the training, which was saved.
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from glcic_jax.errors import DivergedError
+from glcic_jax.errors import DIVERGED_REMEDY, DivergedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +85,7 @@ class Health:
                 if not np.isfinite(value):
                     raise DivergedError(
                         f"{name} is {value} at step {number}: training has diverged and was stopped before it was "
-                        "saved. The checkpoints are from before; go on from them with a lower learning rate "
-                        "(--config.optimizer) or --config.compute_dtype=float32"
+                        f"saved. {DIVERGED_REMEDY}"
                     )
             for sign in _SIGNS:
                 if phase in sign.phases and sign.metric in row:

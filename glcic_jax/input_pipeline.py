@@ -285,7 +285,7 @@ def kept_mean_pixel(
     }
     try:
         found = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):  # Not there, or no JSON text.
         found = {}
     if (
         isinstance(found, dict)

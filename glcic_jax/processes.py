@@ -51,8 +51,7 @@ def join(coordinator: str | None = None, count: int | None = None, index: int | 
                 f"--coordinator={coordinator} goes with --process_count=N and --process_id from 0 to N - 1, not "
                 f"with {count} and {index}"
             )
-        _say(f"process {index} of {count}: waiting for the others at {coordinator}")
-        _wait_for(coordinator, index)
+        _wait_for(coordinator, index, count)
         # Or JAX would still take the number of GPUs from the launcher's environment.
         options = {"cluster_detection_method": "deactivate"}
     # Without it processes on CPUs cannot talk; on other devices it changes nothing.
@@ -84,15 +83,16 @@ def _devices_of_a_lone_task() -> list[int] | None:
     return list(range(int(count))) if alone and count.isdecimal() and int(count) else None
 
 
-def _wait_for(coordinator: str, index: int) -> None:
+def _wait_for(coordinator: str, index: int, count: int) -> None:
     """Waits until process 0 listens. JAX itself would end this process without a word of what it waited for.
 
     Raises:
       ConfigError: It does not, or the address is none.
     """
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigError(f"--coordinator={coordinator}: give HOST:PORT of process 0, as 10.0.0.1:9876")
+    _say(f"process {index} of {count}: waiting for the others at {coordinator}")
     deadline = time.monotonic() + _JOINING_SECONDS
     while index > 0:
         try:
@@ -137,11 +137,3 @@ def from_all(value: int) -> list[int]:
     if jax.process_count() == 1:
         return [value]
     return [int(one) for one in multihost_utils.process_allgather(np.int32(value))]
-
-
-def leave(code: int) -> None:
-    """Ends this process at once if it is one of several, who would else wait for each other at the exit."""
-    if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)

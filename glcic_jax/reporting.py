@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from glcic_jax.metrics import ImageMetrics
 from glcic_jax.phases import Phase, Schedule
 from glcic_jax.steps import CompletionMetrics, JointMetrics
 from glcic_jax.tensorboard import TensorBoard
+
+_log = logging.getLogger(__name__)
 
 # Time of one step of each phase against one of phase 1, for estimates; measured on a CPU at 64 px.
 _RELATIVE_COST = {"completion": 1.0, "discriminator": 0.5, "joint": 2.0}
@@ -59,7 +62,7 @@ class MetricLog:
     def __init__(self, workdir: Path, start_step: int):
         self._jsonl_path = workdir / "metrics.jsonl"
         rows = [row for row in read_metrics(workdir) if row["step"] <= start_step]
-        self.elapsed_before = float(rows[-1]["elapsed_seconds"]) if rows else 0.0
+        self.elapsed_before = float(rows[-1].get("elapsed_seconds", 0.0)) if rows else 0.0
         aside = workdir / ".metrics.jsonl"
         aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         aside.replace(self._jsonl_path)
@@ -104,14 +107,18 @@ class MetricLog:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl, in order of steps; a last line cut short by a crash is left out."""
+    """Reads metrics.jsonl, in order of steps; lines that are no rows, as one cut short, are left out."""
     path = workdir / "metrics.jsonl"
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line or "null")
         except json.JSONDecodeError:
-            break
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        elif line:
+            _log.warning("%s: a line that cannot be read is left out: %.80s", path, line)
     return rows
 
 

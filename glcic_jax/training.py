@@ -56,8 +56,6 @@ def train(config: ConfigDict, workdir: Path) -> TrainState:
             if run.desk is not None:
                 write_summary(workdir, config, run.schedule, run.desk.validation, state)
                 run.progress.say(f"done: {workdir / 'summary.md'}")
-        if stop.signal is not None:
-            raise Stopped(signal.Signals(stop.signal), int(state.step))
     return state
 
 
@@ -76,7 +74,7 @@ def _closing(run: Run) -> Iterator[None]:
                 run.close()
             except Exception as error:
                 # It is the first error that tells what happened; a full disk is told once.
-                if not isinstance(first, OSError):
+                if not isinstance(first, (OSError, DataError)):
                     run.progress.say(f"on closing: {one_line(error)}")
         raise
     run.close()
@@ -177,7 +175,9 @@ def _train_phase(
         # One update stays in flight, so that batches do not pile up on the devices.
         jax.block_until_ready(pending[-2:-1])
         run.progress.advance()
-        due, stopping = _is_anything_due(run.config, run.schedule, step + 1), stop.is_due(step + 1)
+        due = _is_anything_due(run.config, run.schedule, step + 1)
+        # After the last step there is nothing to stop any more.
+        stopping = stop.is_due(step + 1) and step + 1 < run.schedule.total_steps
         if due or stopping or len(pending) >= _MOST_PENDING:
             _collect(run, phase, step + 1, pending)
         if due:
