@@ -11,6 +11,8 @@ import click
 from glcic_jax import __version__
 from glcic_jax.errors import UserError
 
+_FRACTION = click.FloatRange(0, 1, max_open=True)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="glcic")
@@ -67,9 +69,23 @@ def data() -> None:
     "--list", "list_file", type=click.Path(path_type=Path), help="Write all unreadable images here; -: stdout."
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the report here too; -: stdout.")
-@click.option("--image-size", default=256, show_default=True, help="Side of training's crops, in pixels.")
-@click.option("--validation-fraction", default=0.02, show_default=True, help="Share of a folder to be held out.")
-@click.option("--max-skipped-fraction", default=0.01, show_default=True, help="Beyond it training stops.")
+@click.option(
+    "--image-size",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Side of training's crops, in pixels.",
+)
+@click.option(
+    "--validation-fraction",
+    type=_FRACTION,
+    default=0.02,
+    show_default=True,
+    help="Share of a folder to be held out.",
+)
+@click.option(
+    "--max-skipped-fraction", type=_FRACTION, default=0.01, show_default=True, help="Beyond it training stops."
+)
 def check(
     path: Path,
     processes: int | None,

@@ -14,11 +14,16 @@ from glcic_jax.progress import Progress, Tell, in_words
 _BLOCK = 1 << 20
 _TIMEOUT = 60.0  # Seconds without a byte.
 _ATTEMPTS = 8  # In a row that bring nothing new.
+_FIRST_ATTEMPTS = 3  # That bring nothing at all.
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class _DroppedError(Exception):
     """The connection ended early, or the server is busy: worth another attempt."""
+
+
+class _UnreachableError(_DroppedError):
+    """There was no connection."""
 
 
 def download(url: str, target: Path, size: int, tell: Tell, pause: float = 1.0) -> None:
@@ -48,17 +53,29 @@ def download(url: str, target: Path, size: int, tell: Tell, pause: float = 1.0) 
                 except _DroppedError as error:
                     failures = 0 if (have := _length(part)) > best else failures + 1
                     best = max(best, have)
-                    if failures >= _ATTEMPTS:
-                        raise DataError(
-                            f"{url}: the download broke off after {in_words(have)} of {in_words(size)} ({error}); "
-                            "the same command goes on from there"
-                        ) from error
-                    tell(f"{target.name}: {error}; going on at {in_words(have)}")
-                    time.sleep(min(60.0, pause * 2**failures))
+                    # Without a network there is nothing to wait for; a download that has begun is worth patience.
+                    left = (_ATTEMPTS if best else _FIRST_ATTEMPTS) - failures
+                    if left <= 0:
+                        raise DataError(_broken_off(url, have, size, error)) from error
+                    seconds = min(60.0, pause * 2**failures)
+                    tell(f"{target.name}: {error}; trying again in {seconds:.0f} s, {left} times at the most")
+                    time.sleep(seconds)
         part.replace(target)
         _validator_path(part).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{part}: cannot be written ({one_line(error)}); what came so far is kept") from error
+
+
+def _broken_off(url: str, have: int, size: int, error: _DroppedError) -> str:
+    if isinstance(error, _UnreachableError):
+        return (
+            f"{url}: the server cannot be reached ({error}): is there a network? --from DIR takes archives "
+            "that were downloaded elsewhere"
+        )
+    return (
+        f"{url}: the download broke off after {in_words(have)} of {in_words(size)} ({error}); the same command "
+        "goes on from there"
+    )
 
 
 def _length(part: Path) -> int:
@@ -76,7 +93,12 @@ def _fetch(url: str, part: Path, size: int, progress: Progress) -> None:
         part.unlink()
         progress.advance(-have)
         have = 0
-    response = _request(url, part, have)
+    validator = _validator(part)
+    if have and validator is None:
+        # Whatever it is that lies there, nobody can say that the rest of the file belongs to it.
+        progress.advance(-have)
+        have = 0
+    response = _request(url, part, have, validator)
     with response:
         if have and not _continues(response, have):
             progress.advance(-have)
@@ -95,13 +117,11 @@ def _fetch(url: str, part: Path, size: int, progress: Progress) -> None:
         raise _DroppedError("the connection was closed early")
 
 
-def _request(url: str, part: Path, have: int) -> Any:
+def _request(url: str, part: Path, have: int, validator: str | None) -> Any:
     headers = {"User-Agent": "glcic"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if _validator_path(part).exists():
-            # A file that has changed since comes as a whole, not as the end of another one.
-            headers["If-Range"] = json.loads(_validator_path(part).read_text())
+    if have and validator is not None:
+        # A file that has changed since comes as a whole, not as the end of another one.
+        headers |= {"Range": f"bytes={have}-", "If-Range": validator}
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
@@ -110,9 +130,9 @@ def _request(url: str, part: Path, have: int) -> Any:
             raise _DroppedError("the server's file has changed, it is downloaded anew") from error
         if error.code in _TRANSIENT:
             raise _DroppedError(f"the server answers {error.code}") from error
-        raise DataError(f"{url}: the server answers {error.code} {error.reason}") from error
+        raise DataError(f"{url}: the server answers {error.code} {' '.join(str(error.reason).split())}") from error
     except urllib.error.URLError as error:
-        raise _DroppedError(str(error.reason)) from error
+        raise _UnreachableError(str(error.reason)) from error
     except (OSError, http.client.HTTPException) as error:
         raise _DroppedError(one_line(error)) from error
 
@@ -125,19 +145,38 @@ def _continues(response: Any, have: int) -> bool:
 
 
 def _check_size(url: str, response: Any, have: int, size: int) -> None:
-    length = response.headers["Content-Length"]
-    if length is not None and have + int(length) != size:
+    length = response.headers["Content-Length"] or ""
+    wrong = ""
+    if length.isdecimal() and have + int(length) != size:
+        wrong = f"{have + int(length)} bytes, {size} are expected"
+    elif response.headers.get_content_type() == "text/html":
+        wrong = "a page, not a file"
+    if wrong:
         raise DataError(
-            f"{url}: the server has {have + int(length)} bytes, {size} are expected: its file has changed, or the "
-            "address leads to a page; download the file by hand and give its directory with --from"
+            f"{url}: the server has {wrong}: its file has changed, or a login or a proxy stands before it; "
+            "download the file by hand and give its directory with --from"
         )
 
 
 def _note_validator(response: Any, part: Path) -> None:
     etag = response.headers["ETag"] or ""
     validator = response.headers["Last-Modified"] if not etag or etag.startswith("W/") else etag
+    path = _validator_path(part)
     if validator:
-        _validator_path(part).write_text(json.dumps(validator))
+        aside = path.with_name(f"{path.name}.new")
+        aside.write_text(json.dumps(validator))
+        aside.replace(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _validator(part: Path) -> str | None:
+    """What told the server's file from another when the part was begun; None where nothing did."""
+    try:
+        found = json.loads(_validator_path(part).read_text())
+    except (FileNotFoundError, ValueError):  # Not there, or cut short by a crash.
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _read(response: Any) -> bytes:

@@ -57,10 +57,12 @@ def prepare(
     present = _newest(name, version, root)
     if present is not None and "array_record" in prepared_info(present).formats:
         shards.clear_notes(present)
+        shards.check_complete(present)
         tell(f"{present} is prepared already")
         return present
     if source is not None and not source.is_dir():
-        raise DataError(f"{source}: no such directory; --from takes one with archives or with a TFDS data set")
+        what = "a file" if source.exists() else "no such directory"
+        raise DataError(f"{source}: {what}; --from takes a directory with archives or with a TFDS data set")
     origin = (_find_preparation(name, version, source) if source is not None else None) or present
     if origin is not None:
         return convert(name, version, origin, root, tell)

@@ -58,9 +58,10 @@ class Workspace:
 
     def _read_notes(self) -> dict[str, Any]:
         try:
-            return json.loads((self.directory / _NOTES).read_text())
+            notes = json.loads((self.directory / _NOTES).read_text())
         except (FileNotFoundError, ValueError):  # Nothing noted is nothing finished.
             return {}
+        return notes if isinstance(notes, dict) else {}
 
     def finished(self, name: str) -> Shard | None:
         """The shard of this name, if it is finished and lies there whole."""
@@ -155,13 +156,20 @@ def _write_array_record(path: Path, records: Iterable[bytes]) -> tuple[int, int]
     finally:
         # A full disk shows itself here, if not before.
         writer.close()
+    found = _count_records(path)
+    if found != count:
+        raise OSError(f"{found} of {count} records can be read back")
+    return count, num_bytes
+
+
+def _count_records(path: Path) -> int:
+    from array_record.python import array_record_module
+
     reader = array_record_module.ArrayRecordReader(str(path))
     try:
-        if reader.num_records() != count:
-            raise OSError(f"{reader.num_records()} of {count} records can be read back")
+        return reader.num_records()
     finally:
         reader.close()
-    return count, num_bytes
 
 
 def _flush(path: Path) -> None:
@@ -264,6 +272,29 @@ def clear_notes(directory: Path) -> None:
     with contextlib.suppress(OSError):
         for name in (_NOTES, _LOCK, MEMORY):
             (directory / name).unlink(missing_ok=True)
+
+
+def check_complete(directory: Path) -> None:
+    """Looks whether every shard of a prepared directory is there and has its number of records.
+
+    Raises:
+      DataError: One is missing, cut short or has another number.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(directory)
+    for split, info in builder.info.splits.items():
+        names = shard_names(f"{builder.name}-{split}.array_record", info.num_shards)
+        for name, expected in zip(names, info.shard_lengths, strict=True):
+            try:
+                count = _count_records(directory / name) if (directory / name).is_file() else 0
+            except (OSError, RuntimeError, ValueError):  # What array_record makes of a file that is none.
+                count = 0
+            if count != expected:
+                raise DataError(
+                    f"{directory / name} is missing or damaged ({count:,} of {expected:,} records): move "
+                    f"{directory} away, and the same command prepares it anew"
+                )
 
 
 def check_readable(directory: Path) -> None:

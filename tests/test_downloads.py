@@ -22,6 +22,7 @@ class Server:
         self.ranges, self.status = True, 200
         self.drops: list[int] = []
         self.tells_length = True
+        self.kind = "application/x-tar"
         self.requests: list[str | None] = []
         server = self
 
@@ -51,7 +52,9 @@ class Server:
         handler.send_response(206 if start else 200)
         if self.tells_length:
             handler.send_header("Content-Length", str(len(self.content) - start))
-        handler.send_header("ETag", self.etag)
+        if self.etag:
+            handler.send_header("ETag", self.etag)
+        handler.send_header("Content-Type", self.kind)
         if start:
             handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
         handler.end_headers()
@@ -129,6 +132,31 @@ def test_a_server_that_does_not_end_is_left(server, tmp_path):
     with pytest.raises(DataError, match="sends more than the 3000000 bytes"):
         fetch(server, tmp_path / "file.tar")
     assert not (tmp_path / "file.tar.part").exists()
+
+
+def test_a_login_page_is_no_archive(server, tmp_path):
+    server.kind, server.tells_length, server.content = "text/html; charset=utf-8", False, b"<html>please log in"
+    with pytest.raises(DataError, match="has a page, not a file") as caught:
+        fetch(server, tmp_path / "file.tar")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "file.tar.part").exists()
+
+
+@pytest.mark.parametrize("validator", [None, "", "[1]", '"one'])
+def test_a_part_of_unknown_origin_begins_anew(server, tmp_path, validator):
+    (tmp_path / "file.tar.part").write_bytes(b"<html>please log in")
+    if validator is not None:
+        (tmp_path / "file.tar.part.json").write_text(validator)
+    fetch(server, tmp_path / "file.tar")
+    assert server.requests == [None]
+    assert (tmp_path / "file.tar").read_bytes() == CONTENT
+
+
+def test_without_a_network_it_gives_up_soon(tmp_path):
+    lines = []
+    with pytest.raises(DataError, match=r"cannot be reached .*--from DIR takes archives"):
+        download("http://127.0.0.1:1/file.tar", tmp_path / "file.tar", 10, lines.append, pause=0.001)
+    assert [line.split(", ")[-1] for line in lines[-2:]] == ["2 times at the most", "1 times at the most"]
 
 
 def test_a_part_that_is_too_long_begins_anew(server, tmp_path):

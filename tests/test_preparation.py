@@ -134,6 +134,21 @@ def test_a_finished_data_set_is_left_as_it_is(faces, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == before
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut short", "empty"])
+def test_a_prepared_data_set_that_lacks_a_shard_is_not_called_ready(faces, tmp_path, damage):
+    source, archives = faces
+    directory = prepare(FACADES, tmp_path, source, silent, archives)
+    shard = directory / "cycle_gan-trainB.array_record-00000-of-00001"
+    content = shard.read_bytes()
+    shard.unlink()
+    if damage != "missing":
+        shard.write_bytes(content[:100] if damage == "cut short" else b"")
+    with pytest.raises(
+        DataError, match=f"{shard.name} is missing or damaged .* the same command prepares it anew"
+    ):
+        prepare(FACADES, tmp_path, source, silent, archives)
+
+
 @pytest.mark.parametrize("cached", ["checksum", "address"])
 def test_archives_are_found_in_the_download_cache_of_tfds(faces, tmp_path, cached):
     from tensorflow_datasets.core.download import resource
