@@ -104,6 +104,9 @@ def _fetch(url: str, part: Path, size: int, progress: Progress) -> None:
             progress.advance(-have)
             have = 0
         _check_size(url, response, have, size)
+        if not have:
+            # Before the new file's validator: a kill in between must not leave it beside the old file's bytes.
+            part.unlink(missing_ok=True)
         _note_validator(response, part)
         with part.open("ab" if have else "wb") as file:
             while block := _read(response):
@@ -132,7 +135,7 @@ def _request(url: str, part: Path, have: int, validator: str | None) -> Any:
             raise _DroppedError(f"the server answers {error.code}") from error
         raise DataError(f"{url}: the server answers {error.code} {' '.join(str(error.reason).split())}") from error
     except urllib.error.URLError as error:
-        raise _UnreachableError(str(error.reason)) from error
+        raise _UnreachableError(" ".join(str(error.reason).split())) from error
     except (OSError, http.client.HTTPException) as error:
         raise _DroppedError(one_line(error)) from error
 

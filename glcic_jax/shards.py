@@ -61,7 +61,7 @@ class Workspace:
             notes = json.loads((self.directory / _NOTES).read_text())
         except (FileNotFoundError, ValueError):  # Nothing noted is nothing finished.
             return {}
-        return notes if isinstance(notes, dict) else {}
+        return notes if isinstance(notes, dict) and isinstance(notes.get("shards"), dict) else {}
 
     def finished(self, name: str) -> Shard | None:
         """The shard of this name, if it is finished and lies there whole."""
@@ -282,7 +282,10 @@ def check_complete(directory: Path) -> None:
     """
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(directory)
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except Exception as error:  # Whatever a damaged JSON file makes TFDS raise.
+        raise DataError(f"{directory}: not a readable TFDS data set ({one_line(error)}): move it away") from error
     for split, info in builder.info.splits.items():
         names = shard_names(f"{builder.name}-{split}.array_record", info.num_shards)
         for name, expected in zip(names, info.shard_lengths, strict=True):
