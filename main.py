@@ -14,6 +14,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -64,6 +65,11 @@ def _leave(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
+def _answer_signals_with(handler: Any) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
 def main(arguments: list[str]) -> int:
     """Runs the training; returns the exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
@@ -76,8 +82,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _train(workdir: Path) -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+    _answer_signals_with(_leave)
     # Imported here: --help and the complaints above need no JAX.
     from glcic_jax import processes
     from glcic_jax.errors import Stopped, UserError
@@ -89,11 +94,10 @@ def _train(workdir: Path) -> int:
     try:
         processes.join(_COORDINATOR.value, _COUNT.value, _INDEX.value)
         train(_CONFIG.value, workdir)
-        # What comes now comes too late: all is done.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        _answer_signals_with(signal.SIG_IGN)  # What comes now comes too late: all is done.
         return 0
     except Stopped as stopped:
+        _answer_signals_with(signal.SIG_IGN)
         _tell(f"{stopped} and saved in {workdir}; to go on:\n{shlex.join(sys.orig_argv)}")
         return 128 + stopped.signal
     except UserError as error:

@@ -130,7 +130,7 @@ def _read_memory(memory: Path) -> dict[str, str]:
     """What was verified so far; nothing where an interruption left half a file."""
     try:
         return dict(json.loads(memory.read_text()))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, TypeError):
         return {}
 
 

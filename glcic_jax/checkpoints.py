@@ -80,8 +80,7 @@ class Checkpoints:
         """The steps that finished checkpoints are of, oldest first; sound or not."""
         if not self._directory.is_dir():
             return []
-        names = (path.name for path in self._directory.iterdir())
-        return sorted(int(name) for name in names if _is_number(name) and name == str(int(name)))
+        return sorted(int(path.name) for path in self._directory.iterdir() if _is_step(path.name))
 
     def open(self) -> ocp.CheckpointManager:
         """Gets ready to save, when what is not sound has been set aside; the first `save` does else.
@@ -95,10 +94,6 @@ class Checkpoints:
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"{self._directory}: cannot hold checkpoints ({one_line(error)})") from error
-        # Orbax takes a folder 05 for a checkpoint of step 5.
-        for path in list(self._directory.iterdir()):
-            if _is_number(path.name) and int(path.name) not in self.steps():
-                _log.warning("%s is no checkpoint: moved to %s", path, self._move_aside(path))
         for step in self.steps():
             try:
                 self._rank(step, self.read_meta(step)["metrics"])
@@ -231,6 +226,11 @@ class Checkpoints:
         """Moves a checkpoint that is not sound out of the way, beside the folder; says where it is now."""
         return self._move_aside(self._directory / str(step))
 
+    def set_strays_aside(self) -> list[Path]:
+        """Does the same with what Orbax would take for a checkpoint, as a folder 05 for step 5."""
+        found = list(self._directory.iterdir()) if self._directory.is_dir() else []
+        return [self._move_aside(path) for path in found if _is_number(path.name) and not _is_step(path.name)]
+
     def _move_aside(self, path: Path) -> Path:
         folder = self._directory.with_name("checkpoints_set_aside")
         try:
@@ -298,6 +298,10 @@ def package_versions() -> dict[str, str]:
 
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdecimal()
+
+
+def _is_step(name: str) -> bool:
+    return _is_number(name) and name == str(int(name))
 
 
 def _completion_item(state: TrainState) -> dict[str, Any]:

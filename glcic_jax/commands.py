@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -86,15 +87,7 @@ def data() -> None:
 @click.option(
     "--max-skipped-fraction", type=_FRACTION, default=0.01, show_default=True, help="Beyond it training stops."
 )
-def check(
-    path: Path,
-    processes: int | None,
-    list_file: Path | None,
-    json_file: Path | None,
-    image_size: int,
-    validation_fraction: float,
-    max_skipped_fraction: float,
-) -> None:
+def check(path: Path, **options: Any) -> None:
     """Read every image of a folder, or of a prepared TFDS data set, as training does.
 
     PATH of a data set is its version's directory, or one above where that holds no other.
@@ -106,15 +99,7 @@ def check(
     with _stoppable("stopped"):
         from glcic_jax.data_report import check_data
 
-        everything_read = check_data(
-            path.expanduser(),
-            processes,
-            list_file,
-            json_file,
-            image_size=image_size,
-            validation_fraction=validation_fraction,
-            max_skipped_fraction=max_skipped_fraction,
-        )
+        everything_read = check_data(path.expanduser(), **options)
     sys.exit(0 if everything_read else 1)
 
 

@@ -124,6 +124,9 @@ def restore_run(
       ConfigError: The workdir holds another run.
       DataError: There are checkpoints, and none is sound.
     """
+    # Only the first process comes here, before the others look: two would move the same folder.
+    for path in checkpoints.set_strays_aside():
+        say(f"{path.name} among the checkpoints is none: moved to {path}")
     if checkpoints.steps():
         restored, passed_over = _newest_sound(config, state, checkpoints, schedule, _SHAPES + _FIXED, say)
         for step in passed_over:

@@ -309,6 +309,7 @@ def test_a_folder_whose_name_is_nearly_a_step_is_moved_away(tmp_path, state):
     (tmp_path / "checkpoints" / "notes").mkdir()
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.steps() == []
+    assert checkpoints.set_strays_aside() == [tmp_path / "checkpoints_set_aside" / "05"]
     save(checkpoints, state, 5, 0.1)
     checkpoints.close()
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["5", "notes"]

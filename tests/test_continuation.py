@@ -104,12 +104,14 @@ def test_damaged_checkpoints_are_passed_over_and_set_aside(run, config, tmp_path
     folder = tmp_path / "run" / "checkpoints"
     (folder / "4" / "meta" / "metadata").write_text("{")
     (folder / "6").mkdir()
+    (folder / "05").mkdir()
     restored, said = run({})
+    assert said.pop(0).startswith("05 among the checkpoints is none: moved to ")
     assert int(restored.state.step) == STEP
     assert "passed over: checkpoint" in said[0]
     assert "checkpoints/6 is damaged" in said[0]
     assert "checkpoints/4 is damaged" in said[1]
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints_set_aside").iterdir()) == ["4", "6"]
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints_set_aside").iterdir()) == ["05", "4", "6"]
     assert run.checkpoints.steps() == [STEP]
 
 

@@ -184,9 +184,10 @@ def test_four_devices_take_the_step_that_one_device_takes(phase, runs):
 
 @pytest.mark.parametrize("phase", STEPS)
 def test_four_devices_measure_what_one_device_measures(phase, runs):
-    # The tiny differences of the first update grow from update to update: measured 3e-5, 2e-4 and 4e-3; with
-    # JAX 0.7.2 up to 4e-3 after the second.
-    for number, tolerance in enumerate((3e-4, 1e-2, 3e-2)):
+    # The tiny differences of the first update grow from update to update: measured 3e-5, 2e-4 and 4e-3; before
+    # JAX 0.8, which has another pmap, up to 4e-3 after the second.
+    second = 2e-3 if jax.__version_info__ >= (0, 8) else 1e-2
+    for number, tolerance in enumerate((3e-4, second, 3e-2)):
         name = f"{phase}_metrics_{number}"
         _assert_close(_named(runs[1], name), _named(runs[4], name), rtol=tolerance)
 
