@@ -148,11 +148,11 @@ def _count(tree: object) -> int:
 
 
 def main() -> None:
-    """The entry point: a `UserError` is one line on stderr and exit code 2."""
+    """The entry point: a `UserError` is one line on stderr and its exit code."""
     # Orbax and TFDS report through absl what is no news to a user.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         cli()
     except UserError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)

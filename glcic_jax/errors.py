@@ -1,4 +1,4 @@
-"""The errors that a person can mend: one clear line and exit code 2, never a traceback."""
+"""The errors that a person can mend: one clear line and an exit code, 2 unless it says another; no traceback."""
 
 import signal
 from collections.abc import Mapping
@@ -10,8 +10,10 @@ T = TypeVar("T")
 class UserError(Exception):
     """Bad input: says what is wrong, where, and how to mend it.
 
-    The entry points print it on stderr and exit with code 2; `--debug` shows the traceback.
+    The entry points print it on stderr and exit with its code; `--debug` shows the traceback.
     """
+
+    exit_code = 2
 
 
 class DataError(UserError):
@@ -20,6 +22,18 @@ class DataError(UserError):
 
 class ConfigError(UserError):
     """The configuration asks for something that does not exist or does not fit together."""
+
+
+class WeightsError(UserError):
+    """There are no weights, or those there are cannot be used."""
+
+    exit_code = 3
+
+
+class MemoryExhaustedError(UserError):
+    """The machine or the device has too little memory for what was asked."""
+
+    exit_code = 4
 
 
 class DivergedError(UserError):

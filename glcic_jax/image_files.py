@@ -4,7 +4,6 @@ import contextlib
 import functools
 import io
 import os
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from glcic_jax.errors import DataError, one_line, printable
+from glcic_jax.files import write_aside
 
 # Above this many pixels an image takes several hundred megabytes while it is decoded.
 LARGE = 40_000_000
@@ -139,19 +139,12 @@ def save_image(image: np.ndarray, path: str | Path) -> None:
     image_format = Image.registered_extensions().get(path.suffix.lower())
     if image_format is None:
         raise DataError(f"{path}: cannot be written: use a suffix like .png, .jpg, .webp or .tiff")
+    content = io.BytesIO()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({one_line(error)})") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            Image.fromarray(image).save(file, format=image_format)
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
+        Image.fromarray(image).save(content, format=image_format)
     except (OSError, KeyError, TypeError, ValueError) as error:
-        os.unlink(aside)
         raise DataError(f"{path}: cannot be written ({one_line(error)})") from error
+    write_aside(path, content.getvalue())
 
 
 def _reduce(image: Image.Image, at_least: int | None) -> int:

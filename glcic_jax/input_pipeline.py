@@ -22,8 +22,8 @@ import numpy as np
 
 from glcic_jax.data_sources import ImageSource
 from glcic_jax.errors import DataError, one_line, printable
+from glcic_jax.files import write_aside
 from glcic_jax.image_files import load_image
-from glcic_jax.workdirs import write_aside
 
 _log = logging.getLogger(__name__)
 

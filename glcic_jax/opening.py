@@ -19,11 +19,11 @@ from glcic_jax.continuation import check_values, differences, flatten, restore_r
 from glcic_jax.devices import AXIS
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.evaluation import FixedExamples
+from glcic_jax.files import write_aside
 from glcic_jax.health import Health
 from glcic_jax.phases import PHASE_NAMES, Schedule, create_schedule
 from glcic_jax.reporting import MetricLog, ProgressLine, RunningMean
 from glcic_jax.state import Recipe, TrainState, create_recipe, create_state
-from glcic_jax.workdirs import write_aside
 
 
 @dataclasses.dataclass(frozen=True)

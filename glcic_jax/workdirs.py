@@ -43,13 +43,6 @@ def locked(workdir: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def write_aside(path: Path, text: str) -> None:
-    """Writes a file beside its name first, and renames it: it is never there half."""
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
-
-
 def holder(workdir: Path) -> str | None:
     """Who holds a run's directory, or held it last; None where nobody ever did."""
     try:

@@ -1,0 +1,50 @@
+"""Files that are never there half."""
+
+import os
+import resource
+
+import pytest
+
+from glcic_jax.errors import DataError
+from glcic_jax.files import write_aside
+
+
+def test_text_and_bytes_are_written_and_replaced(tmp_path):
+    path = tmp_path / "deep" / "er" / "a.txt"
+    write_aside(path, "grün")
+    assert path.read_bytes() == "grün".encode()
+    path.chmod(0o640)
+    write_aside(str(path), b"\xff")
+    assert path.read_bytes() == b"\xff"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_a_new_file_has_the_permissions_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_aside(tmp_path / "a", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_disk_that_fills_half_way_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"the old content")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(DataError, match=r"a: cannot be written \(.*File too large"):
+            write_aside(path, bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"the old content"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_directory_of_that_name_is_an_error(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DataError, match="a: cannot be written"):
+        write_aside(tmp_path / "a", b"")
+    assert os.listdir(tmp_path) == ["a"]
