@@ -191,6 +191,22 @@ def create_sampler(name: str, options: Mapping[str, Mapping[str, Any]]) -> Sampl
     return mixture
 
 
+def hole_sides(name: str, options: Mapping[str, Mapping[str, Any]], image_size: int) -> tuple[int, int]:
+    """The smallest and the largest side, in pixels, of the holes that a sampler draws; of strokes, the thickness.
+
+    Args:
+      name: As in `create_sampler`, a mixture too.
+      options: The keyword arguments of every sampler, by its name.
+      image_size: Shorter side of the image in pixels.
+
+    Raises:
+      ConfigError: A name is unknown.
+    """
+    sides = [lookup(_SIDES, part, "mask sampler")(options[part], image_size) for part in name.split("+")]
+    smallest, largest = zip(*sides, strict=True)
+    return max(1, round(min(smallest))), max(1, round(max(largest)))
+
+
 def _bind(name: str, options: Mapping[str, Mapping[str, Any]]) -> Sampler:
     sampler = lookup(SAMPLERS, name, "mask sampler")
     chosen = dict(options.get(name, {}))
@@ -211,4 +227,11 @@ SAMPLERS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
     "rectangle": rectangle,
     "rectangles": rectangles,
     "free_form": free_form,
+}
+
+# How thin and how thick the holes of each are, in pixels: options and image size to (smallest, largest).
+_SIDES: dict[str, Callable[[Mapping[str, Any], int], tuple[float, float]]] = {
+    "rectangle": lambda options, size: (options["min_side"], options["max_side"]),
+    "rectangles": lambda options, size: (options["min_side"], options["max_side"]),
+    "free_form": lambda options, size: (options["brush"][0] * size, options["brush"][1] * size),
 }

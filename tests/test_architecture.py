@@ -50,6 +50,7 @@ LEVELS = {
     "preparation": 3,
     "split_writing": 3,
     "data_report": 4,
+    "weights": 4,
     "evaluation": 4,
     "summary": 4,
     "continuation": 4,
