@@ -106,6 +106,16 @@ def _normalise_and_activate(
     raise ConfigError(f"unknown layer order {order!r}: choose one of {', '.join(LAYER_ORDERS)}")
 
 
+def _cut(hidden: jax.Array, extent: jax.Array | None, height: int) -> jax.Array:
+    """Zeros, as a convolution pads with, beyond the extent of an image whose input is `height` px high."""
+    if extent is None:
+        return hidden
+    rows, columns = jnp.moveaxis(extent // (height // hidden.shape[1]), -1, 0)
+    inside_rows = jnp.arange(hidden.shape[1])[None, :, None] < rows[:, None, None]
+    inside_columns = jnp.arange(hidden.shape[2])[None, None, :] < columns[:, None, None]
+    return jnp.where((inside_rows & inside_columns)[..., None], hidden, 0)
+
+
 def _scaled(features: int, width: float) -> int:
     return max(1, round(features * width))
 
@@ -134,12 +144,17 @@ class CompletionNetwork(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, network_input: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self, network_input: jax.Array, train: bool = False, extent: jax.Array | None = None
+    ) -> jax.Array:
         """Runs the network.
 
         Args:
           network_input: [N, H, W, 4] float, from `images.network_input`; H and W multiples of 4.
           train: Normalise by the batch's statistics (and update the running ones) or by the running ones.
+          extent: [N, 2] int32, the height and width, multiples of 4, of the part at the top left that is the
+            image; None: all of it. What lies beyond is to every layer what lies beyond the image's border, so
+            that the output inside is that of the part alone. One compiled program serves many sizes so.
 
         Returns:
           [N, H, W, 3] float32 in [0, 1]: the raw output, also outside the hole.
@@ -151,12 +166,13 @@ class CompletionNetwork(nn.Module):
         if height % 4 or width % 4:
             raise ValueError(f"sides must be multiples of 4, not {height} x {width}: pad the image first")
         activate = lookup(OUTPUT_ACTIVATIONS, self.output_activation, "output activation")
-        hidden = network_input.astype(self.dtype)
+        hidden = _cut(network_input.astype(self.dtype), extent, height)
         for index, layer in enumerate(_COMPLETION_LAYERS, start=1):
             hidden = _convolution(layer, _scaled(layer.features, self.width), self.dtype)(hidden)
             hidden = _normalise_and_activate(
                 hidden, self.layer_order, f"bn{index}", train, self.dtype, self.axis_name
             )
+            hidden = _cut(hidden, extent, height)
         output = _convolution(_Layer("conv17", 3), 3, self.dtype)(hidden)
         return activate(output.astype(jnp.float32))
 

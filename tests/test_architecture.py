@@ -32,6 +32,7 @@ LEVELS = {
     "state": 1,
     "tfrecords": 1,
     "worker_pool": 1,
+    "windows": 1,
     "workdirs": 1,
     "checkpoint_items": 2,
     "checkpoints": 2,

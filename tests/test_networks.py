@@ -479,3 +479,18 @@ def test_axis_name_is_not_needed_at_inference(judged_images):
     logits = network.apply(variables, judged_images, IMAGE_CORNERS, train=False)
     first = reference.to_channels_first(judged_images)
     close(logits, reference.discriminate(weights, first, IMAGE_CORNERS, 16, ("local",))[0])
+
+
+@pytest.mark.parametrize("layer_order", LAYER_ORDERS)
+def test_an_image_in_a_corner_comes_out_as_it_would_alone(layer_order):
+    network = CompletionNetwork(1 / 16, layer_order)
+    key = jax.random.key(0)
+    sizes = [(4, 4), (20, 36), (64, 8), (64, 48)]
+    canvas = jax.random.uniform(key, (len(sizes), 64, 48, 4))
+    variables = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jax.random.uniform(key, leaf.shape), network.init(key, canvas)
+    )
+    together = jax.jit(network.apply)(variables, canvas, extent=jnp.array(sizes, jnp.int32))
+    for index, (height, width) in enumerate(sizes):
+        alone = network.apply(variables, canvas[index : index + 1, :height, :width])
+        np.testing.assert_allclose(together[index, :height, :width], alone[0], rtol=0, atol=2e-6)
