@@ -21,6 +21,7 @@ LEVELS = {
     "metrics": 0,
     "networks": 0,
     "phases": 0,
+    "poisson": 0,
     "progress": 0,
     "archives": 1,
     "blending": 1,
