@@ -143,10 +143,9 @@ def _correction(known: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> n
     """
     binary = hole.astype(np.uint8)
     middle = cv2.erode(binary, _square(_RING)).astype(bool)  # Beyond the image's border OpenCV sees no edge.
-    # Fast marching is wanted in the ring, and one pixel further for the differences across the ring's end.
-    wanted = hole & ~cv2.erode(binary, _square(_RING + 1)).astype(bool)
+    ring = hole & ~middle
     marched = _march(known, binary - cv2.erode(binary, _square(_MARCHED)))
-    difference = np.where(wanted[..., None], marched - completed, np.float32(0))
+    difference = np.where(ring[..., None], marched - completed, np.float32(0))
 
     # Parts without a middle are the fast marching fill itself: there is nothing to solve.
     _, label = cv2.connectedComponents(binary, connectivity=4)
@@ -183,11 +182,13 @@ def _march(known: np.ndarray, near_edge: np.ndarray) -> np.ndarray:
 def _right_side(difference: np.ndarray, middle: np.ndarray) -> np.ndarray:
     """The sum of differences that the correction must have at each pixel, for one channel.
 
-    Two neighbours in the middle keep the completion's gradient: the correction does not differ between them.
-    Any other two have that of fast marching, from which the completion's differs by that of `difference`.
+    Neighbours of which one is in the middle keep the completion's gradient: the correction does not differ
+    between them. (OpenCV does so on two sides of a hole only, on the others it asks that both be there; this
+    came out nearer to the truth.) Any other two have the gradient of fast marching, from which the completion's
+    differs by that of `difference`.
 
     Args:
-      difference: [h, w] float32, fast marching minus completion, 0 outside the hole.
+      difference: [h, w] float32, fast marching minus completion in the ring, 0 outside the hole.
       middle: [h, w] bool.
 
     Returns:
@@ -196,8 +197,8 @@ def _right_side(difference: np.ndarray, middle: np.ndarray) -> np.ndarray:
     sums = np.zeros(difference.shape)
     for axis in (0, 1):
         before, after = [(slice(None),) * axis + (part,) for part in (slice(None, -1), slice(1, None))]
-        ring = ~(middle[before] & middle[after])
-        step = np.where(ring, difference[after] - difference[before], np.float32(0))
+        marched = ~(middle[before] | middle[after])
+        step = np.where(marched, difference[after] - difference[before], np.float32(0))
         sums[after] += step
         sums[before] -= step
     return sums

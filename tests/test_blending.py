@@ -47,7 +47,7 @@ def by_definition(image: np.ndarray, completed: np.ndarray, hole: np.ndarray) ->
         for other in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
             if not (0 <= other[0] < height and 0 <= other[1] < width):
                 continue
-            guide = completed.astype(np.float64) if middle[y, x] and middle[other] else marched
+            guide = completed.astype(np.float64) if middle[y, x] or middle[other] else marched
             matrix[row, row] += 1
             right[row] += guide[y, x] - guide[other]
             if hole[other]:
@@ -85,11 +85,11 @@ def test_a_fill_of_the_wrong_brightness_is_mended(side):
     hole[7:-13, 10:-10] = True
     completed = np.clip(truth + [0.2, -0.2, 0.1], 0, 1).astype(np.float32)
     result = blending.blend(truth.astype(np.float32), completed, hole)
-    # Fast marching continues the edge flat for 4 px. So far it leaves the truth by the slope, and the harmonic
+    # Fast marching continues the edge flat for 3 px. So far it leaves the truth by the slope, and the harmonic
     # correction nowhere exceeds what it is at the edge.
     slope = max(np.abs(np.diff(truth, axis=axis)).max() for axis in (0, 1))
-    assert np.abs(result - truth).max() <= 4 * slope + 0.25 / 255
-    assert 4 * slope < 0.05
+    assert np.abs(result - truth).max() <= 3 * slope + 0.25 / 255
+    assert 3 * slope < 0.05
 
 
 def test_a_flat_image_comes_back_flat():
@@ -98,17 +98,17 @@ def test_a_flat_image_comes_back_flat():
     np.testing.assert_allclose(blending.blend(image, image[..., ::-1], hole), image, atol=1e-6)
 
 
-@pytest.mark.parametrize("wide", [10, 13, 30])
+@pytest.mark.parametrize("wide", [8, 13, 30])
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_ramp_across_a_strip_follows_the_closed_form(wide, turned):
     slope, offset, start, height = 0.01, 0.15, 5, 9
     truth = 0.2 + slope * np.arange(wide + 12)
     hole = np.zeros((height, wide + 12), bool)
     hole[:, start : start + wide] = True  # From border to border: every row is a problem in one dimension.
-    # The fill rises by `slope` at all steps within the middle; fast marching is flat at the others. What is
+    # The fill rises by `slope` at all steps that touch the middle; fast marching is flat at the others. What is
     # missing of the whole rise is spread over all steps alike.
     steps = np.zeros(wide + 1)
-    steps[4:-4] = slope
+    steps[3:-3] = slope
     steps += (slope * (wide + 1) - steps.sum()) / (wide + 1)
     expected = truth.copy()
     expected[start : start + wide] = truth[start - 1] + np.cumsum(steps)[:-1]

@@ -83,7 +83,7 @@ def like_a_ring(unknown: np.ndarray, seed: int = 0) -> np.ndarray:
         near = near | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
     sums = np.zeros_like(field)
     for before, after in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
-        step = np.where((near[before] | near[after])[..., None], field[after] - field[before], 0)
+        step = np.where((near[before] & near[after])[..., None], field[after] - field[before], 0)
         sums[after] += step
         sums[before] -= step
     return sums[unknown]
