@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from glcic_jax.errors import ConfigError
+from glcic_jax.holes import CONTEXT, Box
 from glcic_jax.networks import CompletionNetwork
-from glcic_jax.windows import CONTEXT, STRATEGIES, Box, Limits, plan
+from glcic_jax.windows import STRATEGIES, Limits, plan
 
 LIMITS = Limits(largest_hole=32, max_side=600)
 

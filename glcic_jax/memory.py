@@ -1,0 +1,48 @@
+"""How much memory there is, for saying so before the operating system ends the process."""
+
+import os
+from pathlib import Path
+
+
+def available_memory() -> int | None:
+    """Bytes of the host's memory that this process may still take; None where the system does not tell.
+
+    The least of what the system, the control group (a container's limit) and `ulimit -v` leave.
+    """
+    known = [left for left in (_system(), _control_group(), _address_space()) if left is not None]
+    return max(0, min(known)) if known else None
+
+
+def _system() -> int | None:
+    for line in _text("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _control_group() -> int | None:
+    limit, used = _text("/sys/fs/cgroup/memory.max").strip(), _text("/sys/fs/cgroup/memory.current").strip()
+    if not (limit.isdecimal() and used.isdecimal()):
+        return None
+    # Files in the page cache count as used, and are given up first.
+    statistics = dict(line.split() for line in _text("/sys/fs/cgroup/memory.stat").splitlines())
+    return int(limit) - int(used) + int(statistics.get("inactive_file", 0))
+
+
+def _address_space() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows.
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    pages = _text("/proc/self/statm").split()
+    if limit == resource.RLIM_INFINITY or not pages:
+        return None
+    return limit - int(pages[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

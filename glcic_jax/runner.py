@@ -1,0 +1,153 @@
+"""Running a completion network on pictures of any size: devices, padding, compiled programs, memory."""
+
+import functools
+import threading
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from glcic_jax import images
+from glcic_jax.errors import ConfigError, MemoryExhaustedError, WeightsError, one_line
+from glcic_jax.holes import STRIDE
+from glcic_jax.memory import available_memory
+from glcic_jax.networks import CompletionNetwork
+from glcic_jax.weights import Weights
+
+_SMALLEST_BUCKET = 16
+_HEADROOM = 64 << 20  # Bytes left to everything else.
+
+
+class Runner:
+    """A completion network on a device, with a compiled program for each padded size.
+
+    Several threads may use it at once.
+
+    Args:
+      weights: Of a completion network.
+      name: What errors call them.
+      device: Where to compute.
+
+    Raises:
+      WeightsError: They are of another network.
+    """
+
+    def __init__(self, weights: Weights, name: str, device: jax.Device):
+        network = weights.network
+        if not isinstance(network, CompletionNetwork):
+            raise WeightsError(f"{name}: these are a context discriminator's weights, not a completion network's")
+        self.device = device
+        self._variables = jax.device_put(weights.variables, device)
+        self._mean_pixel = jax.device_put(np.array(weights.description.mean_pixel, np.float32), device)
+        self._run = jax.jit(functools.partial(_run, network, weights.description.input_form))
+        self._programs: dict[tuple[int, int], Any] = {}
+        self._compiling = threading.Lock()
+
+    def output(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Runs the network on a picture of any size.
+
+        Args:
+          image: [H, W, 3] float32 in [0, 1]; what lies inside the hole is not looked at.
+          mask: [H, W, 1] float32, 1 = hole.
+
+        Returns:
+          [H, W, 3] float32 in [0, 1], the raw output.
+
+        Raises:
+          MemoryExhaustedError: The memory is too small.
+        """
+        height, width = image.shape[:2]
+        extent = [-(-side // STRIDE) * STRIDE for side in (height, width)]
+        size = bucket(height), bucket(width)
+        # Up to the stride the border is repeated, hole or not; beyond, the network is told that nothing is.
+        image, mask = (
+            np.pad(
+                np.pad(array, [(0, extent[0] - height), (0, extent[1] - width), (0, 0)], mode="edge"),
+                [(0, size[0] - extent[0]), (0, size[1] - extent[1]), (0, 0)],
+            )[None]
+            for array in (image, mask)
+        )
+        program = self._program(*size)
+        self._check_memory(program, size)
+        try:
+            output = program(self._variables, self._mean_pixel, image, mask, np.array([extent], np.int32))
+            return np.asarray(output)[0, :height, :width]
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
+                raise
+            raise MemoryExhaustedError(f"{_too_little(self.device, size)} ({one_line(error)})") from error
+
+    def warmup(self, height: int, width: int) -> None:
+        """Compiles what pictures of a size, and all that are padded to the same, will need."""
+        self._program(bucket(height), bucket(width))
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The padded sizes, (height, width), that programs have been compiled for."""
+        return tuple(self._programs)
+
+    def _program(self, height: int, width: int) -> Any:
+        with self._compiling:
+            if (height, width) not in self._programs:
+                arguments = [
+                    jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32),
+                    jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32),
+                    jax.ShapeDtypeStruct((1, 2), jnp.int32),
+                ]
+                lowered = self._run.lower(self._variables, self._mean_pixel, *arguments)
+                self._programs[height, width] = lowered.compile()
+            return self._programs[height, width]
+
+    def _check_memory(self, program: Any, size: tuple[int, int]) -> None:
+        """The system ends a process that takes too much without a word, so ask before."""
+        available = available_memory() if self.device.platform == "cpu" else None
+        analysis = program.memory_analysis()
+        if available is None or analysis is None:
+            return
+        needed = analysis.temp_size_in_bytes + analysis.output_size_in_bytes + _HEADROOM
+        if needed > available:
+            sizes = f"{needed / 2**30:.1f} GiB are needed, {available / 2**30:.1f} GiB are free"
+            raise MemoryExhaustedError(f"{_too_little(self.device, size)} ({sizes})")
+
+
+def bucket(side: int) -> int:
+    """The padded side: a multiple of a quarter of the power of two below, so that few sizes are compiled."""
+    step = max(_SMALLEST_BUCKET, 1 << max(0, side.bit_length() - 3))
+    return -(-side // step) * step
+
+
+def find_device(device: str | jax.Device | None) -> jax.Device:
+    """The device of a name: "cpu", "gpu", "cuda:1" ...; None: JAX's first.
+
+    Raises:
+      ConfigError: There is none.
+    """
+    if device is None:
+        return jax.local_devices()[0]
+    if not isinstance(device, str):
+        return device
+    platform, _, number = device.partition(":")
+    try:
+        # JAX takes an empty name for any platform.
+        return jax.local_devices(backend=platform or "none")[int(number or 0)]
+    except (RuntimeError, ValueError, IndexError) as error:
+        there = ", ".join(f"{one.platform}:{index}" for index, one in enumerate(jax.local_devices()))
+        raise ConfigError(f"there is no device {device!r} here: choose one of {there}, or cpu") from error
+
+
+def _run(
+    network: CompletionNetwork,
+    input_form: str,
+    variables: Any,
+    mean_pixel: jax.Array,
+    image: jax.Array,
+    mask: jax.Array,
+    extent: jax.Array,
+) -> Any:
+    network_input = images.network_input(image, mask, mean_pixel, input_form)
+    return network.apply(variables, network_input, train=False, extent=extent)
+
+
+def _too_little(device: jax.Device, size: tuple[int, int]) -> str:
+    return f"{device} has too little memory for the network on {size[1]} x {size[0]} px"

@@ -1,0 +1,183 @@
+"""Completing pictures of any size: what changes, what may not, and what it takes."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import one_line
+from test_weights import random_variables
+
+from glcic_jax import runner
+from glcic_jax.completer import Completer, raw_picture
+from glcic_jax.completion import complete
+from glcic_jax.errors import ConfigError, MemoryExhaustedError, WeightsError
+from glcic_jax.networks import CompletionNetwork, ContextDiscriminator
+from glcic_jax.weights import Description, Weights
+from glcic_jax.windows import STRATEGIES
+
+NETWORK = CompletionNetwork(1 / 16)
+DESCRIPTION = Description("mean_subtracted", (0.5, 0.45, 0.4), 64, (16, 32), "a test")
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Of a network whose output is neither flat nor saturated."""
+    found = NETWORK.init(jax.random.key(3), jnp.zeros((1, 8, 8, 4)))
+    found["params"]["conv17"]["kernel"] *= 60.0
+    return jax.tree.map(np.asarray, found)
+
+
+@pytest.fixture(scope="module")
+def completer(variables) -> Completer:
+    return Completer(Weights(NETWORK, variables, DESCRIPTION))
+
+
+def picture(height, width, channels=3, dtype=np.uint8, seed=0) -> np.ndarray:
+    values = np.random.default_rng(seed).uniform(0, 1, (height, width, channels))
+    if dtype in (np.float32, np.float64):
+        return values.astype(dtype)
+    return np.round(values * np.iinfo(dtype).max).astype(dtype)
+
+
+def random_hole(height, width, seed) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    hole = generator.uniform(size=(height, width)) < generator.choice([0.0, 0.01, 0.3, 1.0])
+    for _ in range(generator.integers(0, 3)):
+        top, left = generator.integers(0, height), generator.integers(0, width)
+        hole[top : top + generator.integers(1, 60), left : left + generator.integers(1, 60)] = True
+    return hole
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("blend", [False, True])
+def test_nothing_outside_the_hole_changes(completer, strategy, blend):
+    generator = np.random.default_rng(7)
+    for seed in range(12):
+        height, width = (int(side) for side in generator.choice([1, 2, 3, 7, 31, 64, 97, 130], 2))
+        channels = int(generator.choice([1, 2, 3, 4]))
+        dtype = [np.uint8, np.uint16, np.float32, np.float64][seed % 4]
+        pixels, hole = picture(height, width, channels, dtype, seed), random_hole(height, width, seed)
+        before = pixels.copy()
+        filling = completer.fill(pixels, hole, strategy=strategy, max_side=96, blend=blend)
+        np.testing.assert_array_equal(pixels, before)
+        assert (filling.pixels.shape, filling.pixels.dtype) == (pixels.shape, pixels.dtype)
+        np.testing.assert_array_equal(filling.pixels[~hole], pixels[~hole])
+        if channels in (2, 4):
+            np.testing.assert_array_equal(filling.pixels[..., -1], pixels[..., -1])
+        assert np.isfinite(filling.pixels.astype(float)).all()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_lies_in_the_hole_does_not_shine_through(completer, strategy):
+    hole = np.zeros((130, 101), bool)
+    hole[20:85, 33:90] = hole[100:103, 5:9] = True
+    pixels = picture(130, 101)
+    other = np.where(hole[..., None], 255 - pixels, pixels)
+    for blend in (False, True):
+        first = completer.fill(pixels, hole, strategy=strategy, max_side=96, blend=blend)
+        second = completer.fill(other, hole, strategy=strategy, max_side=96, blend=blend)
+        np.testing.assert_array_equal(first.pixels, second.pixels)
+        assert first.plan.strategy != "original" or strategy in ("auto", "original")
+
+
+def test_a_picture_is_completed_as_training_completes_it(completer, variables):
+    pixels, hole = picture(40, 52, dtype=np.float32), random_hole(40, 52, 3)
+    assert 0 < hole.sum() < hole.size
+    mask = jnp.asarray(hole[None, ..., None], jnp.float32)
+    mean = jnp.array(DESCRIPTION.mean_pixel)
+    expected = complete(NETWORK, variables, jnp.asarray(pixels)[None], mask, mean, "mean_subtracted")[1][0]
+    found = completer.fill(pixels, hole, strategy="original").pixels
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    assert np.ptp(np.asarray(expected)[hole]) > 0.1
+
+
+def test_windows_fill_what_the_whole_picture_would(completer):
+    pixels = picture(420, 500, dtype=np.float32)
+    hole = np.zeros((420, 500), bool)
+    hole[3:9, 100:400] = hole[200:220, 222:242] = hole[410:, 480:] = True
+    whole = completer.fill(pixels, hole, strategy="original")
+    cropped = completer.fill(pixels, hole, strategy="crop", max_side=450)
+    assert len(cropped.plan.windows) > 2
+    np.testing.assert_allclose(cropped.pixels, whole.pixels, rtol=0, atol=5e-6)
+
+
+def test_a_grey_picture_is_filled_with_the_grey_of_the_colours(completer):
+    grey, hole = picture(32, 32, 1, np.float32), random_hole(32, 32, 5)
+    colour = completer.fill(np.repeat(grey, 3, axis=-1), hole).pixels
+    found = completer.fill(grey, hole).pixels
+    np.testing.assert_allclose(found[hole][:, 0], colour[hole] @ [0.299, 0.587, 0.114], atol=1e-6)
+
+
+def test_depths_agree_and_sixteen_bits_are_not_eight(completer):
+    pixels, hole = picture(32, 32, 3, np.float32), random_hole(32, 32, 5)
+    pixels = np.round(pixels * 255) / np.float32(255)
+    exact = completer.fill(pixels, hole).pixels[hole]
+    eight = completer.fill(np.round(pixels * 255).astype(np.uint8), hole).pixels[hole]
+    sixteen = completer.fill(np.round(pixels * 65535).astype(np.uint16), hole).pixels[hole]
+    np.testing.assert_allclose(eight / 255, exact, atol=0.51 / 255)
+    np.testing.assert_allclose(sixteen / 65535, exact, atol=1e-5)
+
+
+def test_the_raw_picture_shows_the_output_where_the_network_looked(completer):
+    pixels, hole = picture(200, 700), np.zeros((200, 700), bool)
+    hole[90:100, 20:30] = True
+    filling = completer.fill(pixels, hole)
+    (window,) = filling.plan.windows
+    raw = raw_picture(pixels, filling)
+    np.testing.assert_array_equal(raw[hole], filling.pixels[hole])
+    outside = np.ones(hole.shape, bool)
+    outside[window.box.slices] = False
+    np.testing.assert_array_equal(raw[outside], pixels[outside])
+    assert (raw[window.box.slices] != pixels[window.box.slices]).mean() > 0.9
+
+
+def test_sizes_share_programs_and_a_warm_one_compiles_nothing(variables):
+    fresh = Completer(Weights(NETWORK, variables, DESCRIPTION))
+    fresh.warmup([(70, 90)])
+    assert fresh._runner.sizes == ((80, 96),)
+    for height, width in ((65, 81), (80, 96), (77, 93)):
+        fresh.fill(picture(height, width), random_hole(height, width, 3), strategy="original")
+    assert fresh._runner.sizes == ((80, 96),)
+
+
+def test_several_threads_may_use_one(completer):
+    pixels, hole = picture(60, 60), random_hole(60, 60, 3)
+    expected = completer.fill(pixels, hole).pixels
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(completer.fill(pixels, hole).pixels)) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    for one in found:
+        np.testing.assert_array_equal(one, expected)
+
+
+@pytest.mark.parametrize(("strategy", "told"), [("original", "--strategy crop"), ("crop", "--max-side")])
+def test_too_little_memory_names_the_smaller_setting(completer, monkeypatch, strategy, told):
+    monkeypatch.setattr(runner, "available_memory", lambda: 1_000_000)
+    with pytest.raises(MemoryExhaustedError, match=told) as caught:
+        completer.fill(picture(40, 40), random_hole(40, 40, 5), strategy=strategy)
+    assert "GiB are needed" in one_line(caught)
+    assert caught.value.exit_code == 4
+
+
+def test_a_discriminator_completes_nothing():
+    network = ContextDiscriminator(("local",), 16, ((8, 8),))
+    inputs = np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 2), np.int32)
+    with pytest.raises(WeightsError, match="context discriminator"):
+        Completer(Weights(network, random_variables(network, *inputs), DESCRIPTION))
+
+
+def test_devices_are_found_by_name(variables):
+    weights = Weights(NETWORK, variables, DESCRIPTION)
+    assert Completer(weights, device="cpu:0").device == jax.devices("cpu")[0]
+    assert Completer(weights, device=jax.devices("cpu")[0]).device.platform == "cpu"
+    for missing in ("tpu", "cpu:7", "cpu:x", ""):
+        with pytest.raises(ConfigError, match="choose one of cpu:0"):
+            Completer(weights, device=missing)
