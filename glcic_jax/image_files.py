@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
+import importlib.util
 import io
 import os
+import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +88,7 @@ def load_with_header(
       DataError: As in `load_image`.
     """
     try:
-        with _opened(source, name) as image:
+        with opened(source, name) as image:
             mode, (width, height) = image.mode, image.size
             header = Header(image.format or "", mode, width, height, _reduce(image, at_least))
             return header, None if header.decoded_pixels > limit else _to_rgb(image, header.decoded_pixels)
@@ -98,25 +100,43 @@ def load_with_header(
 
 
 @functools.cache
-def _formats() -> list[str]:
-    """Those that this Pillow was built with."""
+def readable_formats() -> list[str]:
+    """Pillow's names of those in `_FORMATS` that this Pillow was built with."""
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
+def _open_image(file: Path | str | io.BytesIO) -> Image.Image:
+    return Image.open(file, formats=readable_formats())
+
+
+def source_name(source: bytes | str | Path, name: str | None) -> str:
+    """What errors call a source: the name if there is one, or the path."""
+    if name is not None:
+        return name
+    return "image" if isinstance(source, bytes) else printable(str(source))
+
+
 @contextlib.contextmanager
-def _opened(source: bytes | str | Path, name: str | None) -> Iterator[Image.Image]:
-    """An image whose pixels are not yet decoded; errors inside become a `DataError` that names the file."""
-    if name is None:
-        name = "image" if isinstance(source, bytes) else printable(str(source))
+def opened(
+    source: bytes | str | Path,
+    name: str | None,
+    open_image: Callable[[Path | str | io.BytesIO], contextlib.AbstractContextManager[Image.Image]] = _open_image,
+) -> Iterator[Image.Image]:
+    """An image whose pixels are not yet decoded; errors inside become a `DataError` that names the file.
+
+    Args:
+      source, name: As in `load_image`.
+      open_image: Opens a path or the bytes of a file.
+    """
+    name = source_name(source, name)
     try:
         with warnings.catch_warnings():
             # Pillow warns of what is an error here, and of metadata that nobody reads.
             warnings.simplefilter("ignore")
             if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
                 raise DataError(f"{name}: cannot be read as an image (not a file)")
-            file = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(file, formats=_formats()) as image:
+            with open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 yield image
     except DataError:
         raise
@@ -127,6 +147,43 @@ def _opened(source: bytes | str | Path, name: str | None) -> Iterator[Image.Imag
         raise DataError(f"{name}: cannot be read as an image ({reason})") from error
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged input.
         raise DataError(f"{name}: cannot be read as an image ({printable(one_line(error))})") from error
+
+
+@functools.cache
+def heif_formats() -> list[str]:
+    """Pillow's name of HEIC, where the package for it is installed."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return []
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return ["HEIF"]
+
+
+@contextlib.contextmanager
+def open_any(file: Path | str | io.BytesIO) -> Iterator[Image.Image]:
+    """As Image.open, but without its limit on pixels, which is one for the whole process."""
+    formats = [*readable_formats(), *heif_formats()]
+    with contextlib.ExitStack() as stack:
+        stream = file if isinstance(file, io.BytesIO) else stack.enter_context(open(file, "rb"))
+        start = stream.read(16)
+        if not start:
+            raise OSError("the file is empty")
+        refusals = []
+        for name in formats:
+            factory, accept = Image.OPEN[name]
+            accepted = accept is None or accept(start)
+            if not accepted or isinstance(accepted, str):
+                continue
+            stream.seek(0)
+            try:
+                image = stack.enter_context(factory(stream, ""))
+            except (SyntaxError, IndexError, TypeError, struct.error) as error:
+                refusals.append(one_line(error))
+                continue
+            yield image
+            return
+        raise UnidentifiedImageError("; ".join(refusals))
 
 
 def save_image(image: np.ndarray, path: str | Path) -> None:
@@ -165,11 +222,11 @@ def _to_rgb(image: Image.Image, decoded_pixels: int) -> np.ndarray:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            return np.repeat(_wide_grey_to_uint8(np.asarray(image))[..., None], 3, axis=-1)
+            return np.repeat(scaled(np.asarray(image), np.uint8)[..., None], 3, axis=-1)
         width, height = image.size
         rgb = np.empty((height, width, 3), np.uint8)
         # In strips: a whole large image is not held in several modes at once.
-        for rows in _strips(height, width):
+        for rows in strips(height, width):
             whole = rows == slice(0, height)
             strip = image if whole else image.crop((0, rows.start, width, rows.stop))
             rgb[rows] = np.asarray(_without_transparency(strip).convert("RGB"))
@@ -183,24 +240,25 @@ def _without_transparency(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def _strips(height: int, width: int) -> Iterator[slice]:
+def strips(height: int, width: int) -> Iterator[slice]:
     """Rows that together make an image, a few megapixels at a time."""
     rows = max(1, _PIXELS_OF_A_STRIP // width)
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def _wide_grey_to_uint8(grey: np.ndarray) -> np.ndarray:
-    """Scales [H, W] 16-bit, 32-bit or float grey, whose range no header tells, to uint8."""
+def scaled(values: np.ndarray, dtype: type[np.unsignedinteger]) -> np.ndarray:
+    """Scales [H, W] or [H, W, C] of 16 bits, 32 bits or floats, whose range no header tells, to all of `dtype`."""
 
     def finite(rows: slice) -> np.ndarray:
-        return np.nan_to_num(grey[rows].astype(np.float64), posinf=0.0, neginf=0.0)
+        return np.nan_to_num(values[rows].astype(np.float64), posinf=0.0, neginf=0.0)
 
-    largest = max(float(finite(rows).max(initial=0.0)) for rows in _strips(*grey.shape))
+    height, width = values.shape[:2]
+    largest = max(float(finite(rows).max(initial=0.0)) for rows in strips(height, width))
     # The smallest usual range that holds the values: [0, 1], 8, 16 or 32 bits.
     peak = next((p for p in (1.0, 255.0, 65535.0) if largest <= p), 2.0**32 - 1)
-    if np.issubdtype(grey.dtype, np.integer):
+    if np.issubdtype(values.dtype, np.integer):
         peak = max(peak, 65535.0)
-    scaled = np.empty(grey.shape, np.uint8)
-    for rows in _strips(*grey.shape):
-        scaled[rows] = np.round(np.clip(finite(rows) / peak, 0.0, 1.0) * 255.0)
-    return scaled
+    result = np.empty(values.shape, dtype)
+    for rows in strips(height, width):
+        result[rows] = np.round(np.clip(finite(rows) / peak, 0.0, 1.0) * np.iinfo(dtype).max)
+    return result

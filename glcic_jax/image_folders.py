@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from glcic_jax.errors import DataError, one_line, printable
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+# Of pictures to complete, some of which only some installations can read.
+COMPLETION_SUFFIXES = SUFFIXES | {".heic", ".heif", ".hif", ".avif", ".jp2"}
 
 # What the largest image that can be decoded takes without compression: 178 megapixels of 3 x 16 bits.
 _LARGEST_FILE = 2**30
@@ -93,8 +95,13 @@ class Listing(NamedTuple):
     unopened: list[str]
 
 
-def list_folder(root: Path) -> Listing:
-    """Lists all image files below a folder; links are followed, hidden folders passed over."""
+def list_folder(root: Path, suffixes: frozenset[str] = SUFFIXES) -> Listing:
+    """Lists all image files below a folder; links are followed, hidden folders passed over.
+
+    Args:
+      root: The folder.
+      suffixes: Of image files, in small letters.
+    """
     listing = Listing([], Counter(), 0, [])
     hidden = 0
     visited: set[str] = set()
@@ -116,7 +123,7 @@ def list_folder(root: Path) -> Listing:
             suffix = os.path.splitext(name)[1].lower()
             if name.startswith("."):
                 hidden += 1
-            elif suffix in _SUFFIXES:
+            elif suffix in suffixes:
                 listing.images.append(prefix + name)
             else:
                 listing.others[suffix] += 1
@@ -146,6 +153,6 @@ def too_few_images(root: Path, listing: Listing) -> str:
     instead = f"; files of other suffixes: {printable(others)}" if others else ""
     unopened = f"; cannot be opened: {listing.unopened[0]}" if listing.unopened else ""
     return (
-        f"{printable(str(root))}: {len(listing.images)} image files found ({', '.join(sorted(_SUFFIXES))}); at "
+        f"{printable(str(root))}: {len(listing.images)} image files found ({', '.join(sorted(SUFFIXES))}); at "
         f"least 2 are needed, one to train on and one to validate on{instead}{unopened}"
     )

@@ -1,0 +1,157 @@
+"""A folder of pictures and its masks: which mask belongs to which picture, and what each result is called."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from glcic_jax.errors import DataError, printable
+from glcic_jax.image_folders import COMPLETION_SUFFIXES, list_folder
+
+# NAME_mask, NAME_mask2, NAME_mask002: several masks of one picture.
+_MASK_NAME = re.compile(r"(.+)_mask\d*", re.IGNORECASE | re.DOTALL)
+
+
+class Job(NamedTuple):
+    """One picture to complete.
+
+    Args:
+      image: Its file.
+      mask: Its mask's file.
+      stem: Where the result goes: a path without a suffix, relative to the folder of results.
+    """
+
+    image: Path
+    mask: Path
+    stem: str
+
+
+class Pairs(NamedTuple):
+    """What a folder holds.
+
+    Args:
+      jobs: In the order of their stems, each of which occurs once.
+      failures: What cannot be completed, or belongs to nothing; a line each, with the file in front.
+    """
+
+    jobs: list[Job]
+    failures: list[str]
+
+
+def pair(images: Path, masks: Path, results: Path | None = None) -> Pairs:
+    """Pairs the pictures of a folder with their masks; those in folders within it by their relative paths.
+
+    A mask has the picture's name, or `NAME_maskNNN`. A result is called after the picture; those of a picture
+    with several masks are called after the masks.
+
+    Args:
+      images: A folder of pictures.
+      masks: One mask file for all, a folder of masks, or the folder of pictures, where the files called
+        `NAME_maskNNN` are the masks.
+      results: The folder that results go to; what earlier runs left there is no picture, where it lies among them.
+
+    Returns:
+      The pairs, and what is left over.
+
+    Raises:
+      DataError: The folders are not there, or hold no pictures or no masks.
+    """
+    found, failures = _listed(images, leave_out=(masks, results))
+    if masks.is_file():
+        jobs = [Job(images / path, masks, _stem(path)) for path in found]
+        return _distinct(jobs, failures)
+    if _same_file(images, masks):
+        of_masks = [path for path in found if _MASK_NAME.fullmatch(_stem(path))]
+        found = [path for path in found if not _MASK_NAME.fullmatch(_stem(path))]
+    else:
+        of_masks, unopened = _listed(masks, leave_out=(images, results))
+        failures += unopened
+    if not found or not of_masks:
+        raise DataError(
+            f"{printable(str(masks))}: holds no {'masks (NAME_mask)' if found else 'pictures but masks'}"
+        )
+    masks_of, strays = _by_picture({_stem(path) for path in found}, of_masks)
+    failures += [f"{printable(str(masks / path))}: no picture has the name of this mask" for path in strays]
+    jobs = []
+    for path in found:
+        own = masks_of[_stem(path)]
+        if not own:
+            name = PurePosixPath(_stem(path)).name
+            failures.append(
+                f"{printable(str(images / path))}: has no mask: it would be called {printable(name)}_mask"
+            )
+        jobs += [Job(images / path, masks / mask, _stem(mask if len(own) > 1 else path)) for mask in own]
+    return _distinct(jobs, failures)
+
+
+def _listed(folder: Path, leave_out: Iterable[Path | None]) -> tuple[list[str], list[str]]:
+    """The image files below a folder, and a line for each folder within it that cannot be opened.
+
+    Args:
+      folder: The folder.
+      leave_out: Files, and folders with all that is below them, that do not count; itself is not left out.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{printable(str(folder))}: no such folder")
+    listing = list_folder(folder, COMPLETION_SUFFIXES)
+    others = [path.resolve() for path in leave_out if path is not None and not _same_file(folder, path)]
+    root = folder.resolve()
+    inside = [path.relative_to(root).parts for path in others if path.is_relative_to(root)]
+    paths = [
+        path
+        for path in listing.images
+        if not any(PurePosixPath(path).parts[: len(parts)] == parts for parts in inside)
+    ]
+    if not paths:
+        suffixes = ", ".join(sorted(COMPLETION_SUFFIXES))
+        raise DataError(f"{printable(str(folder))}: holds no image files ({suffixes})")
+    return paths, [f"{unopened}: is a folder that cannot be opened" for unopened in listing.unopened]
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return other.exists() and one.samefile(other)
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).with_suffix("").as_posix()
+
+
+def _by_picture(stems: set[str], masks: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Masks by the stem of their picture, and the masks of no picture."""
+    masks_of: dict[str, list[str]] = defaultdict(list)
+    strays = []
+    for path in masks:
+        stem = _stem(path)
+        named = _MASK_NAME.fullmatch(stem)
+        # A picture may be called NAME_mask itself: then the mask of just that name is its own.
+        if stem not in stems and named:
+            stem = named[1]
+        if stem in stems:
+            masks_of[stem].append(path)
+        else:
+            strays.append(path)
+    return masks_of, strays
+
+
+def _distinct(jobs: list[Job], failures: list[str]) -> Pairs:
+    """Takes out jobs whose results would overwrite each other: in one format they would have one name."""
+    by_stem: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        by_stem[job.stem].append(job)
+    for stem, same in by_stem.items():
+        if len(same) > 1:
+            failures += [_clash(job, stem, same) for job in same]
+    return Pairs([same[0] for _, same in sorted(by_stem.items()) if len(same) == 1], failures)
+
+
+def _clash(job: Job, stem: str, same: list[Job]) -> str:
+    pictures = sorted({other.image.name for other in same} - {job.image.name})
+    if pictures:
+        file, others, kind = job.image, pictures, "picture"
+    else:
+        file, others, kind = job.mask, sorted({other.mask.name for other in same} - {job.mask.name}), "mask"
+    return (
+        f"{printable(str(file))}: the {kind} {printable(', '.join(others))} has the same name but for the suffix, and "
+        f"one result {printable(PurePosixPath(stem).name)} would overwrite the other: rename one"
+    )

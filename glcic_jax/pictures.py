@@ -1,0 +1,308 @@
+"""Pictures to complete: read with all that a file holds of them, and written back with it.
+
+Training needs [H, W, 3] uint8 and has `image_files`. A picture that goes back to its owner keeps its depth, its
+transparency, its colour profile and its EXIF block.
+"""
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from glcic_jax import sixteen_bit
+from glcic_jax.errors import DataError, one_line, printable
+from glcic_jax.exif import describing, parsed
+from glcic_jax.files import write_aside
+from glcic_jax.image_files import heif_formats, open_any, opened, readable_formats, source_name, strips
+from glcic_jax.picture_decoding import Decoded, decode, decode_rare_tiff
+
+MAX_PIXELS = 178_956_970
+# How a HEIC file names its kind, behind the word `ftyp`.
+_HEIC_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
+_TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture, upright.
+
+    Args:
+      pixels: [H, W, C] uint8 or uint16; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
+      format: Pillow's name of its file's format, as "JPEG".
+      exif: Its EXIF block, with the orientation 1 and without a thumbnail; empty if there is none.
+      icc_profile: Its colour profile, which fits the pixels; empty if there is none.
+      dpi: Dots per inch, across and down.
+      notes: What was changed on the way, a short line each.
+      stored_size: (width, height) as the file has it, where EXIF turned the picture; or None.
+    """
+
+    pixels: np.ndarray
+    format: str
+    exif: bytes = b""
+    icc_profile: bytes = b""
+    dpi: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+    stored_size: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def colour(self) -> np.ndarray:
+        """[H, W, 1] or [H, W, 3]: the pixels without alpha."""
+        return self.pixels[..., : 1 if self.pixels.shape[-1] < 3 else 3]
+
+    @property
+    def alpha(self) -> np.ndarray | None:
+        """[H, W], 0 = transparent; None if there is none."""
+        return self.pixels[..., -1] if self.pixels.shape[-1] in (2, 4) else None
+
+
+def read_picture(source: bytes | str | Path, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Reads a picture in any of the formats that training reads, and HEIC where its package is installed.
+
+    Args:
+      source: The file's bytes, or its path.
+      name: What errors call it; the path where None.
+      max_pixels: Larger pictures are not decoded.
+
+    Returns:
+      The picture. 16 bits stay 16 bits and grey stays grey; palettes, CMYK and the like become RGB.
+
+    Raises:
+      DataError: Not an image, damaged, truncated, empty, animated, or too large.
+    """
+    name = source_name(source, name)
+    try:
+        with opened(source, name, open_any) as image:
+            _check_size(image.size, name, max_pixels)
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":
+                raise DataError(
+                    f"{name}: has {frames} frames or pages: save the one to complete as a file of its own"
+                )
+            decoded = decode(image, source)
+    except DataError as error:
+        if not isinstance(error.__cause__, UnidentifiedImageError):
+            raise
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS and not heif_formats():
+            raise DataError(f"{name}: is a HEIC file: pip install 'glcic-jax[heic]' to read it") from error
+        if content[:4] not in _TIFF_MARKS:
+            raise
+        decoded = _decode_rare_tiff(content, name, max_pixels, error)
+    return Picture(*decoded)
+
+
+def _decode_rare_tiff(content: bytes, name: str, max_pixels: int, unknown: DataError) -> Decoded:
+    try:
+        _check_size(sixteen_bit.tiff_size(content), name, max_pixels)
+        return decode_rare_tiff(content)
+    except DataError:
+        raise
+    except Exception as error:  # A damaged TIFF makes its reader raise nearly every type.
+        raise unknown from error
+
+
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    """Raises DataError where a picture has too many pixels, or none."""
+    width, height = size
+    if width * height > max_pixels:
+        raise DataError(
+            f"{name}: has {width} x {height} = {width * height:,} pixels, and at most {max_pixels:,} are read: "
+            f"give --max-pixels {width * height} if that is right"
+        )
+    if width < 1 or height < 1:
+        raise DataError(f"{name}: has no pixels ({width} x {height})")
+
+
+class _Holds(NamedTuple):
+    """What a format can hold, as it is written here.
+
+    Args:
+      suffixes: Of its files; the usual one first.
+      grey, alpha, deep: If it holds one channel, transparency, 16 bits.
+      profile, exif: If it holds a colour profile, an EXIF block.
+    """
+
+    suffixes: tuple[str, ...]
+    grey: bool = True
+    alpha: bool = True
+    deep: bool = False
+    profile: bool = True
+    exif: bool = True
+
+
+_WRITTEN = {
+    "PNG": _Holds((".png",), deep=True),
+    "JPEG": _Holds((".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False),
+    "TIFF": _Holds((".tif", ".tiff"), deep=True),
+    "WEBP": _Holds((".webp",), grey=False),
+    "AVIF": _Holds((".avif",)),
+    "HEIF": _Holds((".heic", ".heif", ".hif"), grey=False),
+    "JPEG2000": _Holds((".jp2",), profile=False, exif=False),
+    "BMP": _Holds((".bmp",), alpha=False, profile=False, exif=False),
+    "PPM": _Holds((".ppm", ".pgm", ".pnm"), alpha=False, profile=False, exif=False),
+    "TGA": _Holds((".tga",), profile=False, exif=False),
+}
+_LARGEST_JPEG_EXIF = 65533
+
+
+def format_for(path: str | Path | None, picture: Picture, asked: str | None = None) -> str:
+    """Returns the format that a result is written in, as Pillow names it.
+
+    The suffix of the path rules, then what was asked for, then the picture's own format; PNG where nothing can
+    be written in that.
+
+    Args:
+      path: Where it is written; None where only the format is known, or nothing.
+      picture: What the result is made of.
+      asked: A format's name or suffix, as "jpeg", "jpg" or ".jpg"; None for the picture's own.
+
+    Raises:
+      DataError: The suffix or the name is unknown, or they contradict each other.
+    """
+    wanted = None if asked is None else _format_named(asked)
+    suffix = "" if path is None else Path(path).suffix
+    if not suffix:
+        own = picture.format if _is_written(picture.format) else "PNG"
+        return wanted or own
+    try:
+        named = _format_named(suffix)
+    except DataError as error:
+        raise DataError(f"{printable(str(path))}: cannot be written: {error}") from error
+    if wanted not in (None, named):
+        raise DataError(
+            f"{printable(str(path))}: its suffix says {named} and --format says {wanted}: change one of the two"
+        )
+    return named
+
+
+def suffix_for(file_format: str) -> str:
+    """The usual suffix of a format's files, as ".jpg"."""
+    return _WRITTEN[file_format].suffixes[0]
+
+
+def _is_written(file_format: str) -> bool:
+    readable_formats()  # Has Pillow find what it can write.
+    heif_formats()
+    return file_format in _WRITTEN and file_format in Image.SAVE
+
+
+def _format_named(name: str) -> str:
+    key = name.lower().removeprefix(".")
+    for file_format, holds in _WRITTEN.items():
+        if (key == file_format.lower() or f".{key}" in holds.suffixes) and _is_written(file_format):
+            return file_format
+    known = ", ".join(suffix_for(file_format)[1:] for file_format in _WRITTEN if _is_written(file_format))
+    raise DataError(f"no results are written as {printable(name)!r}: choose one of {known}")
+
+
+def fitted(picture: Picture, file_format: str) -> Picture:
+    """Returns a picture as a format can hold it; its notes say what that costs.
+
+    Args:
+      picture: Any.
+      file_format: A name that `format_for` returns.
+    """
+    holds, notes = _WRITTEN[file_format], list(picture.notes)
+    pixels, profile, exif = picture.pixels, picture.icc_profile, picture.exif
+    if picture.format and not _is_written(picture.format):
+        notes.append(f"results are not written as {picture.format}: it is {file_format} instead")
+    if pixels.dtype == np.uint16 and not holds.deep:
+        notes.append(f"16 bits were rounded to 8, as {file_format} is written with")
+        pixels = sixteen_bit.eight_bit(pixels)
+    if pixels.shape[-1] in (2, 4) and not holds.alpha:
+        notes.append(f"transparency was laid over white: {file_format} is written without it")
+        pixels = _over_white(pixels)
+    if pixels.shape[-1] < 3 and (not holds.grey or (file_format == "AVIF" and pixels.shape[-1] == 2)):
+        pixels = np.concatenate([np.repeat(pixels[..., :1], 3, axis=-1), pixels[..., 1:]], axis=-1)
+        # A profile of grey does not fit what is no longer grey.
+        profile = b"" if profile[16:20] == b"GRAY" else profile
+    if profile and not holds.profile:
+        notes.append(f"the colour profile was left out: {file_format} is written without one")
+        profile = b""
+    if exif and not holds.exif:
+        notes.append(f"the EXIF block was left out: {file_format} is written without one")
+        exif = b""
+    if file_format == "JPEG" and len(exif) > _LARGEST_JPEG_EXIF:
+        notes.append("the EXIF block was left out: it is larger than a JPEG can hold")
+        exif = b""
+    return dataclasses.replace(
+        picture, pixels=pixels, format=file_format, icc_profile=profile, exif=exif, notes=tuple(notes)
+    )
+
+
+def _over_white(pixels: np.ndarray) -> np.ndarray:
+    """Lays [H, W, 2 or 4] uint8 over white; returns [H, W, 1 or 3]."""
+    result = np.empty((*pixels.shape[:2], pixels.shape[-1] - 1), np.uint8)
+    for rows in strips(*pixels.shape[:2]):
+        colour, alpha = pixels[rows, :, :-1].astype(np.uint32), pixels[rows, :, -1:].astype(np.uint32)
+        result[rows] = (colour * alpha + 255 * (255 - alpha) + 127) // 255
+    return result
+
+
+def encode_picture(picture: Picture, file_format: str, quality: int = 95) -> bytes:
+    """Encodes a picture, with its colour profile, its EXIF block and its resolution.
+
+    Args:
+      picture: Any; what the format cannot hold is left out, as `fitted` says.
+      file_format: A name that `format_for` returns.
+      quality: Of JPEG, WebP, AVIF and HEIC, 1 to 100; at 100 WebP is lossless. The other formats always are.
+
+    Raises:
+      DataError: The format cannot hold it, as a WebP more than 16383 pixels a side.
+    """
+    if not _is_written(file_format):
+        raise DataError(f"no results are written as {printable(file_format)!r}")
+    picture = fitted(picture, file_format)
+    pixels, profile, exif, dpi = picture.pixels, picture.icc_profile, picture.exif, picture.dpi
+    options: dict[str, Any] = {"icc_profile": profile or None, "exif": exif}
+    if dpi:
+        options["dpi"] = dpi
+    if file_format in ("JPEG", "WEBP", "AVIF", "HEIF"):
+        options["quality"] = quality
+    if file_format == "JPEG":
+        options["subsampling"] = 0  # Colours at full size: what is outside the hole should change little.
+    if file_format == "WEBP":
+        options |= {"lossless": quality >= 100, "exact": True}
+    try:
+        if pixels.dtype == np.uint16:
+            encode = sixteen_bit.encode_png if file_format == "PNG" else sixteen_bit.encode_tiff
+            return encode(pixels, profile, exif, dpi)
+        if file_format == "TIFF":
+            options["exif"] = (
+                describing(parsed(exif)).tobytes() if exif else b""
+            )  # Other tags would overrule the picture's own.
+        content = io.BytesIO()
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        image.save(content, format=file_format, **options)
+        return content.getvalue()
+    except Exception as error:  # Pillow's plugins raise nearly every type.
+        raise DataError(f"picture: cannot be written as {file_format} ({printable(one_line(error))})") from error
+
+
+def write_picture(picture: Picture, path: str | Path, file_format: str | None = None) -> None:
+    """Writes a picture to a file, aside first.
+
+    Args:
+      picture: Any; what the format cannot hold is left out, as `fitted` says.
+      path: Its suffix gives the format, or else `file_format`.
+      file_format: As `asked` in `format_for`.
+
+    Raises:
+      DataError: It cannot be written; the path stands in front.
+    """
+    chosen = format_for(path, picture, file_format)
+    try:
+        content = encode_picture(picture, chosen)
+    except DataError as error:
+        raise DataError(f"{printable(str(path))}: {str(error).removeprefix('picture: ')}") from error
+    write_aside(path, content)
