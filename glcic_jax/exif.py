@@ -107,9 +107,9 @@ def cleaned(exif: bytes, turned: bool) -> bytes:
             orientation = entries[ORIENTATION]
             block.set({3: "H", 4: "L"}[orientation.kind], orientation.place, 1)
         block.drop_thumbnails(next_place)
-        if turned and _SUB_BLOCK in entries:
+        if _SUB_BLOCK in entries:
             inner, _ = block.directory(block.number("L", entries[_SUB_BLOCK].place))
-            if _WIDTH in inner and _HEIGHT in inner and inner[_WIDTH].kind == inner[_HEIGHT].kind:
+            if turned and _WIDTH in inner and _HEIGHT in inner and inner[_WIDTH].kind == inner[_HEIGHT].kind:
                 width, height = inner[_WIDTH].place, inner[_HEIGHT].place
                 old_width, old_height = block.number("L", width), block.number("L", height)
                 block.set("L", width, old_height)

@@ -186,9 +186,7 @@ def _white(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     elif mask.dtype.kind in "ui":
         peak = int(np.iinfo(mask.dtype).max) if mask.dtype in (np.uint8, np.uint16) else 255
         if smallest < 0 or largest > peak:
-            raise DataError(
-                f"{name}: holds values from {smallest} to {largest}: a mask of whole numbers has 0 to {peak}"
-            )
+            raise DataError(f"{name}: whole numbers of a mask are 0 to {peak}, and these {smallest} to {largest}")
         if largest == 1:
             notes.append("the mask's largest value is 1, so 1 was taken for white")
             peak = 1
@@ -211,7 +209,6 @@ def _resized(
     hole: np.ndarray, picture_or_size: Picture | tuple[int, int], name: str, fit: bool, notes: list[str]
 ) -> np.ndarray:
     """The hole in the picture's size, by its nearest pixels."""
-    is_picture = isinstance(picture_or_size, Picture)
     size = picture_or_size.size if isinstance(picture_or_size, Picture) else picture_or_size
     stored_size = picture_or_size.stored_size if isinstance(picture_or_size, Picture) else None
     own = hole.shape[1], hole.shape[0]
@@ -223,8 +220,8 @@ def _resized(
     elif fit:
         notes.append(f"the mask was stretched {change}")
     else:
-        message = f"{name}: the mask is {own[0]} x {own[1]} pixels and the picture {size[0]} x {size[1]}, of another shape"
-        if is_picture and stored_size is not None and _same_aspect(own, stored_size):
+        message = f"{name}: the mask is {own[0]} x {own[1]} pixels, the picture {size[0]} x {size[1]}"
+        if stored_size is not None and _same_aspect(own, stored_size):
             raise DataError(
                 f"{message}: the photo is stored as {stored_size[0]} x {stored_size[1]} and its EXIF orientation "
                 "turns it, so turn the mask in the same way"
@@ -239,8 +236,8 @@ def _resized(
 
 def _same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Says whether one size is the other times a factor, where each side was rounded to whole pixels."""
-    longer = max(*one, *other) if one[0] * one[1] == other[0] * other[1] else max(max(one, other, key=np.prod))
-    return abs(one[0] * other[1] - one[1] * other[0]) <= longer
+    larger = max(one, other, key=lambda size: size[0] * size[1])
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(larger)
 
 
 def _grown(hole: np.ndarray, pixels: int) -> np.ndarray:

@@ -58,6 +58,8 @@ def pair(images: Path, masks: Path, results: Path | None = None) -> Pairs:
       DataError: The folders are not there, or hold no pictures or no masks.
     """
     found, failures = _listed(images, leave_out=(masks, results))
+    if not masks.exists():
+        raise DataError(f"{printable(str(masks))}: no such file or folder")
     if masks.is_file():
         jobs = [Job(images / path, masks, _stem(path)) for path in found]
         return _distinct(jobs, failures)
@@ -68,16 +70,15 @@ def pair(images: Path, masks: Path, results: Path | None = None) -> Pairs:
         of_masks, unopened = _listed(masks, leave_out=(images, results))
         failures += unopened
     if not found or not of_masks:
-        raise DataError(
-            f"{printable(str(masks))}: holds no {'masks (NAME_mask)' if found else 'pictures but masks'}"
-        )
+        missing = "masks (NAME_mask)" if found else "pictures for its masks"
+        raise DataError(f"{printable(str(masks))}: holds no {missing}")
     masks_of, strays = _by_picture({_stem(path) for path in found}, of_masks)
     failures += [f"{printable(str(masks / path))}: no picture has the name of this mask" for path in strays]
     jobs = []
     for path in found:
         own = masks_of[_stem(path)]
         if not own:
-            name = PurePosixPath(_stem(path)).name
+            name = printable(PurePosixPath(_stem(path)).name)
             failures.append(
                 f"{printable(str(images / path))}: has no mask: it would be called {printable(name)}_mask"
             )
@@ -141,7 +142,7 @@ def _distinct(jobs: list[Job], failures: list[str]) -> Pairs:
         by_stem[job.stem].append(job)
     for stem, same in by_stem.items():
         if len(same) > 1:
-            failures += [_clash(job, stem, same) for job in same]
+            failures += dict.fromkeys(_clash(job, stem, same) for job in same)
     return Pairs([same[0] for _, same in sorted(by_stem.items()) if len(same) == 1], failures)
 
 
@@ -152,6 +153,6 @@ def _clash(job: Job, stem: str, same: list[Job]) -> str:
     else:
         file, others, kind = job.mask, sorted({other.mask.name for other in same} - {job.mask.name}), "mask"
     return (
-        f"{printable(str(file))}: the {kind} {printable(', '.join(others))} has the same name but for the suffix, and "
-        f"one result {printable(PurePosixPath(stem).name)} would overwrite the other: rename one"
+        f"{printable(str(file))}: but for its suffix the {kind} {printable(', '.join(others))} has the same name, "
+        f"so that both results would be called {printable(PurePosixPath(stem).name)}: rename one"
     )

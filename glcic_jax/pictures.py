@@ -177,7 +177,7 @@ def format_for(path: str | Path | None, picture: Picture, asked: str | None = No
     try:
         named = _format_named(suffix)
     except DataError as error:
-        raise DataError(f"{printable(str(path))}: cannot be written: {error}") from error
+        raise DataError(f"{printable(str(path))}: cannot be written ({error})") from error
     if wanted not in (None, named):
         raise DataError(
             f"{printable(str(path))}: its suffix says {named} and --format says {wanted}: change one of the two"
@@ -201,6 +201,8 @@ def _format_named(name: str) -> str:
     for file_format, holds in _WRITTEN.items():
         if (key == file_format.lower() or f".{key}" in holds.suffixes) and _is_written(file_format):
             return file_format
+    if f".{key}" in _WRITTEN["HEIF"].suffixes:
+        raise DataError(f"{printable(name)} needs another package: pip install 'glcic-jax[heic]'")
     known = ", ".join(suffix_for(file_format)[1:] for file_format in _WRITTEN if _is_written(file_format))
     raise DataError(f"no results are written as {printable(name)!r}: choose one of {known}")
 
@@ -271,6 +273,8 @@ def encode_picture(picture: Picture, file_format: str, quality: int = 95) -> byt
         options["quality"] = quality
     if file_format == "JPEG":
         options["subsampling"] = 0  # Colours at full size: what is outside the hole should change little.
+    if file_format == "PNG":
+        options["compress_level"] = 4  # Hardly larger than the usual 6, and faster by a third.
     if file_format == "WEBP":
         options |= {"lossless": quality >= 100, "exact": True}
     try:
