@@ -180,6 +180,8 @@ def _deep_pixels(
         if not detail.premultiplied and not sixteen_bit.high_bytes_agree(as_pillow, image):
             raise ValueError("two readers disagree")
     except ValueError:
+        if image.format == "PNG":  # Of which there are no kinds that one reader knows alone: it is damaged.
+            raise
         notes.append("16-bit colour was read as 8-bit: its kind of file is not known in 16 bits")
         return None
     if detail.premultiplied and pixels.shape[-1] == 4:

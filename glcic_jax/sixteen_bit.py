@@ -1,6 +1,7 @@
 """Sixteen bits a colour, which Pillow cuts to eight: reading and writing them in PNG and TIFF."""
 
 import io
+import logging
 import struct
 import zlib
 
@@ -29,7 +30,9 @@ def decode_colour(content: bytes) -> np.ndarray:
     if content[:2] in (b"II", b"MM"):
         content = tiff_as_stored(content)
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None or image.dtype != np.uint16 or image.ndim != 3 or image.shape[-1] not in (3, 4):
+    if image is None:
+        raise ValueError("damaged 16-bit colours")
+    if image.dtype != np.uint16 or image.ndim != 3 or image.shape[-1] not in (3, 4):
         raise ValueError("16-bit colours of an unknown kind")
     order = cv2.COLOR_BGR2RGB if image.shape[-1] == 3 else cv2.COLOR_BGRA2RGBA
     return cv2.cvtColor(image, order)
@@ -39,6 +42,8 @@ def tiff_size(content: bytes) -> tuple[int, int]:
     """Width and height of a TIFF of a kind that Pillow does not know. Raises ValueError where nobody does."""
     import tifffile
 
+    # It logs what is wrong with a file, line by line, and the caller has one line for it.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = file.pages.first
         if len(file.pages) != 1:

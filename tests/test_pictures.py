@@ -387,6 +387,14 @@ def test_truncated_16_bits_are_refused(kind, channels):
         refusal(content[: int(len(content) * share)])
 
 
+def test_a_damaged_16_bit_png_is_not_read_as_8_bit():
+    content = encode_picture(Picture(noise(3, np.uint16), "PNG"), "PNG")
+    end = content.index(b"IEND") - 4
+    refusal(
+        content[: end - 5] + bytes([content[end - 5] ^ 1]) + content[end - 4 :]
+    )  # In the checksum of the pixels.
+
+
 def test_a_png_that_ends_behind_its_first_pixels_is_refused_whatever_its_exif():
     content = encode_picture(Picture(noise(3, height=60, width=80), "PNG"), "PNG")
     refusal(content[: content.index(b"IEND") - 40])
