@@ -11,6 +11,7 @@ import click
 
 from glcic_jax import __version__
 from glcic_jax.errors import UserError
+from glcic_jax.weights_commands import export, weights
 
 _FRACTION = click.FloatRange(0, 1, max_open=True)
 
@@ -19,6 +20,10 @@ _FRACTION = click.FloatRange(0, 1, max_open=True)
 @click.version_option(__version__, prog_name="glcic")
 def cli() -> None:
     """Image completion with GLCIC. Training: python main.py --help."""
+
+
+cli.add_command(weights)
+cli.add_command(export)
 
 
 @cli.command()

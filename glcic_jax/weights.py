@@ -5,6 +5,7 @@ The metadata has the keys "format", "network" and "description" (JSON) and "sha2
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -26,6 +27,7 @@ from glcic_jax.images import INPUT_FORMS
 from glcic_jax.networks import LAYER_ORDERS, OUTPUT_ACTIVATIONS, CompletionNetwork, ContextDiscriminator
 
 FORMAT = "glcic_jax weights 1"
+LICENCE_NOT_STATED = "not stated"
 
 Network = CompletionNetwork | ContextDiscriminator
 _LARGEST_SIDE = 1 << 14
@@ -50,7 +52,7 @@ class Description:
     image_size: int
     hole_sides: tuple[int, int]
     origin: str
-    licence: str = "not stated"
+    licence: str = LICENCE_NOT_STATED
 
     def __post_init__(self) -> None:
         """Raises ValueError where a value makes no sense: files may hold any."""
@@ -83,7 +85,9 @@ def check_arrays(weights: Weights, name: str) -> Weights:
     Raises:
       WeightsError: An array is missing, superfluous, of another shape, or not finite.
     """
-    expected = {path: leaf.shape for path, leaf in _flat(_shapes(weights)).items()}
+    expected = {
+        path: leaf.shape for path, leaf in _flat(_shapes(weights.network, weights.description.image_size)).items()
+    }
     found = _flat(weights.variables)
     for path in sorted(expected.keys() | found.keys()):
         if path not in found:
@@ -146,6 +150,14 @@ def load_weights(path: Path) -> Weights:
 def run_weights(workdir: Path, step: int | None = None) -> Weights:
     """The completion network of a training run: of its moving average where it keeps one.
 
+    Args, Raises: As in `run_weights_and_step`.
+    """
+    return run_weights_and_step(workdir, step)[0]
+
+
+def run_weights_and_step(workdir: Path, step: int | None = None) -> tuple[Weights, int]:
+    """The same, and the step of the checkpoint that it was read from.
+
     Args:
       workdir: The run's directory.
       step: Which checkpoint; None: the newest that is sound.
@@ -169,7 +181,12 @@ def run_weights(workdir: Path, step: int | None = None) -> Weights:
         hole_sides=masks.hole_sides(config["mask"]["sampler"], config["mask"], image_size),
         origin=f"trained with glcic_jax {__version__} on {config['data']['source']}, step {meta['step']:,}",
     )
-    return check_arrays(Weights(network, variables, description), printable(str(workdir)))
+    return check_arrays(Weights(network, variables, description), printable(str(workdir))), meta["step"]
+
+
+def arrays_sha256(weights: Weights) -> str:
+    """The sha256 of names and arrays, in hexadecimal digits: the same in every file that holds these weights."""
+    return _sha256(_flat(weights.variables))
 
 
 def _read(path: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -208,10 +225,9 @@ def _network(fields: Mapping[str, Any]) -> Network:
     return module(**chosen)
 
 
-def _shapes(weights: Weights) -> Any:
+@functools.lru_cache
+def _shapes(network: Network, size: int) -> Any:
     """What the network's variables look like, without computing any."""
-    size = weights.description.image_size
-    network = weights.network
     inputs: tuple[jax.ShapeDtypeStruct, ...] = (jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32),)
     if isinstance(network, ContextDiscriminator):
         image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)

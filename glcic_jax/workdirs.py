@@ -51,6 +51,26 @@ def holder(workdir: Path) -> str | None:
         return None
 
 
+def run_at(reference: str | Path) -> tuple[Path, int | None] | None:
+    """The run that a path lies in.
+
+    Args:
+      reference: A workdir, its folder `checkpoints`, or one checkpoint in it.
+
+    Returns:
+      The workdir and, where one checkpoint is named, its step; None where it is no run's.
+    """
+    path = Path(reference).expanduser()
+    whole = Path(os.path.abspath(path))  # "." too has a name then.
+    if not whole.is_dir():
+        return None
+    if whole.parent.name == "checkpoints" and whole.name.isascii() and whole.name.isdecimal():
+        return _above(path, 2), int(whole.name)
+    if whole.name == "checkpoints":
+        return _above(path, 1), None
+    return (path, None) if (whole / "checkpoints").is_dir() else None
+
+
 def _lock(handle: int, workdir: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,3 +83,10 @@ def _lock(handle: int, workdir: Path) -> None:
         if error.errno not in _NO_LOCKS:
             raise DataError(f"the workdir {workdir} cannot be locked ({one_line(error)})") from error
         _log.warning("%s is on a file system without locks: see that no second process trains there", workdir)
+
+
+def _above(path: Path, levels: int) -> Path:
+    """A directory above a path, relative where the path's own words reach that far."""
+    if len(path.parts) > levels and ".." not in path.parts:
+        return path.parents[levels - 1]
+    return Path(os.path.abspath(path)).parents[levels - 1]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from glcic_jax.checkpoints import Checkpoints
 from glcic_jax.state import TrainState, create_recipe, create_state
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,6 +76,30 @@ def create():
         return create_state(recipe, jax.random.key(0), config.data.image_size, mean_pixel)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """A run's workdir with the checkpoints 3 and 40; to be copied before anything is changed."""
+    workdir = tmp_path_factory.mktemp("run") / "workdir"
+    config = shrink(load_config("joint"))
+    mean_pixel = np.array([0.5, 0.45, 0.4], np.float32)
+    state = create_state(create_recipe(config, None), jax.random.key(0), config.data.image_size, mean_pixel)
+    checkpoints = Checkpoints(workdir)
+    for step in (3, 40):
+        checkpoints.save(state.replace(step=np.int32(step)), {}, config.to_dict(), {})
+    checkpoints.close()
+    return workdir
+
+
+@pytest.fixture
+def store_home(tmp_path, monkeypatch) -> Path:
+    """The home of an empty store of weights, which need not exist, and an empty working directory."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("GLCIC_WEIGHTS", raising=False)
+    monkeypatch.setenv("GLCIC_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
 def smooth_batch(count: int, size: int) -> dict[str, np.ndarray]:

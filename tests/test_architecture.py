@@ -27,6 +27,7 @@ LEVELS = {
     "progress": 0,
     "archives": 1,
     "blending": 1,
+    "checked_files": 1,
     "data_sources": 1,
     "downloads": 1,
     "holes": 1,
@@ -70,7 +71,10 @@ LEVELS = {
     "completer": 6,
     "runner": 5,
     "commands": 5,
+    "exporting": 5,
     "training": 5,
+    "weight_store": 5,
+    "weights_commands": 5,
 }
 LEAVES = ("__init__", "convolutions", "errors", "images", "files")  # What level 0 may import of itself.
 SEE_THE_CONFIGURATION = {"training", "opening", "continuation", "input_pipeline", "state", "evaluation"}

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 from glcic_jax.errors import DataError
-from glcic_jax.workdirs import locked
+from glcic_jax.workdirs import locked, run_at
 
 HOLD = "import sys, pathlib, time; from glcic_jax.workdirs import locked\n\
 with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
@@ -44,3 +45,20 @@ def test_a_workdir_that_cannot_be_made_is_one_clear_line(tmp_path, name):
     ):
         pass
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_is_known_by_its_workdir_its_checkpoints_and_one_of_them(tmp_path, monkeypatch):
+    (tmp_path / "run" / "checkpoints" / "700").mkdir(parents=True)
+    (tmp_path / "run" / "grids").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = Path("run")
+    assert run_at("run") == run_at("run/") == (run, None)
+    assert run_at("run/checkpoints") == (run, None)
+    assert run_at("run/checkpoints/700") == (run, 700)
+    assert run_at("run/grids/../checkpoints/700") == (tmp_path / "run", 700)
+    for other in (".", "run/grids", "run/checkpoints/701", "run/checkpoints/x", "nothing"):
+        assert run_at(other) is None
+    monkeypatch.chdir(tmp_path / "run" / "checkpoints")
+    assert run_at(".") == (tmp_path / "run", None)
+    assert run_at("700") == (tmp_path / "run", 700)
+    assert run_at("..") == (Path(".."), None)
