@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from glcic_jax import __version__
+from glcic_jax.complete_command import complete
 from glcic_jax.errors import UserError
 from glcic_jax.weights_commands import export, weights
 
@@ -22,6 +23,7 @@ def cli() -> None:
     """Image completion with GLCIC. Training: python main.py --help."""
 
 
+cli.add_command(complete)
 cli.add_command(weights)
 cli.add_command(export)
 

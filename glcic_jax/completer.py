@@ -1,17 +1,21 @@
 """Completing pictures of any size with trained weights."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import jax
 import numpy as np
 
 from glcic_jax import blending
+from glcic_jax.compile_cache import enable_compile_cache
 from glcic_jax.errors import MemoryExhaustedError
 from glcic_jax.holes import bounds
+from glcic_jax.picture_kinds import take_hole, take_picture
 from glcic_jax.pixels import colour_channels, from_colour, to_colour
 from glcic_jax.runner import Runner, find_device
+from glcic_jax.weight_store import find_weights, home
 from glcic_jax.weights import Weights
 from glcic_jax.windows import MAX_SIDE, SMALLEST_MAX_SIDE, Limits, Plan, Window, plan
 
@@ -49,6 +53,47 @@ class Completer:
         self.name = name
         self.description = weights.description
         self._runner = Runner(weights, name, find_device(device))
+
+    @classmethod
+    def load(cls, reference: str | Path | None = None, device: str | jax.Device | None = None) -> "Completer":
+        """Loads weights, and keeps compiled programs for the next process.
+
+        Args:
+          reference: A file of weights, a run's workdir, or a name in the store; None: the only one there is (see
+            `weight_store.find_weights`).
+          device: As above.
+
+        Raises:
+          WeightsError: There are none, or they cannot be used.
+          ConfigError: There is no such device.
+        """
+        enable_compile_cache(home() / "xla")
+        found = find_weights(reference)
+        return cls(found.weights, found.name, device)
+
+    def complete(
+        self, image: Any, mask: Any, *, strategy: str = "auto", max_side: int = MAX_SIDE, blend: bool = False
+    ) -> Any:
+        """Completes one picture of any kind; see `picture_kinds.take_picture` and `take_hole` for what it takes.
+
+        Args:
+          image: A PIL image, an array or a path.
+          mask: The same; white, True or 1 is the hole.
+          strategy, max_side, blend: As in `fill`.
+
+        Returns:
+          A picture of the same kind and size (of a path, a PIL image); outside the hole the same bits.
+
+        Raises:
+          DataError: A file cannot be read, or the arrays are no picture or mask.
+          ConfigError, MemoryExhaustedError: As in `fill`.
+        """
+        taken = take_picture(image)
+        height, width = taken.pixels.shape[:2]
+        hole = take_hole(mask, (width, height))
+        return taken.give_back(
+            self.fill(taken.pixels, hole, strategy=strategy, max_side=max_side, blend=blend).pixels
+        )
 
     @property
     def device(self) -> jax.Device:
@@ -142,10 +187,10 @@ def raw_picture(pixels: np.ndarray, filling: Filling) -> np.ndarray:
 
 def _smaller(decided: Plan, longest: int) -> str:
     """What to ask for where the memory does not suffice."""
-    if decided.strategy == "original":
-        return "use --strategy crop (strategy='crop')"
     side = max(SMALLEST_MAX_SIDE, longest // 2)
-    return f"use a smaller --max-side, as {side} (max_side={side})"
+    if decided.strategy == "crop":
+        return f"use a smaller --max-side, as {side} (max_side={side})"
+    return f"use --strategy crop --max-side {side} (strategy='crop', max_side={side})"
 
 
 def _resized(output: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -18,13 +18,20 @@ class Job(NamedTuple):
 
     Args:
       image: Its file.
-      mask: Its mask's file.
+      mask: Its mask's file; None where masks do not come from files.
       stem: Where the result goes: a path without a suffix, relative to the folder of results.
     """
 
     image: Path
-    mask: Path
+    mask: Path | None
     stem: str
+
+
+class Failure(NamedTuple):
+    """A file that cannot be completed or belongs to nothing, and why; both fit on a line."""
+
+    file: str
+    reason: str
 
 
 class Pairs(NamedTuple):
@@ -32,14 +39,14 @@ class Pairs(NamedTuple):
 
     Args:
       jobs: In the order of their stems, each of which occurs once.
-      failures: What cannot be completed, or belongs to nothing; a line each, with the file in front.
+      failures: What cannot be completed, or belongs to nothing.
     """
 
     jobs: list[Job]
-    failures: list[str]
+    failures: list[Failure]
 
 
-def pair(images: Path, masks: Path, results: Path | None = None) -> Pairs:
+def pair(images: Path, masks: Path | None, results: Path | None = None) -> Pairs:
     """Pairs the pictures of a folder with their masks; those in folders within it by their relative paths.
 
     A mask has the picture's name, or `NAME_maskNNN`. A result is called after the picture; those of a picture
@@ -47,8 +54,8 @@ def pair(images: Path, masks: Path, results: Path | None = None) -> Pairs:
 
     Args:
       images: A folder of pictures.
-      masks: One mask file for all, a folder of masks, or the folder of pictures, where the files called
-        `NAME_maskNNN` are the masks.
+      masks: One mask file for all; a folder of masks; the folder of pictures, where the files called
+        `NAME_maskNNN` are the masks; or None, where masks do not come from files.
       results: The folder that results go to; what earlier runs left there is no picture, where it lies among them.
 
     Returns:
@@ -58,6 +65,8 @@ def pair(images: Path, masks: Path, results: Path | None = None) -> Pairs:
       DataError: The folders are not there, or hold no pictures or no masks.
     """
     found, failures = _listed(images, leave_out=(masks, results))
+    if masks is None:
+        return _distinct([Job(images / path, None, _stem(path)) for path in found], failures)
     if not masks.exists():
         raise DataError(f"{printable(str(masks))}: no such file or folder")
     if masks.is_file():
@@ -73,21 +82,19 @@ def pair(images: Path, masks: Path, results: Path | None = None) -> Pairs:
         missing = "masks (NAME_mask)" if found else "pictures for its masks"
         raise DataError(f"{printable(str(masks))}: holds no {missing}")
     masks_of, strays = _by_picture({_stem(path) for path in found}, of_masks)
-    failures += [f"{printable(str(masks / path))}: no picture has the name of this mask" for path in strays]
+    failures += [_failure(masks / path, "no picture has the name of this mask") for path in strays]
     jobs = []
     for path in found:
         own = masks_of[_stem(path)]
         if not own:
             name = printable(PurePosixPath(_stem(path)).name)
-            failures.append(
-                f"{printable(str(images / path))}: has no mask: it would be called {printable(name)}_mask"
-            )
+            failures.append(_failure(images / path, f"has no mask: it would be called {name}_mask"))
         jobs += [Job(images / path, masks / mask, _stem(mask if len(own) > 1 else path)) for mask in own]
     return _distinct(jobs, failures)
 
 
-def _listed(folder: Path, leave_out: Iterable[Path | None]) -> tuple[list[str], list[str]]:
-    """The image files below a folder, and a line for each folder within it that cannot be opened.
+def _listed(folder: Path, leave_out: Iterable[Path | None]) -> tuple[list[str], list[Failure]]:
+    """The image files below a folder, and each folder within it that cannot be opened.
 
     Args:
       folder: The folder.
@@ -107,7 +114,11 @@ def _listed(folder: Path, leave_out: Iterable[Path | None]) -> tuple[list[str], 
     if not paths:
         suffixes = ", ".join(sorted(COMPLETION_SUFFIXES))
         raise DataError(f"{printable(str(folder))}: holds no image files ({suffixes})")
-    return paths, [f"{unopened}: is a folder that cannot be opened" for unopened in listing.unopened]
+    return paths, [Failure(str(unopened), "is a folder that cannot be opened") for unopened in listing.unopened]
+
+
+def _failure(path: Path, reason: str) -> Failure:
+    return Failure(printable(str(path)), reason)
 
 
 def _same_file(one: Path, other: Path) -> bool:
@@ -135,7 +146,7 @@ def _by_picture(stems: set[str], masks: Iterable[str]) -> tuple[dict[str, list[s
     return masks_of, strays
 
 
-def _distinct(jobs: list[Job], failures: list[str]) -> Pairs:
+def _distinct(jobs: list[Job], failures: list[Failure]) -> Pairs:
     """Takes out jobs whose results would overwrite each other: in one format they would have one name."""
     by_stem: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
@@ -146,13 +157,14 @@ def _distinct(jobs: list[Job], failures: list[str]) -> Pairs:
     return Pairs([same[0] for _, same in sorted(by_stem.items()) if len(same) == 1], failures)
 
 
-def _clash(job: Job, stem: str, same: list[Job]) -> str:
-    pictures = sorted({other.image.name for other in same} - {job.image.name})
-    if pictures:
-        file, others, kind = job.image, pictures, "picture"
-    else:
-        file, others, kind = job.mask, sorted({other.mask.name for other in same} - {job.mask.name}), "mask"
-    return (
-        f"{printable(str(file))}: but for its suffix the {kind} {printable(', '.join(others))} has the same name, "
-        f"so that both results would be called {printable(PurePosixPath(stem).name)}: rename one"
+def _clash(job: Job, stem: str, same: list[Job]) -> Failure:
+    file, kind = job.image, "picture"
+    others = {other.image.name for other in same} - {file.name}
+    if not others and job.mask is not None:
+        file, kind = job.mask, "mask"
+        others = {other.mask.name for other in same if other.mask is not None} - {file.name}
+    return _failure(
+        file,
+        f"but for its suffix the {kind} {printable(', '.join(sorted(others)))} has the same name, "
+        f"so that both results would be called {printable(PurePosixPath(stem).name)}: rename one",
     )

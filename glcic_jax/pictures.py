@@ -169,13 +169,13 @@ def format_for(path: str | Path | None, picture: Picture, asked: str | None = No
     Raises:
       DataError: The suffix or the name is unknown, or they contradict each other.
     """
-    wanted = None if asked is None else _format_named(asked)
+    wanted = None if asked is None else format_named(asked)
     suffix = "" if path is None else Path(path).suffix
     if not suffix:
         own = picture.format if _is_written(picture.format) else "PNG"
         return wanted or own
     try:
-        named = _format_named(suffix)
+        named = format_named(suffix)
     except DataError as error:
         raise DataError(f"{printable(str(path))}: cannot be written ({error})") from error
     if wanted not in (None, named):
@@ -185,9 +185,15 @@ def format_for(path: str | Path | None, picture: Picture, asked: str | None = No
     return named
 
 
-def suffix_for(file_format: str) -> str:
-    """The usual suffix of a format's files, as ".jpg"."""
-    return _WRITTEN[file_format].suffixes[0]
+def suffix_for(file_format: str, like: Path | None = None) -> str:
+    """The suffix of a format's files, as ".jpg".
+
+    Args:
+      file_format: A name that `format_for` returns.
+      like: A file whose own suffix is taken if it is one of the format's; else it is the usual one.
+    """
+    suffixes = _WRITTEN[file_format].suffixes
+    return like.suffix if like is not None and like.suffix.lower() in suffixes else suffixes[0]
 
 
 def _is_written(file_format: str) -> bool:
@@ -196,7 +202,12 @@ def _is_written(file_format: str) -> bool:
     return file_format in _WRITTEN and file_format in Image.SAVE
 
 
-def _format_named(name: str) -> str:
+def format_named(name: str) -> str:
+    """The format of a name or a suffix, as "jpeg", "jpg" or ".jpg".
+
+    Raises:
+      DataError: Nothing is written in a format of that name.
+    """
     key = name.lower().removeprefix(".")
     for file_format, holds in _WRITTEN.items():
         if (key == file_format.lower() or f".{key}" in holds.suffixes) and _is_written(file_format):

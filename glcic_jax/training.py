@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from glcic_jax import images, processes
+from glcic_jax.compile_cache import enable_compile_cache
 from glcic_jax.devices import parallel, replicate, share, unreplicate
 from glcic_jax.errors import ConfigError, DataError, DivergedError, Stopped, UserError, one_line
 from glcic_jax.evaluation import mean_metrics
@@ -46,7 +46,8 @@ def train(config: ConfigDict, workdir: Path) -> TrainState:
         numbers.
       Stopped: SIGTERM or Ctrl-C came, and the run was saved.
     """
-    _enable_compile_cache(config.compile_cache)
+    if config.compile_cache:
+        enable_compile_cache(Path(config.compile_cache))
     plan = plan_run(config)
     with _worded(workdir), _alone_in(workdir):
         run, state = open_run(config, plan, workdir)
@@ -122,12 +123,6 @@ def _alone_in(workdir: Path) -> Iterator[None]:
                 "hosts share"
             )
         yield
-
-
-def _enable_compile_cache(directory: str) -> None:
-    # What the environment says counts for more than the configuration.
-    if directory and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(Path(directory).expanduser()))
 
 
 def _loop(run: Run, state: TrainState, stop: StopRequest) -> TrainState:

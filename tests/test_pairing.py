@@ -25,6 +25,18 @@ def summary(pairs, images: Path, masks: Path) -> list[tuple[str, str, str]]:
     ]
 
 
+def lines(pairs) -> list[str]:
+    return [f"{failure.file}: {failure.reason}" for failure in pairs.failures]
+
+
+def test_pictures_whose_masks_are_no_files(tmp_path):
+    images = fill(tmp_path / "in", "a.jpg", "deep/a_mask.png")
+    assert pair(images, None).jobs == [
+        Job(images / "a.jpg", None, "a"),
+        Job(images / "deep/a_mask.png", None, "deep/a_mask"),
+    ]
+
+
 def test_pairs_by_name_in_nested_folders(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "b.heic", "deep/a.PNG", "deep/er/c.d.avif")
     masks = fill(tmp_path / "masks", "a.png", "b_mask.png", "deep/a_mask001.png", "deep/er/c.d.jp2")
@@ -69,8 +81,8 @@ def test_masks_beside_their_pictures(tmp_path):
         ("b.jpg", "b_mask2.png", "b_mask2"),
     ]
     assert len(pairs.failures) == 2
-    assert any("c_mask.png: no picture" in line for line in pairs.failures)
-    assert any("d.jpg: has no mask" in line for line in pairs.failures)
+    assert any("c_mask.png: no picture" in line for line in lines(pairs))
+    assert any("d.jpg: has no mask" in line for line in lines(pairs))
 
 
 def test_what_is_left_over_is_said_and_the_rest_goes_on(tmp_path):
@@ -78,7 +90,7 @@ def test_what_is_left_over_is_said_and_the_rest_goes_on(tmp_path):
     masks = fill(tmp_path / "masks", "a.png", "x.png", "sub/b.png")
     pairs = pair(images, masks)
     assert [job.stem for job in pairs.jobs] == ["a"]
-    assert sorted(line.split(": ")[0] for line in pairs.failures) == sorted(
+    assert sorted(line.split(": ")[0] for line in lines(pairs)) == sorted(
         [str(images / "b.jpg"), str(masks / "x.png"), str(masks / "sub/b.png")]
     )
 
@@ -90,9 +102,9 @@ def test_pictures_whose_results_would_have_one_name_are_left_over(tmp_path):
         pairs = pair(images, mask)
         assert [job.stem for job in pairs.jobs] == ["b"]
         assert len(pairs.failures) == 2
-        assert pairs.failures[0].startswith(f"{images / 'a.jpg'}: ")
-        assert "a.png" in pairs.failures[0]
-        assert pairs.failures[1].startswith(f"{images / 'a.png'}: ")
+        assert lines(pairs)[0].startswith(f"{images / 'a.jpg'}: ")
+        assert "a.png" in lines(pairs)[0]
+        assert lines(pairs)[1].startswith(f"{images / 'a.png'}: ")
 
 
 def test_masks_of_one_name_are_left_over(tmp_path):
@@ -100,8 +112,8 @@ def test_masks_of_one_name_are_left_over(tmp_path):
     masks = fill(tmp_path / "masks", "a.png", "a.jpg", "a_mask.png")
     pairs = pair(images, masks)
     assert [job.mask.name for job in pairs.jobs] == ["a_mask.png"]
-    assert [line.split(": ")[0] for line in pairs.failures] == [str(masks / "a.jpg"), str(masks / "a.png")]
-    assert "rename one" in pairs.failures[0]
+    assert [line.split(": ")[0] for line in lines(pairs)] == [str(masks / "a.jpg"), str(masks / "a.png")]
+    assert "rename one" in lines(pairs)[0]
 
 
 def test_a_picture_called_like_a_mask_keeps_its_own(tmp_path):
@@ -121,7 +133,7 @@ def test_masks_and_results_within_the_folder_are_no_pictures(tmp_path):
     assert [job.image for job in pairs.jobs] == [images / "a.jpg"]
     assert pairs.failures == []
     pairs = pair(images, tmp_path / "masks", tmp_path / "not there yet")
-    assert [line.split(": ")[0] for line in pairs.failures] == [str(images / "out/a.jpg")]
+    assert [line.split(": ")[0] for line in lines(pairs)] == [str(images / "out/a.jpg")]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,211 @@
+"""Completing picture files: one, or all of a folder."""
+
+import csv
+import dataclasses
+import functools
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from glcic_jax.completer import Completer, Filling, raw_picture
+from glcic_jax.errors import DataError, UserError, WeightsError, printable
+from glcic_jax.files import write_aside
+from glcic_jax.mask_files import Hole, coverage_note
+from glcic_jax.pairing import Job, Pairs
+from glcic_jax.pictures import (
+    MAX_PIXELS,
+    Picture,
+    encode_picture,
+    fitted,
+    format_for,
+    format_named,
+    read_picture,
+    suffix_for,
+)
+from glcic_jax.progress import Progress
+from glcic_jax.windows import MAX_SIDE
+
+FAILURES = "failures.csv"
+
+# From a picture to its hole; the picture may come back changed: where its transparency was the hole, it is opaque.
+ChooseHole = Callable[[Picture], tuple[Picture, Hole]]
+Load = Callable[[], Completer]
+Tell = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How pictures are read, completed and written.
+
+    Attributes:
+      strategy, max_side, blend: As in `Completer.fill`.
+      file_format: As `asked` in `pictures.format_for`.
+      quality: Of lossy formats, 1 to 100.
+      max_pixels: Larger pictures and masks are not decoded.
+      comparison: Whether input, raw output and completed picture are written side by side, too.
+      overwrite: Whether files that are there are replaced.
+    """
+
+    strategy: str = "auto"
+    max_side: int = MAX_SIDE
+    blend: bool = False
+    file_format: str | None = None
+    quality: int = 95
+    max_pixels: int = MAX_PIXELS
+    comparison: bool = False
+    overwrite: bool = False
+
+
+class Done(NamedTuple):
+    """What came of a folder: how many pictures were completed, were there already, and failed."""
+
+    completed: int
+    skipped: int
+    failed: int
+
+
+class _Outcome(NamedTuple):
+    """A completed picture's file, and the comparison's where it is wanted."""
+
+    content: bytes
+    comparison: bytes | None
+
+
+def complete_file(
+    load: Load, picture: Picture, choose_hole: ChooseHole, output: Path | None, settings: Settings, tell: Tell
+) -> bytes:
+    """Completes one picture.
+
+    Args:
+      load: Gives the completer; called when all else is known to be in order.
+      picture: As `read_picture` gives it.
+      choose_hole: Gives the hole.
+      output: Where to write; None: nowhere, the bytes are returned alone.
+      settings: How.
+      tell: Takes lines about what was noticed and done.
+
+    Returns:
+      The completed picture's file.
+
+    Raises:
+      UserError: The input cannot be used, or the output not be written.
+    """
+    picture, hole = choose_hole(picture)
+    file_format = format_for(output, picture, settings.file_format)
+    if output is not None and not settings.overwrite:
+        for path in (output, comparison_path(output)) if settings.comparison else (output,):
+            if path.exists():
+                raise DataError(f"{printable(str(path))} is there already: name another file, or give --overwrite")
+    for note in (*fitted(picture, file_format).notes, *hole.notes, *coverage_note(hole.hole)):
+        tell(note)
+    outcome = _complete(load, picture, hole.hole, file_format, settings, tell)
+    if output is not None:
+        write_aside(output, outcome.content)
+        if outcome.comparison is not None:
+            write_aside(comparison_path(output), outcome.comparison)
+    return outcome.content
+
+
+def complete_folder(
+    load: Load,
+    pairs: Pairs,
+    choose_hole: Callable[[Path | None], ChooseHole],
+    directory: Path,
+    settings: Settings,
+    tell: Tell,
+) -> Done:
+    """Completes the pictures of a folder one after the other; goes on after those that cannot be.
+
+    What failed is listed in `failures.csv` in the output's directory; where nothing did, no such file is there.
+
+    Args:
+      load: Gives the completer; called once, when there is something to complete.
+      pairs: Which pictures with which masks, and what is left over.
+      choose_hole: From a job's mask to what `complete_file` takes.
+      directory: Where to write.
+      settings: How.
+      tell: Takes lines.
+
+    Raises:
+      WeightsError: There are no weights.
+      DataError: The directory cannot be written.
+    """
+    load = functools.cache(load)
+    failures = [(str(failure.file), failure.reason) for failure in pairs.failures]
+    completed = skipped = 0
+    with Progress("completing", len(pairs.jobs), tell, unit="pictures") as progress:
+        for job in pairs.jobs:
+            try:
+                if _complete_job(load, job, choose_hole(job.mask), directory, settings):
+                    completed += 1
+                else:
+                    skipped += 1
+            except WeightsError:
+                raise
+            except UserError as error:
+                failures.append((str(job.image), str(error)))
+            progress.advance()
+    _write_failures(directory / FAILURES, failures)
+    return Done(completed, skipped, len(failures))
+
+
+def comparison_path(output: Path) -> Path:
+    """Where the comparison of an output goes: beside it."""
+    return output.with_name(f"{output.stem}_comparison{output.suffix}")
+
+
+def _complete_job(load: Load, job: Job, choose_hole: ChooseHole, directory: Path, settings: Settings) -> bool:
+    """Completes one picture of a folder; returns whether there was something to do."""
+
+    def output(file_format: str | None) -> Path:
+        return directory / f"{job.stem}{suffix_for(file_format, job.image) if file_format else job.image.suffix}"
+
+    # Most of what is there already is found without reading anything.
+    if not settings.overwrite and output(settings.file_format and format_named(settings.file_format)).exists():
+        return False
+    picture = read_picture(job.image, max_pixels=settings.max_pixels)
+    path = output(format_for(None, picture, settings.file_format))
+    if not settings.overwrite and path.exists():
+        return False
+    complete_file(
+        load, picture, choose_hole, path, dataclasses.replace(settings, overwrite=True), lambda line: None
+    )
+    return True
+
+
+def _complete(
+    load: Load, picture: Picture, hole: np.ndarray, file_format: str, settings: Settings, tell: Tell
+) -> _Outcome:
+    completer = load()
+    tell(f"weights: {completer.name}")
+    filling = completer.fill(
+        picture.pixels, hole, strategy=settings.strategy, max_side=settings.max_side, blend=settings.blend
+    )
+    tell(f"{filling.plan.strategy}: {filling.plan.reason}")
+
+    def encoded(pixels: np.ndarray) -> bytes:
+        return encode_picture(dataclasses.replace(picture, pixels=pixels), file_format, settings.quality)
+
+    comparison = encoded(_side_by_side(picture.pixels, hole, filling)) if settings.comparison else None
+    return _Outcome(encoded(filling.pixels), comparison)
+
+
+def _side_by_side(pixels: np.ndarray, hole: np.ndarray, filling: Filling) -> np.ndarray:
+    """[H, 3 W, C]: the picture with its hole white, the raw output, the completed picture."""
+    shown = pixels.copy()
+    shown[hole] = np.iinfo(pixels.dtype).max
+    return np.concatenate([shown, raw_picture(pixels, filling), filling.pixels], axis=1)
+
+
+def _write_failures(path: Path, failures: list[tuple[str, str]]) -> None:
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(
+        [("file", "error"), *((printable(file), error) for file, error in failures)]
+    )
+    write_aside(path, table.getvalue())
