@@ -1,5 +1,6 @@
 """What an opened image file holds, decoded without loss: pixels of any kind, and what describes them."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from glcic_jax import sixteen_bit
 from glcic_jax.errors import printable
 from glcic_jax.exif import ORIENTATION, cleaned, describing, parsed
 from glcic_jax.image_files import scaled, strips
+
+_log = logging.getLogger(__name__)
 
 # How an ICC profile names its colour space, and the channels of pixels that it fits.
 _COLOUR_SPACES = {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4, b"Lab ": 0, b"YCbr": 0}
@@ -171,25 +174,41 @@ def _deep_pixels(
     image: Image.Image, source: bytes | str | Path, detail: _Detail, orientation: int, left: int, notes: list[str]
 ) -> np.ndarray | None:
     """[H, W, C] uint16, upright; None where only Pillow's 8 bits are to be had. `left`: still to be turned."""
-    try:
-        pixels = sixteen_bit.decode_colour(source if isinstance(source, bytes) else Path(source).read_bytes())[
-            ..., : len(image.mode)
-        ]
-        as_pillow = pixels if left == orientation else _upright(pixels, orientation)
-        # Two readers that agree on what both read: neither has turned or lost a part of it.
-        if not detail.premultiplied and not sixteen_bit.high_bytes_agree(as_pillow, image):
-            raise ValueError("two readers disagree")
-    except ValueError:
-        if image.format == "PNG":  # Of which there are no kinds that one reader knows alone: it is damaged.
-            raise
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    pixels = None
+    if image.format == "TIFF":
+        try:
+            pixels = sixteen_bit.decode_rare_tiff(content, (0, 1, 2))
+        except (
+            Exception
+        ) as error:  # It raises nearly every type, and where a package for the compression is missing.
+            _log.debug("read by another reader: %s", error)
+    if pixels is None:
+        pixels = _by_two_readers(image, content, detail, orientation, left)
+    if pixels is None:
         notes.append("16-bit colour was read as 8-bit: its kind of file is not known in 16 bits")
         return None
+    pixels = pixels[..., : len(image.mode)]
     if detail.premultiplied and pixels.shape[-1] == 4:
         alpha = np.maximum(pixels[..., 3:].astype(np.float64), 1)
         pixels[..., :3] = np.round(np.minimum(pixels[..., :3] / alpha, 1.0) * 65535)
     if detail.grey_alpha:
         pixels = pixels[..., [0, 3]]
     return _upright(_with_transparency(pixels, image, detail), orientation)
+
+
+def _by_two_readers(
+    image: Image.Image, content: bytes, detail: _Detail, orientation: int, left: int
+) -> np.ndarray | None:
+    """[H, W, C] uint16 as stored; None where the reader and Pillow disagree: one has turned or lost a part."""
+    try:
+        pixels = sixteen_bit.decode_colour(content)[..., : len(image.mode)]
+    except ValueError:
+        if image.format == "PNG":  # There are no kinds of it that only Pillow knows: it is damaged.
+            raise
+        return None
+    as_pillow = pixels if left == orientation else _upright(pixels, orientation)
+    return pixels if sixteen_bit.high_bytes_agree(as_pillow, image, detail.premultiplied) else None
 
 
 def _with_transparency(pixels: np.ndarray, image: Image.Image, detail: _Detail) -> np.ndarray:

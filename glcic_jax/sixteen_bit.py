@@ -51,8 +51,12 @@ def tiff_size(content: bytes) -> tuple[int, int]:
         return page.imagewidth, page.imagelength
 
 
-def decode_rare_tiff(content: bytes) -> np.ndarray:
+def decode_rare_tiff(content: bytes, extra_kinds: tuple[int, ...] = (2,)) -> np.ndarray:
     """Reads a TIFF of a kind that Pillow does not know: 16-bit grey with alpha, colours of 32 bits or floats.
+
+    Args:
+      content: The file.
+      extra_kinds: What a channel behind the colours may be, in TIFF's numbers: 2 is alpha.
 
     Returns:
       [H, W, C] of the file's own dtype, C = 1 to 4, as it is stored; the last of 2 or 4 is alpha.
@@ -70,7 +74,7 @@ def decode_rare_tiff(content: bytes) -> np.ndarray:
             raise ValueError("the file is truncated")
         colours = {1: 1, 2: 3}.get(int(page.photometric), 0)
         extra = tuple(int(kind) for kind in page.extrasamples)
-        if page.samplesperpixel != colours + len(extra) or extra not in ((), (2,)):
+        if page.samplesperpixel != colours + len(extra) or extra not in ((), *((kind,) for kind in extra_kinds)):
             raise ValueError("a TIFF of an unknown kind")
         if page.dtype is None or page.dtype.kind not in "uif" or page.dtype.itemsize < 2:
             raise ValueError("a TIFF of an unknown kind")
@@ -140,6 +144,21 @@ def eight_bit(pixels: np.ndarray) -> np.ndarray:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def high_bytes_agree(pixels: np.ndarray, image: Image.Image) -> bool:
-    """Says whether [H, W, C] uint16 is what Pillow read of the same file, of which it keeps the high bytes."""
-    return bool(np.array_equal((pixels >> 8).astype(np.uint8), np.asarray(image)))
+def high_bytes_agree(pixels: np.ndarray, image: Image.Image, premultiplied: bool) -> bool:
+    """Says whether 16-bit pixels are what Pillow read of the same file, of which it keeps the high bytes.
+
+    Args:
+      pixels: [H, W, C], as the file has them.
+      image: Pillow's, decoded.
+      premultiplied: If the file's colours are multiplied with its alpha; Pillow has divided them again.
+    """
+    known = np.asarray(image)
+    if pixels.dtype != np.uint16 or pixels.shape != known.shape:
+        return False
+    high = (pixels >> 8).astype(np.uint8)
+    if not premultiplied or known.shape[-1] != 4:
+        return bool(np.array_equal(high, known))
+    multiplied = known[..., :3] * (known[..., 3:] / 255.0)
+    # Pillow divides whole numbers, and clips colours brighter than their alpha.
+    near = np.abs(np.minimum(high[..., :3], known[..., 3:]) - multiplied).max(initial=0.0) <= 2
+    return bool(np.array_equal(high[..., 3], known[..., 3]) and near)

@@ -151,6 +151,34 @@ def test_sixteen_bits_of_another_writer_are_read(channels, kind):
     np.testing.assert_array_equal(read_picture(encode_16(pixels, kind)).pixels, pixels)
 
 
+@pytest.mark.parametrize(
+    "options", [{"planarconfig": "separate"}, {"bigtiff": True}, {"tile": (16, 16)}, {"compression": "zlib"}]
+)
+def test_rarer_sixteen_bit_tiffs_are_read(options):
+    pixels = noise(3, np.uint16)
+    stored = np.ascontiguousarray(np.moveaxis(pixels, -1, 0)) if "planarconfig" in options else pixels
+    file = io.BytesIO()
+    tifffile.imwrite(file, stored, photometric="rgb", **options)
+    picture = read_picture(file.getvalue())
+    assert picture.pixels.dtype == np.uint16
+    np.testing.assert_array_equal(picture.pixels, pixels)
+
+
+def test_alpha_of_a_tiff_by_its_kind():
+    pixels = noise(4, np.uint16)
+    pixels[..., :3] = np.minimum(pixels[..., :3], pixels[..., 3:])
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="rgb", extrasamples=["assocalpha"])
+    picture = read_picture(file.getvalue())
+    assert picture.pixels.dtype == np.uint16
+    np.testing.assert_array_equal(picture.alpha, pixels[..., 3])
+    divided = 65535.0 * pixels[..., :3] / np.maximum(pixels[..., 3:], 1)
+    np.testing.assert_allclose(picture.colour, divided, atol=0.51)
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="rgb", extrasamples=["unspecified"])
+    np.testing.assert_array_equal(read_picture(file.getvalue()).pixels, pixels[..., :3])
+
+
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_sixteen_bit_tiff_is_turned_once(orientation, order):
