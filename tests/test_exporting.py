@@ -10,8 +10,8 @@ import pytest
 from test_weights import DESCRIPTION, random_variables
 
 from glcic_jax.completion import complete
-from glcic_jax.errors import ConfigError, DataError
-from glcic_jax.exporting import EXPORTERS, export_onnx, export_stablehlo
+from glcic_jax.errors import DataError
+from glcic_jax.exporting import EXPORTERS, export_stablehlo
 from glcic_jax.networks import CompletionNetwork
 from glcic_jax.weights import Weights
 
@@ -74,7 +74,6 @@ def run_as_told(told: str, tmp_path) -> list[np.ndarray]:
     command = [sys.executable, "-c", script, tmp_path / "given.npz", tmp_path / "found.npz"]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
-    assert "Expected shape" not in process.stderr
     found = np.load(tmp_path / "found.npz")
     return [found[str(i)] for i in range(len(cases))]
 
@@ -92,26 +91,11 @@ def assert_completes(found: list[np.ndarray], weights: Weights) -> None:
         assert len(np.unique(completed[~outside])) > 3
 
 
-@pytest.mark.parametrize("weights", FORMS[:1] + FORMS[2:], ids=lambda weights: weights.description.input_form)
+@pytest.mark.parametrize("weights", FORMS, ids=lambda weights: weights.description.input_form)
 def test_stablehlo_runs_with_jax_and_numpy_alone(weights, tmp_path):
     told = export_stablehlo(weights, tmp_path / "new" / "a.stablehlo")
     assert "6 months" in told
     assert_completes(run_as_told(told, tmp_path), weights)
-
-
-@pytest.mark.parametrize("weights", FORMS[:1] + FORMS[2:], ids=lambda weights: weights.description.input_form)
-def test_onnx_runs_with_onnxruntime_and_numpy_alone(weights, tmp_path):
-    pytest.importorskip("jax2onnx", reason="the extra onnx is not installed")
-    told = export_onnx(weights, tmp_path / "a.onnx")
-    assert_completes(run_as_told(told, tmp_path), weights)
-
-
-def test_onnx_without_its_extra_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    with pytest.raises(ConfigError, match=r"glcic-jax\[onnx\]") as caught:
-        export_onnx(FORMS[0], tmp_path / "a.onnx")
-    assert "jax2onnx is missing" in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_cannot_be_written_is_a_data_error(tmp_path):
