@@ -30,7 +30,13 @@ LEVELS = {
     "image_folders": 1,
     "shards": 1,
     "state": 1,
+    "tensor_files": 1,
     "tfrecords": 1,
+    "torch7_files": 1,
+    "torch7_modules": 1,
+    "torch_files": 1,
+    "torch_layouts": 1,
+    "torch_pickles": 1,
     "worker_pool": 1,
     "workdirs": 1,
     "checkpoint_items": 2,
@@ -57,6 +63,7 @@ LEVELS = {
     "opening": 4,
     "benchmark": 5,
     "commands": 5,
+    "foreign_weights": 5,
     "training": 5,
 }
 LEAVES = ("__init__", "convolutions", "errors", "images", "files")  # What level 0 may import of itself.
