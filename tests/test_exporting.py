@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from glcic_jax.exporting import EXPORTERS, export_stablehlo
 from glcic_jax.networks import CompletionNetwork
 from glcic_jax.weights import Weights
 
-SIZES = ((1, 4, 4), (1, 8, 12), (3, 32, 20))
+SIZES = ((3, 32, 20), (1, 8, 12), (1, 4, 4))
 
 RUN = """
 import sys
@@ -51,22 +52,22 @@ FORMS = (
 )
 
 
-def examples() -> list[tuple[np.ndarray, np.ndarray]]:
+def examples(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     generator = np.random.default_rng(0)
     return [
         (
             generator.uniform(size=(*size, 3)).astype(np.float32),
             generator.integers(0, 2, (*size, 1)).astype(np.float32),
         )
-        for size in SIZES
+        for size in SIZES[:count]
     ]
 
 
-def run_as_told(told: str, tmp_path) -> list[np.ndarray]:
+def run_as_told(told: str, count: int, tmp_path) -> list[np.ndarray]:
     """Runs the lines that the exporter printed, in a process that imports nothing else."""
     lines = [line.strip() for line in told.splitlines() if line.startswith("    ")]
     assert len(lines) == 3
-    cases = examples()
+    cases = examples(count)
     arrays = {f"image{i}": image for i, (image, _) in enumerate(cases)}
     arrays |= {f"mask{i}": mask for i, (_, mask) in enumerate(cases)}
     np.savez(tmp_path / "given.npz", **arrays)
@@ -80,9 +81,10 @@ def run_as_told(told: str, tmp_path) -> list[np.ndarray]:
 
 def assert_completes(found: list[np.ndarray], weights: Weights) -> None:
     network, variables, said = weights
-    for (image, mask), completed in zip(examples(), found, strict=True):
-        mean_pixel = jnp.asarray(said.mean_pixel, jnp.float32)
-        expected = np.asarray(complete(network, variables, image, mask, mean_pixel, said.input_form)[1])
+    mean_pixel = jnp.asarray(said.mean_pixel, jnp.float32)
+    completing = jax.jit(lambda *pair: complete(network, variables, *pair, mean_pixel, said.input_form)[1])
+    for (image, mask), completed in zip(examples(len(found)), found, strict=True):
+        expected = np.asarray(completing(image, mask))
         assert completed.dtype == np.float32
         np.testing.assert_allclose(completed, expected, atol=2e-6)
         outside = np.broadcast_to(mask < 0.5, image.shape)
@@ -91,11 +93,11 @@ def assert_completes(found: list[np.ndarray], weights: Weights) -> None:
         assert len(np.unique(completed[~outside])) > 3
 
 
-@pytest.mark.parametrize("weights", FORMS, ids=lambda weights: weights.description.input_form)
-def test_stablehlo_runs_with_jax_and_numpy_alone(weights, tmp_path):
-    told = export_stablehlo(weights, tmp_path / "new" / "a.stablehlo")
+@pytest.mark.parametrize(("form", "sizes"), [(0, 3), (1, 1), (2, 1)])
+def test_stablehlo_runs_with_jax_and_numpy_alone(form, sizes, tmp_path):
+    told = export_stablehlo(FORMS[form], tmp_path / "new" / "a.stablehlo")
     assert "6 months" in told
-    assert_completes(run_as_told(told, tmp_path), weights)
+    assert_completes(run_as_told(told, sizes, tmp_path), FORMS[form])
 
 
 def test_a_file_that_cannot_be_written_is_a_data_error(tmp_path):
