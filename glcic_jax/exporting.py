@@ -8,9 +8,7 @@ They take
 and return the completed image, [b, 4 * h, 4 * w, 3] float32 in [0, 1], as `completion.complete` does.
 """
 
-import contextlib
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -18,7 +16,6 @@ import jax.numpy as jnp
 from jax import export
 
 from glcic_jax.completion import complete
-from glcic_jax.errors import ConfigError
 from glcic_jax.files import write_aside
 from glcic_jax.networks import CompletionNetwork
 from glcic_jax.weights import Weights
@@ -36,15 +33,6 @@ To run it, with jax and numpy alone:
 Written by JAX {version}. JAX promises that versions released up to 6 months after that one, or up to 3 weeks
 before it, can read it (docs.jax.dev/en/latest/export/export.html, "Compatibility guarantees"). To keep the weights
 for longer: 'glcic weights export'."""
-
-_ONNX = """\
-To run it, with onnxruntime and numpy alone:
-
-    import onnxruntime
-    program = onnxruntime.InferenceSession({path!r}, providers=["CPUExecutionProvider"])
-    (completed,) = program.run(None, {{"image": image, "mask": mask}})
-
-{arguments}."""
 
 _ARGUMENTS = "image [b, 4h, 4w, 3] float32 in [0, 1]; mask [b, 4h, 4w, 1] float32, 1 in the hole"
 
@@ -69,32 +57,6 @@ def export_stablehlo(weights: Weights, path: Path) -> str:
     return _STABLEHLO.format(path=str(path), arguments=_ARGUMENTS, version=jax.__version__)
 
 
-def export_onnx(weights: Weights, path: Path) -> str:
-    """Writes a completion network as ONNX, aside and then renamed; by jax2onnx, which is an extra.
-
-    Args, Returns, Raises: As in `export_stablehlo`; ConfigError: jax2onnx is not installed.
-    """
-    try:
-        import jax2onnx
-        import onnx
-    except ImportError as error:
-        raise ConfigError(
-            f"ONNX needs the extra: pip install 'glcic-jax[onnx]' ({error.name} is missing)"
-        ) from error
-    with _quiet("onnx_ir"):
-        model = jax2onnx.to_onnx(
-            _program(weights),
-            [("b", "4*h", "4*w", 3), ("b", "4*h", "4*w", 1)],
-            input_names=["image", "mask"],
-            output_names=["completed"],
-        )
-    # What it notes of shapes inside is wrong at some places, and a runtime may believe it.
-    del model.graph.value_info[:]
-    onnx.checker.check_model(model, full_check=True)
-    write_aside(path, model.SerializeToString())
-    return _ONNX.format(path=str(path), arguments=_ARGUMENTS)
-
-
 def _program(weights: Weights) -> Callable[[jax.Array, jax.Array], jax.Array]:
     network, variables, description = weights
     assert isinstance(network, CompletionNetwork)
@@ -107,16 +69,4 @@ def _program(weights: Weights) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return completed
 
 
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keeps a package's warnings, which no user can do anything about, from the terminal."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-EXPORTERS: dict[str, Callable[[Weights, Path], str]] = {"stablehlo": export_stablehlo, "onnx": export_onnx}
+EXPORTERS: dict[str, Callable[[Weights, Path], str]] = {"stablehlo": export_stablehlo}

@@ -22,10 +22,12 @@ from glcic_jax.images import crop_patch
 _INITIALIZER = nn.initializers.he_normal()
 
 _BATCH_NORM_MOMENTUM = 0.9  # Torch's 0.1: the share that the new batch gets is 1 - 0.9.
-_BATCH_NORM_EPSILON = 1e-5
+BATCH_NORM_EPSILON = 1e-5
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
+    """A convolution; one whose name begins with "deconv" is transposed, of stride 1/2."""
+
     name: str
     features: int
     kernel: int = 3
@@ -33,24 +35,26 @@ class _Layer(NamedTuple):
     dilation: int = 1
 
 
-_COMPLETION_LAYERS = (
-    _Layer("conv1", 64, kernel=5),
-    _Layer("conv2", 128, stride=2),
-    _Layer("conv3", 128),
-    _Layer("conv4", 256, stride=2),
-    _Layer("conv5", 256),
-    _Layer("conv6", 256),
-    _Layer("conv7", 256, dilation=2),
-    _Layer("conv8", 256, dilation=4),
-    _Layer("conv9", 256, dilation=8),
-    _Layer("conv10", 256, dilation=16),
-    _Layer("conv11", 256),
-    _Layer("conv12", 256),
-    _Layer("deconv13", 128, kernel=4),
-    _Layer("conv14", 128),
-    _Layer("deconv15", 64, kernel=4),
-    _Layer("conv16", 32),
+# All that a BatchNorm follows; the last one, `LAST_COMPLETION_LAYER`, has none.
+COMPLETION_LAYERS = (
+    Layer("conv1", 64, kernel=5),
+    Layer("conv2", 128, stride=2),
+    Layer("conv3", 128),
+    Layer("conv4", 256, stride=2),
+    Layer("conv5", 256),
+    Layer("conv6", 256),
+    Layer("conv7", 256, dilation=2),
+    Layer("conv8", 256, dilation=4),
+    Layer("conv9", 256, dilation=8),
+    Layer("conv10", 256, dilation=16),
+    Layer("conv11", 256),
+    Layer("conv12", 256),
+    Layer("deconv13", 128, kernel=4),
+    Layer("conv14", 128),
+    Layer("deconv15", 64, kernel=4),
+    Layer("conv16", 32),
 )
+LAST_COMPLETION_LAYER = Layer("conv17", 3)
 
 LAYER_ORDERS = ("conv_bn_relu", "conv_relu_bn")
 
@@ -72,7 +76,7 @@ class Deconvolution(nn.Module):
         return upsampling_convolution(image, kernel) + bias
 
 
-def _convolution(layer: _Layer, features: int, dtype: Any) -> nn.Module:
+def _convolution(layer: Layer, features: int, dtype: Any) -> nn.Module:
     if layer.name.startswith("deconv"):
         return Deconvolution(features, dtype=dtype, name=layer.name)
     padding = layer.dilation * (layer.kernel // 2)
@@ -94,7 +98,7 @@ def _normalise_and_activate(
     norm = nn.BatchNorm(
         use_running_average=not train,
         momentum=_BATCH_NORM_MOMENTUM,
-        epsilon=_BATCH_NORM_EPSILON,
+        epsilon=BATCH_NORM_EPSILON,
         dtype=dtype,
         axis_name=axis_name if train else None,
         name=name,
@@ -117,6 +121,8 @@ def _cut(hidden: jax.Array, extent: jax.Array | None, height: int) -> jax.Array:
 
 
 def _scaled(features: int, width: float) -> int:
+def scaled(features: int, width: float) -> int:
+    """How many features a layer has at a width."""
     return max(1, round(features * width))
 
 
@@ -174,6 +180,13 @@ class CompletionNetwork(nn.Module):
             )
             hidden = _cut(hidden, extent, height)
         output = _convolution(_Layer("conv17", 3), 3, self.dtype)(hidden)
+        hidden = network_input.astype(self.dtype)
+        for index, layer in enumerate(COMPLETION_LAYERS, start=1):
+            hidden = _convolution(layer, scaled(layer.features, self.width), self.dtype)(hidden)
+            hidden = _normalise_and_activate(
+                hidden, self.layer_order, f"bn{index}", train, self.dtype, self.axis_name
+            )
+        output = _convolution(LAST_COMPLETION_LAYER, 3, self.dtype)(hidden)
         return activate(output.astype(jnp.float32))
 
 
@@ -193,7 +206,7 @@ class _Branch(nn.Module):
         hidden = image.astype(self.dtype)
         for index, channels in enumerate(self.channels, start=1):
             hidden = nn.Conv(
-                _scaled(channels, self.width),
+                scaled(channels, self.width),
                 (5, 5),
                 strides=2,
                 padding=2,
@@ -205,7 +218,7 @@ class _Branch(nn.Module):
                 hidden, self.layer_order, f"bn{index}", train, self.dtype, self.axis_name
             )
         flat = hidden.reshape(hidden.shape[0], -1)
-        features = _scaled(self.features, self.width)
+        features = scaled(self.features, self.width)
         return nn.relu(nn.Dense(features, dtype=self.dtype, kernel_init=_INITIALIZER, name="linear")(flat))
 
 

@@ -185,7 +185,7 @@ def path_of_weights(name: str) -> None:
 @click.command("export")
 @click.argument("reference", metavar="REF")
 @click.argument("out", type=_FILE)
-@click.option("--format", "form", type=click.Choice(["stablehlo", "onnx"]), required=True, help="What to write.")
+@click.option("--format", "form", type=click.Choice(["stablehlo"]), required=True, help="What to write.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT where it is there already.")
 def export(reference: str, out: Path, form: str, overwrite: bool) -> None:
     """Write a completion network as a program that runs without this package, its weights inside.

@@ -9,10 +9,12 @@ import sys
 import types
 from pathlib import Path
 
+import foreign_files
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT
+from reference import random_completion_weights
 from test_weights import DESCRIPTION, NETWORK, assert_same, changed, random_variables
 
 from glcic_jax import weight_store
@@ -139,6 +141,19 @@ def test_files_of_other_programs_go_through_their_reader(monkeypatch, tmp_path):
     assert weight_store.find_weights("model_cn").name == "model_cn (CC0)"
     assert weight_store.find_weights(path).name == f"{path} (CC0)"
     assert calls == [(path, (0.1, 0.2, 1.0)), (path, None)]
+
+
+def test_an_authors_file_is_imported_under_its_name_with_its_licence(tmp_path):
+    path = tmp_path / "completionnet_places2.t7"
+    modules = foreign_files.authors_modules(random_completion_weights(np.random.default_rng(2), 1 / 32))
+    path.write_bytes(foreign_files.torch7(foreign_files.authors(modules)))
+    done = glcic("weights", "import", path, "--sha256", sha256(path))
+    assert done.rows["imported"] == "completionnet_places2"
+    assert done.rows["licence"].startswith("CC BY-NC-SA 4.0")
+    assert done.rows["input form"] == "mean_subtracted, mean pixel 0.5000, 0.4000, 0.3000"
+    assert weight_store.find_weights(None).name.startswith("completionnet_places2 (CC BY-NC-SA 4.0")
+    path.write_bytes(path.read_bytes()[:1000])
+    assert glcic("weights", "import", path, "--replace").code == 3
 
 
 def test_inspect_tells_files_stored_weights_and_runs(exported, finished_run):
