@@ -120,7 +120,6 @@ def _cut(hidden: jax.Array, extent: jax.Array | None, height: int) -> jax.Array:
     return jnp.where((inside_rows & inside_columns)[..., None], hidden, 0)
 
 
-def _scaled(features: int, width: float) -> int:
 def scaled(features: int, width: float) -> int:
     """How many features a layer has at a width."""
     return max(1, round(features * width))
@@ -173,20 +172,13 @@ class CompletionNetwork(nn.Module):
             raise ValueError(f"sides must be multiples of 4, not {height} x {width}: pad the image first")
         activate = lookup(OUTPUT_ACTIVATIONS, self.output_activation, "output activation")
         hidden = _cut(network_input.astype(self.dtype), extent, height)
-        for index, layer in enumerate(_COMPLETION_LAYERS, start=1):
-            hidden = _convolution(layer, _scaled(layer.features, self.width), self.dtype)(hidden)
-            hidden = _normalise_and_activate(
-                hidden, self.layer_order, f"bn{index}", train, self.dtype, self.axis_name
-            )
-            hidden = _cut(hidden, extent, height)
-        output = _convolution(_Layer("conv17", 3), 3, self.dtype)(hidden)
-        hidden = network_input.astype(self.dtype)
         for index, layer in enumerate(COMPLETION_LAYERS, start=1):
             hidden = _convolution(layer, scaled(layer.features, self.width), self.dtype)(hidden)
             hidden = _normalise_and_activate(
                 hidden, self.layer_order, f"bn{index}", train, self.dtype, self.axis_name
             )
-        output = _convolution(LAST_COMPLETION_LAYER, 3, self.dtype)(hidden)
+            hidden = _cut(hidden, extent, height)
+        output = _convolution(Layer("conv17", 3), 3, self.dtype)(hidden)
         return activate(output.astype(jnp.float32))
 
 
