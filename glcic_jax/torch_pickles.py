@@ -9,6 +9,7 @@ holds something harmless that is no weight, and refuses all other names.
 import io
 import pickletools
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -70,12 +71,14 @@ def unpickle(file: io.BytesIO, storage: Callable[[Any], Any]) -> Any:
     """
     machine = _Machine(storage)
     try:
-        for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
-            if count > _MOST_OPERATIONS:
-                raise ValueError("a pickle too long for one of weights")
-            if operation.name == "STOP":
-                break
-            machine.do(operation.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of strings with unknown escapes.
+            for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
+                if count > _MOST_OPERATIONS:
+                    raise ValueError("a pickle too long for one of weights")
+                if operation.name == "STOP":
+                    break
+                machine.do(operation.name, argument)
         return machine.pop()
     except (IndexError, KeyError, TypeError, OverflowError) as error:
         raise ValueError("a damaged pickle") from error
