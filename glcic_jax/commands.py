@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import click
 
 from glcic_jax import __version__
 from glcic_jax.complete_command import complete
-from glcic_jax.errors import UserError
+from glcic_jax.errors import UserError, one_line, printable
 from glcic_jax.weights_commands import export, weights
 
 _FRACTION = click.FloatRange(0, 1, max_open=True)
@@ -19,8 +21,10 @@ _FRACTION = click.FloatRange(0, 1, max_open=True)
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="glcic")
-def cli() -> None:
+@click.option("--debug", is_flag=True, help="Show where an error comes from.")
+def cli(debug: bool) -> None:
     """Image completion with GLCIC. Training: python main.py --help."""
+    del debug  # `main` looks for it: errors leave click behind.
 
 
 cli.add_command(complete)
@@ -155,11 +159,29 @@ def _count(tree: object) -> int:
 
 
 def main() -> None:
-    """The entry point: a `UserError` is one line on stderr and its exit code."""
+    """The entry point: an error is one line on stderr and an exit code; `--debug` shows its traceback."""
     # Orbax and TFDS report through absl what is no news to a user.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        cli()
-    except UserError as error:
-        click.echo(f"error: {error}", err=True)
+        sys.exit(cli.main(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
         sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("\nstopped", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # Who read the output has gone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except UserError as error:
+        _end(str(error), error.exit_code)
+    except Exception as error:
+        _end(f"{type(error).__name__}: {one_line(error)} (unexpected: glcic --debug shows where)", 1)
+
+
+def _end(message: str, code: int) -> None:
+    """Ends the process; called where an error is handled."""
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    click.echo(f"error: {printable(message)}", err=True)
+    sys.exit(code)

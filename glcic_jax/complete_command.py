@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-import numpy as np
 
 from glcic_jax.errors import printable
 
@@ -183,6 +182,8 @@ def _chooser(mask: str | None, settings: "Settings", options: dict[str, Any]) ->
         return picture, read_mask(content, picture, name=name, invert=invert, grow=grow, fit=fit, max_pixels=most)
 
     def from_alpha(picture: "Picture") -> "tuple[Picture, Hole]":
+        import numpy as np
+
         hole = changed(alpha_hole(picture))
         pixels = picture.pixels.copy()
         pixels[hole.hole, -1] = np.iinfo(pixels.dtype).max  # Or nobody would see the fill.

@@ -99,9 +99,11 @@ def complete_file(
         for path in (output, comparison_path(output)) if settings.comparison else (output,):
             if path.exists():
                 raise DataError(f"{printable(str(path))} is there already: name another file, or give --overwrite")
+    completer = load()  # What is wrong is told alone, without notes before it.
     for note in (*fitted(picture, file_format).notes, *hole.notes, *coverage_note(hole.hole)):
         tell(note)
-    outcome = _complete(load, picture, hole.hole, file_format, settings, tell)
+    tell(f"weights: {completer.name}")
+    outcome = _complete(completer, picture, hole.hole, file_format, settings, tell)
     if output is not None:
         write_aside(output, outcome.content)
         if outcome.comparison is not None:
@@ -177,10 +179,8 @@ def _complete_job(load: Load, job: Job, choose_hole: ChooseHole, directory: Path
 
 
 def _complete(
-    load: Load, picture: Picture, hole: np.ndarray, file_format: str, settings: Settings, tell: Tell
+    completer: Completer, picture: Picture, hole: np.ndarray, file_format: str, settings: Settings, tell: Tell
 ) -> _Outcome:
-    completer = load()
-    tell(f"weights: {completer.name}")
     filling = completer.fill(
         picture.pixels, hole, strategy=settings.strategy, max_side=settings.max_side, blend=settings.blend
     )

@@ -280,4 +280,8 @@ def test_a_process_ends_with_the_codes_that_help_names(here, weights_file):
         failed = glcic("complete", *arguments)
         assert failed.returncode == code
         assert failed.stderr.decode().splitlines()[-1].startswith("error: ")
-        assert b"Traceback" not in failed.stderr
+        assert len(failed.stderr.splitlines()) == 1
+    shown = glcic("--debug", "complete", "none.png", "mask.png")
+    assert shown.returncode == 2
+    assert b"Traceback" in shown.stderr
+    assert shown.stderr.splitlines()[-1] == b"error: none.png: no such file"
