@@ -1,7 +1,7 @@
 """The connected holes of a picture: how thick each is, and which are near enough to share a window."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import cv2
@@ -75,9 +75,13 @@ class Holes:
         """In pixels."""
         return float(self._thickness.max())
 
-    def groups(self, largest_hole: int) -> Iterator[Group]:
-        """Holes whose windows touch, together; those to be reduced apart from those that are not."""
-        scales = np.minimum(1.0, largest_hole / self._thickness)
+    def groups(self, scale_for: Callable[[np.ndarray], np.ndarray]) -> Iterator[Group]:
+        """Holes whose windows touch, together; those to be reduced apart from those that are not.
+
+        Args:
+          scale_for: From thicknesses in pixels to what the holes are reduced by.
+        """
+        scales = scale_for(self._thickness)
         for members in (np.flatnonzero(scales == 1), np.flatnonzero(scales < 1)):
             yield from self._merged(members, scales)
 

@@ -20,6 +20,8 @@ from glcic_jax.holes import CONTEXT, STRIDE, Box, Group, Holes, bounds, grown, m
 MAX_SIDE = 600
 SMALLEST_MAX_SIDE = 64
 _SMALLEST_CELL = 72
+# A hole may be so much thicker than those trained on before it is reduced; ours.
+_TOLERATED = 1.25
 
 
 class Window(NamedTuple):
@@ -77,6 +79,11 @@ class Limits:
                 f"a longest side of {self.max_side} px is too small: give {SMALLEST_MAX_SIDE} or more"
             )
 
+    def scale_for(self, thickness: np.ndarray | float) -> np.ndarray:
+        """What holes are reduced by, at most 1; a little thicker than those trained on is not worth the blur."""
+        thickness = np.asarray(thickness, np.float64)
+        return np.where(thickness <= _TOLERATED * self.largest_hole, 1.0, self.largest_hole / thickness)
+
 
 def plan(hole: np.ndarray, strategy: str, limits: Limits) -> Plan:
     """Decides what the network looks at.
@@ -110,7 +117,7 @@ def _original(hole: np.ndarray, limits: Limits) -> Plan:
 def _resize(hole: np.ndarray, limits: Limits) -> Plan:
     fitting = min(1.0, limits.max_side / max(hole.shape))
     thickness = Holes(hole).thickest
-    scale = min(fitting, limits.largest_hole / thickness)
+    scale = min(fitting, float(limits.scale_for(thickness)))
     windows = _whole(hole, scale)
     height, width = windows[0].network_size
     reason = f"the whole picture at {width} x {height} px"
@@ -124,9 +131,7 @@ def _resize(hole: np.ndarray, limits: Limits) -> Plan:
 def _crop(hole: np.ndarray, limits: Limits) -> Plan:
     holes = Holes(hole)
     windows = tuple(
-        window
-        for group in holes.groups(limits.largest_hole)
-        for window in _cells(group, hole.shape, limits.max_side)
+        window for group in holes.groups(limits.scale_for) for window in _cells(group, hole.shape, limits.max_side)
     )
     height, width = np.max([window.network_size for window in windows], axis=0)
     reason = (
@@ -143,7 +148,7 @@ def _crop(hole: np.ndarray, limits: Limits) -> Plan:
 
 def _auto(hole: np.ndarray, limits: Limits) -> Plan:
     longest = max(hole.shape)
-    scale = min(1.0, limits.largest_hole / Holes(hole).thickest)
+    scale = float(limits.scale_for(Holes(hole).thickest))
     if longest * scale > limits.max_side:
         chosen, why = _crop, f"the picture's long side is {longest} px, above {limits.max_side}"
     elif scale < 1:

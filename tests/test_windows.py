@@ -103,6 +103,13 @@ def test_only_thick_holes_are_reduced():
     assert "reduced to 25 %" in decided.reason
 
 
+def test_a_hole_a_little_thicker_than_those_trained_on_is_not_reduced():
+    for side, scale in ((40, 1.0), (43, 32 / 43)):
+        for strategy in ("crop", "resize", "auto"):
+            (window,) = plan(hole_of((400, 400), (100, 100, 100 + side, 100 + side)), strategy, LIMITS).windows
+            assert window.scale == pytest.approx(scale), strategy
+
+
 def test_a_hole_at_the_border_is_as_thick_as_it_is_deep():
     decided = plan(hole_of((400, 400), (0, 0, 400, 32)), "resize", LIMITS)
     assert decided.windows[0].scale == pytest.approx(32 / 63)

@@ -1,0 +1,139 @@
+"""Pictures as Python programs hold them: what goes in comes back."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from glcic_jax.completer import Completer
+from glcic_jax.errors import DataError, WeightsError
+from glcic_jax.networks import CompletionNetwork
+from glcic_jax.picture_kinds import take_hole, take_picture
+from glcic_jax.weights import Description, Weights, save_weights
+
+NETWORK = CompletionNetwork(1 / 16)
+HOLE = np.zeros((21, 30), bool)
+HOLE[5:12, 20:30] = True
+
+
+@pytest.fixture(scope="module")
+def completer(tmp_path_factory) -> Completer:
+    variables = jax.tree.map(np.asarray, NETWORK.init(jax.random.key(3), jnp.zeros((1, 8, 8, 4))))
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(Weights(NETWORK, variables, Description("signed", (0.5,) * 3, 32, (8, 16), "a test")), path)
+    return Completer.load(path)
+
+
+def pixels(channels=3, dtype=np.uint8) -> np.ndarray:
+    values = np.random.default_rng(0).uniform(size=(21, 30, channels))
+    return values.astype(dtype) if np.dtype(dtype).kind == "f" else (values * np.iinfo(dtype).max).astype(dtype)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_a_pil_image_comes_back_in_its_mode(completer, mode):
+    if mode == "I;16":
+        image = Image.fromarray(pixels(1, np.uint16)[..., 0])
+    else:
+        channels = len(mode)
+        image = Image.fromarray(pixels(channels)[..., 0] if channels == 1 else pixels(channels))
+    image.info["icc_profile"] = b"a profile"
+    completed = completer.complete(image, Image.fromarray(HOLE))
+    assert (completed.mode, completed.size) == (mode, image.size) == (mode, (30, 21))
+    assert completed.info["icc_profile"] == b"a profile"
+    before, after = np.asarray(image), np.asarray(completed)
+    np.testing.assert_array_equal(after[~HOLE], before[~HOLE])
+    assert (after[HOLE] != before[HOLE]).mean() > 0.4
+
+
+def test_pil_images_of_other_modes_become_the_nearest(completer):
+    rgb = Image.fromarray(pixels())
+    for image, mode in (
+        (rgb.convert("1"), "L"),
+        (rgb.convert("P"), "RGB"),
+        (rgb.convert("CMYK"), "RGB"),
+        (rgb.convert("YCbCr"), "RGB"),
+    ):
+        completed = completer.complete(image, HOLE)
+        assert completed.mode == mode
+        np.testing.assert_array_equal(np.asarray(completed)[~HOLE], np.asarray(image.convert(mode))[~HOLE])
+    with pytest.raises(DataError, match="mode F has no known range"):
+        completer.complete(Image.fromarray(pixels(1, np.float32)[..., 0]), HOLE)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(21, 30), (21, 30, 1), (21, 30, 2), (21, 30, 3), (21, 30, 4)])
+def test_an_array_comes_back_in_its_shape_and_type(completer, dtype, shape):
+    array = pixels(shape[2] if len(shape) == 3 else 1, dtype).reshape(shape)
+    before = array.copy()
+    completed = completer.complete(array, HOLE)
+    assert (completed.shape, completed.dtype) == (shape, array.dtype)
+    np.testing.assert_array_equal(array, before)
+    np.testing.assert_array_equal(completed[~HOLE], array[~HOLE])
+
+
+def test_a_jax_array_comes_back_as_one(completer):
+    array = jnp.asarray(pixels(3, np.float32), jnp.bfloat16)
+    completed = completer.complete(array, jnp.asarray(HOLE, jnp.float32))
+    assert isinstance(completed, jax.Array)
+    assert completed.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(completed)[~HOLE], np.asarray(array)[~HOLE])
+
+
+def test_paths_and_bytes_come_back_as_an_upright_image(completer, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels()).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(HOLE).rotate(-90, expand=True).save(tmp_path / "mask.png")
+    for source in (tmp_path / "turned.png", str(tmp_path / "turned.png"), (tmp_path / "turned.png").read_bytes()):
+        completed = completer.complete(source, tmp_path / "mask.png")
+        assert completed.size == (21, 30)
+        turned = np.rot90(pixels(), -1)
+        np.testing.assert_array_equal(np.asarray(completed)[~np.rot90(HOLE, -1)], turned[~np.rot90(HOLE, -1)])
+        written = io.BytesIO()
+        completed.save(written, "PNG", exif=completed.info["exif"])
+        assert Image.open(written).getexif()[0x0112] == 1
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        HOLE,
+        HOLE.astype(np.uint8),
+        HOLE.astype(np.int64),
+        HOLE.astype(np.uint8) * 255,
+        HOLE.astype(np.float32)[..., None],
+        Image.fromarray(HOLE),
+        Image.fromarray(HOLE.astype(np.uint8) * 255).convert("RGB"),
+        Image.fromarray(HOLE.astype(np.uint8) * 255).convert("P"),
+    ],
+)
+def test_masks_of_every_kind_are_the_same_hole(mask):
+    np.testing.assert_array_equal(take_hole(mask, (30, 21)), HOLE)
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (np.zeros((4, 4, 5), np.uint8), "C from 1 to 4"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "C from 1 to 4"),
+        (np.zeros((0, 4, 3), np.uint8), "C from 1 to 4"),
+        (np.zeros((4, 4, 3), np.int32), "int32"),
+        (np.zeros((4, 4, 3), bool), "bool"),
+        (np.full((4, 4, 3), 255.0), "255 to 255"),
+        (np.full((4, 4, 3), np.nan), "nan"),
+        ("none.png", "no such file"),
+    ],
+)
+def test_what_is_no_picture_is_one_line(image, told):
+    with pytest.raises(DataError, match=told):
+        take_picture(image)
+
+
+def test_a_mask_of_another_shape_and_missing_weights_are_errors(completer, store_home):
+    with pytest.raises(DataError, match="the mask is 30 x 21 pixels, the picture 10 x 10"):
+        completer.complete(np.zeros((10, 10, 3), np.uint8), HOLE)
+    with pytest.raises(WeightsError, match="no such file, run or stored name"):
+        Completer.load("nothing")
