@@ -45,7 +45,7 @@ _SETTINGS = ("strategy", "max_side", "blend", "file_format", "quality", "max_pix
 @click.option("--save-comparison", "comparison", is_flag=True, help="Write input | raw output | completed, too.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 def complete(paths: tuple[str, ...], **options: Any) -> None:
-    r"""Fill the hole of an image, or of every image in a folder.
+    """Fill the hole of an image, or of every image in a folder.
 
     What is white in MASK is the hole. The rest of the image stays as it is, bit for bit; JPEG and other lossy
     formats change it a little when they are written again.
@@ -60,13 +60,13 @@ def complete(paths: tuple[str, ...], **options: Any) -> None:
 
     In a folder, what is in OUT_DIR already is skipped, and what fails is listed in OUT_DIR/failures.csv. Exits
     with 1 where images of a folder failed, 2 for bad input, 3 without weights, 4 without enough memory.
-    """
+    """  # noqa: D301 - click reads the \\b.
     from glcic_jax.file_completion import Settings
 
     request = _Request.of(paths, **{key: options[key] for key in ("output", "mask", "random_mask", "comparison")})
     given = {key: options[key] for key in _SETTINGS if options[key] is not None}
     settings = Settings(**given)
-    if Path(request.image).is_dir():
+    if _is_directory(request.image):
         sys.exit(_complete_folder(request, settings, options))
     _complete_one(request, settings, options)
 
@@ -89,6 +89,8 @@ class _Request(NamedTuple):
         cls, paths: tuple[str, ...], output: str | None, mask: str | None, random_mask: bool, comparison: bool
     ) -> "_Request":
         """Raises UsageError where the arguments do not say what to do."""
+        if "" in (*paths, output, mask):
+            raise click.UsageError("a name is empty: is a variable of the shell not set?")
         image, *rest = paths
         if mask is not None and random_mask:
             raise click.UsageError("give --mask or --random-mask, not both")
@@ -112,17 +114,26 @@ class _Request(NamedTuple):
         return cls(image, mask, output)
 
 
+def _is_directory(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):  # Too long a name, or a null byte in it: reading says so.
+        return False
+
+
 def _complete_one(request: _Request, settings: "Settings", options: dict[str, Any]) -> None:
-    from glcic_jax.file_completion import complete_file
-    from glcic_jax.pictures import format_for, read_picture, suffix_for
+    from glcic_jax.file_completion import check_free, complete_file, read
+    from glcic_jax.pictures import format_for, suffix_for
 
     name = "standard input" if request.image == _STREAM else request.image
-    picture = read_picture(_source(request.image), name, settings.max_pixels)
+    picture = read(_source(request.image), name, settings)
     output = None if request.output in (None, _STREAM) else Path(str(request.output))
     if request.output is None:
         image = Path(request.image)
         suffix = suffix_for(format_for(None, picture, settings.file_format), image)
         output = image.with_name(f"{image.stem}_completed{suffix}")
+    if output is not None:
+        check_free(output, settings)
     choose = _chooser(request.mask, settings, options)
     content = complete_file(lambda: _load(options), picture, choose, output, settings, _tell)
     if output is None:

@@ -1,6 +1,6 @@
 """Completing pictures of any size with trained weights."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +12,16 @@ from glcic_jax import blending
 from glcic_jax.compile_cache import enable_compile_cache
 from glcic_jax.errors import MemoryExhaustedError
 from glcic_jax.holes import bounds
-from glcic_jax.picture_kinds import take_hole, take_picture
+from glcic_jax.memory import enough_memory_for
+from glcic_jax.picture_kinds import check_range, take_hole, take_picture
 from glcic_jax.pixels import colour_channels, from_colour, to_colour
 from glcic_jax.runner import Runner, find_device
 from glcic_jax.weight_store import find_weights, home
 from glcic_jax.weights import Weights
 from glcic_jax.windows import MAX_SIDE, SMALLEST_MAX_SIDE, Limits, Plan, Window, plan
+
+OnPlan = Callable[[Plan], None]
+OnOutput = Callable[[Window, np.ndarray], None]
 
 
 class Filling(NamedTuple):
@@ -25,12 +29,10 @@ class Filling(NamedTuple):
 
     Attributes:
       pixels: The completed picture, of the shape and type of the one given; outside the hole the same bits.
-      outputs: The network's raw output for each window of the plan, [h, w, 3] float32 at the network's size.
       plan: How the hole was filled, and why so.
     """
 
     pixels: np.ndarray
-    outputs: tuple[np.ndarray, ...]
     plan: Plan
 
 
@@ -91,14 +93,18 @@ class Completer:
         taken = take_picture(image)
         height, width = taken.pixels.shape[:2]
         hole = take_hole(mask, (width, height))
-        return taken.give_back(
-            self.fill(taken.pixels, hole, strategy=strategy, max_side=max_side, blend=blend).pixels
-        )
+        check_range(taken.pixels, hole)
+        filling = self.fill(taken.pixels, hole, strategy=strategy, max_side=max_side, blend=blend)
+        return taken.give_back(filling.pixels)
 
     @property
     def device(self) -> jax.Device:
         """Where it computes."""
         return self._runner.device
+
+    def plan(self, hole: np.ndarray, strategy: str = "auto", max_side: int = MAX_SIDE) -> Plan:
+        """Decides how a hole [H, W] bool is to be filled; see `windows.plan`."""
+        return plan(hole, strategy, Limits(self.description.hole_sides[1], max_side))
 
     def fill(
         self,
@@ -108,96 +114,133 @@ class Completer:
         strategy: str = "auto",
         max_side: int = MAX_SIDE,
         blend: bool = False,
+        on_plan: OnPlan | None = None,
+        on_output: OnOutput | None = None,
     ) -> Filling:
         """Fills the hole of a picture.
 
         Args:
-          pixels: [H, W, C] uint8, uint16 or float in [0, 1]; C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA. Alpha is
-            kept; to the network, what is transparent is white.
+          pixels: [H, W, C] uint8, uint16 or float in [0, 1]; C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA. What lies
+            in the hole is not looked at. Alpha is kept; to the network, what is transparent is white.
           hole: [H, W] bool, True = hole.
           strategy: As in `windows.plan`.
           max_side: Longest side that the network is run on at once, in pixels; no limit to "original".
           blend: Whether the fill is blended with its surroundings (`blending.blend`).
+          on_plan: Called before the network is run, with what will be done.
+          on_output: Called after each run with its window and the raw output, [h, w, 3] float32.
 
         Raises:
           ConfigError: The strategy is unknown, or max_side too small.
           MemoryExhaustedError: The memory is too small for the strategy.
+          WeightsError: The network's output is not finite.
+          ValueError: The shapes do not fit together.
         """
-        decided = plan(hole, strategy, Limits(self.description.hole_sides[1], max_side))
+        if pixels.ndim != 3 or pixels.shape[:2] != hole.shape or hole.dtype != bool:
+            raise ValueError(f"pixels {pixels.shape} and a hole {hole.dtype}{hole.shape} do not fit")
+        decided = self.plan(hole, strategy, max_side)
+        if on_plan is not None:
+            on_plan(decided)
+        with enough_memory_for(f"a picture of {hole.shape[1]} x {hole.shape[0]} px"):
+            return Filling(self._filled(pixels, hole, decided, blend, on_output), decided)
+
+    def warmup(
+        self, sizes: Iterable[tuple[int, int]], *, strategy: str = "auto", max_side: int = MAX_SIDE
+    ) -> None:
+        """Compiles ahead, so that the first picture waits no longer than others.
+
+        Compiled is what a hole of the largest side trained on needs in the middle of each picture. A program
+        serves all windows that are padded to the same size, so that others are often served, too.
+
+        Args:
+          sizes: (height, width) of pictures, in pixels, each at least 1.
+          strategy, max_side: As in `fill`.
+        """
+        for height, width in sizes:
+            side = self.description.hole_sides[1]
+            rows, columns = (slice(max(0, (n - side) // 2), (n + side + 1) // 2) for n in (height, width))
+            hole = np.zeros((height, width), bool)
+            hole[rows, columns] = True
+            for window in self.plan(hole, strategy, max_side).windows:
+                self._runner.warmup(*window.network_size)
+
+    def _filled(
+        self, pixels: np.ndarray, hole: np.ndarray, decided: Plan, blend: bool, on_output: OnOutput | None
+    ) -> np.ndarray:
         completed = pixels.copy()
         if not decided.windows:
-            return Filling(completed, (), decided)
+            return completed
         region = bounds(hole)
         fill = np.zeros((region.height, region.width, 3), np.float32)
-        outputs = []
         for window in decided.windows:
-            output = self._output(pixels, hole, window, decided)
-            outputs.append(output)
+            view = _view(pixels, hole, window)
+            try:
+                output = self._runner.output(*view)
+            except MemoryExhaustedError as error:
+                raise MemoryExhaustedError(f"{error}: {_smaller(decided, max(view[1].shape))}") from error
+            if on_output is not None:
+                on_output(window, output)
             rows, columns = np.nonzero(window.part)
-            filled = _resized(output, window.box.height, window.box.width)[rows, columns]
+            filled = _enlarged(output, *view, window)[rows, columns]
             fill[rows + window.box.top - region.top, columns + window.box.left - region.left] = filled
         if blend:
             fill = _blended(pixels, hole, fill)
         inside = hole[region.slices]
-        completed[region.slices][inside, : colour_channels(pixels)] = from_colour(fill[inside], pixels)
-        return Filling(completed, tuple(outputs), decided)
-
-    def warmup(self, sizes: Iterable[tuple[int, int]]) -> None:
-        """Compiles ahead, so that the first picture waits no longer than others.
-
-        Args:
-          sizes: (height, width) of what the network will be run on, in pixels. Each serves all sizes that are
-            padded to the same one.
-        """
-        for height, width in sizes:
-            self._runner.warmup(height, width)
-
-    def _output(self, pixels: np.ndarray, hole: np.ndarray, window: Window, decided: Plan) -> np.ndarray:
-        """Returns [h, w, 3] float32: the raw output of one window at the network's size."""
-        rows, columns = window.box.slices
-        height, width = window.network_size
-        mask = hole[rows, columns].astype(np.float32)
-        image = to_colour(pixels[rows, columns])
-        if window.scale < 1:
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, 3)
-            # What has any of the hole in it is hole: nothing of what is to vanish may shine through.
-            mask = (cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) > 0).astype(np.float32)
-        try:
-            return self._runner.output(image, mask.reshape(height, width, 1))
-        except MemoryExhaustedError as error:
-            raise MemoryExhaustedError(f"{error}: {_smaller(decided, max(height, width))}") from error
+        pasted = completed[region.slices][inside]
+        completed[region.slices][inside, : colour_channels(pixels)] = from_colour(fill[inside], pasted)
+        return completed
 
 
-def raw_picture(pixels: np.ndarray, filling: Filling) -> np.ndarray:
-    """The network's raw output where it looked, the picture elsewhere.
+class RawPicture:
+    """Gathers the network's raw output where it looked, from `Completer.fill`, as its `on_output`.
 
     Args:
-      pixels: The picture that was filled, [H, W, C].
-      filling: What came out.
+      pixels: The picture, [H, W, C].
 
-    Returns:
-      [H, W, C], of the type of `pixels`.
+    Attributes:
+      pixels: [H, W, C] of the same type: the raw output, and the picture elsewhere.
     """
-    raw = pixels.copy()
-    for window, output in zip(filling.plan.windows, filling.outputs, strict=True):
-        resized = _resized(output, window.box.height, window.box.width)
-        raw[window.box.slices][..., : colour_channels(pixels)] = from_colour(resized, pixels)
-    return raw
+
+    def __init__(self, pixels: np.ndarray):
+        self.pixels = pixels.copy()
+
+    def __call__(self, window: Window, output: np.ndarray) -> None:
+        part = self.pixels[window.box.slices]
+        resized = cv2.resize(output, (window.box.width, window.box.height), interpolation=cv2.INTER_LINEAR)
+        part[..., : colour_channels(part)] = from_colour(resized, part)
+
+
+def _view(pixels: np.ndarray, hole: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    """What the network sees of a picture: image [h, w, 3] and mask [h, w, 1], float32, at the network's size."""
+    rows, columns = window.box.slices
+    height, width = window.network_size
+    mask = hole[rows, columns].astype(np.float32)
+    # Set to 0: what lies in the hole may be anything, and is averaged with what lies beside it.
+    image = np.where(mask[..., None] > 0, np.float32(0), to_colour(pixels[rows, columns]))
+    if window.scale < 1:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, 3)
+        # What has any of the hole in it is hole: nothing of what is to vanish may shine through.
+        mask = (cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) > 0).astype(np.float32)
+    return image, mask.reshape(height, width, 1)
+
+
+def _enlarged(output: np.ndarray, image: np.ndarray, mask: np.ndarray, window: Window) -> np.ndarray:
+    """The completed window [h, w, 3] float32 at the picture's size."""
+    # Completed first: outside the hole the output is not trained on anything, and would be drawn into its edge.
+    completed = np.where(mask > 0, output, image)
+    if window.scale == 1:
+        return completed
+    size = window.box.width, window.box.height
+    return np.clip(cv2.resize(completed, size, interpolation=cv2.INTER_CUBIC), 0.0, 1.0)
 
 
 def _smaller(decided: Plan, longest: int) -> str:
     """What to ask for where the memory does not suffice."""
-    side = max(SMALLEST_MAX_SIDE, longest // 2)
+    side = min(MAX_SIDE, longest // 2)
+    if side < SMALLEST_MAX_SIDE:
+        return "give the process more memory"
     if decided.strategy == "crop":
         return f"use a smaller --max-side, as {side} (max_side={side})"
     return f"use --strategy crop --max-side {side} (strategy='crop', max_side={side})"
-
-
-def _resized(output: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Enlarges [h, w, 3] float32 to a window's size."""
-    if output.shape[:2] == (height, width):
-        return output
-    return cv2.resize(output, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def _blended(pixels: np.ndarray, hole: np.ndarray, fill: np.ndarray) -> np.ndarray:

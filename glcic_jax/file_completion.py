@@ -1,20 +1,23 @@
 """Completing picture files: one, or all of a folder."""
 
+import contextlib
 import csv
 import dataclasses
 import functools
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from glcic_jax.completer import Completer, Filling, raw_picture
-from glcic_jax.errors import DataError, UserError, WeightsError, printable
-from glcic_jax.files import write_aside
+from glcic_jax.completer import Completer, RawPicture
+from glcic_jax.errors import ConfigError, DataError, UserError, WeightsError, printable
+from glcic_jax.files import check_writable, write_aside
 from glcic_jax.mask_files import Hole, coverage_note
-from glcic_jax.pairing import Job, Pairs
+from glcic_jax.memory import enough_memory_for
+from glcic_jax.pairing import Failure, Job, Pairs
 from glcic_jax.pictures import (
     MAX_PIXELS,
     Picture,
@@ -26,7 +29,7 @@ from glcic_jax.pictures import (
     suffix_for,
 )
 from glcic_jax.progress import Progress
-from glcic_jax.windows import MAX_SIDE
+from glcic_jax.windows import MAX_SIDE, Plan, Window
 
 FAILURES = "failures.csv"
 
@@ -67,13 +70,6 @@ class Done(NamedTuple):
     failed: int
 
 
-class _Outcome(NamedTuple):
-    """A completed picture's file, and the comparison's where it is wanted."""
-
-    content: bytes
-    comparison: bytes | None
-
-
 def complete_file(
     load: Load, picture: Picture, choose_hole: ChooseHole, output: Path | None, settings: Settings, tell: Tell
 ) -> bytes:
@@ -95,20 +91,38 @@ def complete_file(
     """
     picture, hole = choose_hole(picture)
     file_format = format_for(output, picture, settings.file_format)
-    if output is not None and not settings.overwrite:
-        for path in (output, comparison_path(output)) if settings.comparison else (output,):
-            if path.exists():
-                raise DataError(f"{printable(str(path))} is there already: name another file, or give --overwrite")
+    if output is not None:
+        check_free(output, settings)
     completer = load()  # What is wrong is told alone, without notes before it.
     for note in (*fitted(picture, file_format).notes, *hole.notes, *coverage_note(hole.hole)):
         tell(note)
+    if picture.alpha is not None and not picture.alpha[hole.hole].all():
+        tell("the picture is transparent in the hole, and stays so: --mask alpha makes it opaque there")
     tell(f"weights: {completer.name}")
-    outcome = _complete(completer, picture, hole.hole, file_format, settings, tell)
+    content, comparison = _complete(completer, picture, hole.hole, file_format, settings, tell)
     if output is not None:
-        write_aside(output, outcome.content)
-        if outcome.comparison is not None:
-            write_aside(comparison_path(output), outcome.comparison)
-    return outcome.content
+        write_aside(output, content)
+    if output is not None and comparison is not None:
+        write_aside(comparison_path(output), _encoded(comparison, comparison_path(output), file_format, settings))
+    return content
+
+
+def read(source: Path | bytes, name: str, settings: Settings) -> Picture:
+    """Reads a picture, which errors call by a name; see `pictures.read_picture`."""
+    with enough_memory_for(f"reading {name}"):
+        return read_picture(source, name, settings.max_pixels)
+
+
+def check_free(output: Path, settings: Settings) -> None:
+    """Asks before the work whether its results can be written.
+
+    Raises:
+      DataError: They cannot, or are there already and not to be replaced.
+    """
+    for path in (output, comparison_path(output)) if settings.comparison else (output,):
+        check_writable(path)
+        if not settings.overwrite and os.path.lexists(path):
+            raise DataError(f"{printable(str(path))} is there already: name another file, or give --overwrite")
 
 
 def complete_folder(
@@ -133,9 +147,13 @@ def complete_folder(
 
     Raises:
       WeightsError: There are no weights.
+      ConfigError: The settings are of no use to any picture.
       DataError: The directory cannot be written.
     """
+    check_writable(directory / FAILURES)
     load = functools.cache(load)
+    if settings.comparison:
+        pairs = _distinct_from_comparisons(pairs)
     failures = [(str(failure.file), failure.reason) for failure in pairs.failures]
     completed = skipped = 0
     with Progress("completing", len(pairs.jobs), tell, unit="pictures") as progress:
@@ -145,10 +163,11 @@ def complete_folder(
                     completed += 1
                 else:
                     skipped += 1
-            except WeightsError:
-                raise
+            except (WeightsError, ConfigError):
+                raise  # It would be the same with every picture.
             except UserError as error:
                 failures.append((str(job.image), str(error)))
+                check_writable(directory / FAILURES)
             progress.advance()
     _write_failures(directory / FAILURES, failures)
     return Done(completed, skipped, len(failures))
@@ -157,6 +176,19 @@ def complete_folder(
 def comparison_path(output: Path) -> Path:
     """Where the comparison of an output goes: beside it."""
     return output.with_name(f"{output.stem}_comparison{output.suffix}")
+
+
+def _distinct_from_comparisons(pairs: Pairs) -> Pairs:
+    """Takes out the pictures whose results would have the name of another's comparison."""
+    taken = {f"{job.stem}_comparison": job.image for job in pairs.jobs}
+    clashes = [
+        Failure(
+            printable(str(job.image)), f"its result would have the name of {taken[job.stem].name}'s comparison"
+        )
+        for job in pairs.jobs
+        if job.stem in taken
+    ]
+    return Pairs([job for job in pairs.jobs if job.stem not in taken], [*pairs.failures, *clashes])
 
 
 def _complete_job(load: Load, job: Job, choose_hole: ChooseHole, directory: Path, settings: Settings) -> bool:
@@ -168,7 +200,7 @@ def _complete_job(load: Load, job: Job, choose_hole: ChooseHole, directory: Path
     # Most of what is there already is found without reading anything.
     if not settings.overwrite and output(settings.file_format and format_named(settings.file_format)).exists():
         return False
-    picture = read_picture(job.image, max_pixels=settings.max_pixels)
+    picture = read(job.image, printable(str(job.image)), settings)
     path = output(format_for(None, picture, settings.file_format))
     if not settings.overwrite and path.exists():
         return False
@@ -180,24 +212,49 @@ def _complete_job(load: Load, job: Job, choose_hole: ChooseHole, directory: Path
 
 def _complete(
     completer: Completer, picture: Picture, hole: np.ndarray, file_format: str, settings: Settings, tell: Tell
-) -> _Outcome:
-    filling = completer.fill(
-        picture.pixels, hole, strategy=settings.strategy, max_side=settings.max_side, blend=settings.blend
-    )
-    tell(f"{filling.plan.strategy}: {filling.plan.reason}")
+) -> tuple[bytes, Picture | None]:
+    """Returns the completed picture's file, and the comparison where one is wanted."""
+    raw = RawPicture(picture.pixels) if settings.comparison else None
+    with contextlib.ExitStack() as stack:
+        progress: list[Progress] = []
 
-    def encoded(pixels: np.ndarray) -> bytes:
-        return encode_picture(dataclasses.replace(picture, pixels=pixels), file_format, settings.quality)
+        def on_plan(plan: Plan) -> None:
+            tell(f"{plan.strategy}: {plan.reason}")
+            if len(plan.windows) > 1:
+                shown = Progress("completing", len(plan.windows), tell, unit="windows")
+                progress.append(stack.enter_context(shown))
 
-    comparison = encoded(_side_by_side(picture.pixels, hole, filling)) if settings.comparison else None
-    return _Outcome(encoded(filling.pixels), comparison)
+        def on_output(window: Window, output: np.ndarray) -> None:
+            if raw is not None:
+                raw(window, output)
+            for shown in progress:
+                shown.advance()
+
+        filling = completer.fill(
+            picture.pixels,
+            hole,
+            strategy=settings.strategy,
+            max_side=settings.max_side,
+            blend=settings.blend,
+            on_plan=on_plan,
+            on_output=on_output,
+        )
+    content = _encoded(dataclasses.replace(picture, pixels=filling.pixels), None, file_format, settings)
+    if raw is None:
+        return content, None
+    shown = picture.pixels.copy()
+    shown[hole] = np.iinfo(shown.dtype).max
+    together = np.concatenate([shown, raw.pixels, filling.pixels], axis=1)
+    return content, dataclasses.replace(picture, pixels=together)
 
 
-def _side_by_side(pixels: np.ndarray, hole: np.ndarray, filling: Filling) -> np.ndarray:
-    """[H, 3 W, C]: the picture with its hole white, the raw output, the completed picture."""
-    shown = pixels.copy()
-    shown[hole] = np.iinfo(pixels.dtype).max
-    return np.concatenate([shown, raw_picture(pixels, filling), filling.pixels], axis=1)
+def _encoded(picture: Picture, path: Path | None, file_format: str, settings: Settings) -> bytes:
+    with enough_memory_for(f"writing a picture of {picture.size[0]} x {picture.size[1]} px"):
+        try:
+            return encode_picture(picture, file_format, settings.quality)
+        except DataError as error:
+            name = "picture" if path is None else printable(str(path))
+            raise DataError(f"{name}: {str(error).removeprefix('picture: ')}") from error
 
 
 def _write_failures(path: Path, failures: list[tuple[str, str]]) -> None:

@@ -1,6 +1,5 @@
 """The connected holes of a picture: how thick each is, and which are near enough to share a window."""
 
-import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -53,7 +52,10 @@ class Holes:
         part = np.ascontiguousarray(hole[self._frame.slices], np.uint8)
         total, self._labels, statistics, _ = cv2.connectedComponentsWithStats(part, connectivity=8)
         self.count = total - 1
-        self._boxes = statistics[1:, [cv2.CC_STAT_TOP, cv2.CC_STAT_LEFT, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_WIDTH]]
+        left, top, width, height = statistics[1:, :4].T
+        edges = np.stack([top, left, top + height, left + width], axis=1)
+        # [count, 4] int: top, left, bottom and right of each, in the picture's pixels.
+        self._boxes = edges + np.array([self._frame.top, self._frame.left] * 2)
         self._thickness = self._measure(part)
 
     def _measure(self, part: np.ndarray) -> np.ndarray:
@@ -71,42 +73,31 @@ class Holes:
         return 2.0 * deepest[1:].astype(float) - 1.0
 
     @property
-    def thickest(self) -> float:
-        """In pixels."""
-        return float(self._thickness.max())
+    def thickness(self) -> np.ndarray:
+        """[count] float: of each hole, in pixels."""
+        return self._thickness
 
     def groups(self, scale_for: Callable[[np.ndarray], np.ndarray]) -> Iterator[Group]:
-        """Holes whose windows touch, together; those to be reduced apart from those that are not.
+        """Holes whose windows touch, together, if they are reduced alike: no scratch is blurred with others.
 
         Args:
-          scale_for: From thicknesses in pixels to what the holes are reduced by.
+          scale_for: From thicknesses in pixels to what the holes are reduced by, at most 1.
         """
         scales = scale_for(self._thickness)
-        for members in (np.flatnonzero(scales == 1), np.flatnonzero(scales < 1)):
-            yield from self._merged(members, scales)
+        octaves = np.ceil(-np.log2(scales)).astype(int)  # 0: not reduced; 1: to a half at the least; ...
+        for octave in np.unique(octaves):
+            yield from self._merged(np.flatnonzero(octaves == octave), scales)
 
     def _merged(self, members: np.ndarray, scales: np.ndarray) -> Iterator[Group]:
-        if not len(members):
-            return
-        boxes = [self._window(member, scales[member]) for member in members]
-        groups = _touching(boxes, self.shape)
-        for group in range(groups.max() + 1):
-            chosen = members[groups == group]
-            wanted = np.zeros(self.count + 1, bool)
-            wanted[chosen + 1] = True
-            region = around([self._box(member) for member in chosen])
-            top, left = self._frame.top, self._frame.left
-            inside = self._labels[region.top - top : region.bottom - top, region.left - left : region.right - left]
-            yield Group(region, wanted[inside], float(scales[chosen].min()))
-
-    def _box(self, member: int) -> Box:
-        """In the picture's pixels."""
-        top, left, height, width = (int(value) for value in self._boxes[member])
-        top, left = top + self._frame.top, left + self._frame.left
-        return Box(top, left, top + height, left + width)
-
-    def _window(self, member: int, scale: float) -> Box:
-        return grown(self._box(member), CONTEXT / scale, self.shape)
+        margins = CONTEXT / scales[members, None]
+        groups = _touching(_grown(self._boxes[members], margins, self.shape), self.shape)
+        regions, smallest = _together(self._boxes[members], scales[members], groups)
+        group_of = np.full(self.count + 1, -1)
+        group_of[members + 1] = groups
+        for group, (edges, scale) in enumerate(zip(regions.tolist(), smallest.tolist(), strict=True)):
+            region = Box(*edges)
+            labels = self._labels[moved(region, self._frame).slices]
+            yield Group(region, group_of[labels] == group, scale)
 
 
 def bounds(hole: np.ndarray) -> Box:
@@ -122,38 +113,42 @@ def moved(box: Box, origin: Box) -> Box:
 
 def grown(box: Box, margin: float, shape: tuple[int, int]) -> Box:
     """With a margin on all sides, begun and ended on the network's stride, inside the picture."""
-    top, left = (max(0, math.floor((edge - margin) / STRIDE) * STRIDE) for edge in box[:2])
-    bottom, right = (
-        min(limit, math.ceil((edge + margin) / STRIDE) * STRIDE)
-        for edge, limit in zip(box[2:], shape, strict=True)
-    )
-    return Box(top, left, bottom, right)
+    return Box(*_grown(np.array([box]), np.array([[margin]]), shape)[0].tolist())
 
 
-def around(boxes: list[Box]) -> Box:
-    """The smallest rectangle that holds all of them."""
-    tops, lefts, bottoms, rights = zip(*boxes, strict=True)
-    return Box(min(tops), min(lefts), max(bottoms), max(rights))
+def _grown(boxes: np.ndarray, margins: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The same for [n, 4] boxes with [n, 1] margins."""
+    low = np.maximum(0, np.floor((boxes[:, :2] - margins) / STRIDE) * STRIDE)
+    high = np.minimum(shape, np.ceil((boxes[:, 2:] + margins) / STRIDE) * STRIDE)
+    return np.concatenate([low, high], axis=1).astype(int)
 
 
-def _touching(boxes: list[Box], shape: tuple[int, int]) -> np.ndarray:
-    """[len(boxes)] int: boxes that touch or overlap, or that the bounds of such do, have the same number."""
+def _together(boxes: np.ndarray, scales: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds [k, 4] and the smallest scale [k] of each group of boxes [n, 4]."""
+    count = int(groups.max()) + 1
+    low, high = np.full((count, 2), np.iinfo(np.int64).max), np.zeros((count, 2), np.int64)
+    smallest = np.ones(count)
+    np.minimum.at(low, groups, boxes[:, :2])
+    np.maximum.at(high, groups, boxes[:, 2:])
+    np.minimum.at(smallest, groups, scales)
+    return np.concatenate([low, high], axis=1), smallest
+
+
+def _touching(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """[n] int: boxes [n, 4] that touch or overlap, or that the bounds of such do, have the same number."""
     groups = np.arange(len(boxes))
     regions = boxes
     while True:
-        # Drawn at a quarter of the size: windows begin and end there, and a photograph stays small.
-        canvas = np.zeros((shape[0] // STRIDE + 1, shape[1] // STRIDE + 1), np.uint8)
-        for region in regions:
-            canvas[
-                region.top // STRIDE : -(-region.bottom // STRIDE),
-                region.left // STRIDE : -(-region.right // STRIDE),
-            ] = 1
-        total, labels = cv2.connectedComponents(canvas, connectivity=4)
-        of_region = np.array([labels[region.top // STRIDE, region.left // STRIDE] - 1 for region in regions])
+        # Drawn at a quarter of the size: windows begin and end there, and a photograph stays small. Corners are
+        # counted, and sums along rows and columns fill the boxes: there may be a hundred thousand.
+        quarter = np.concatenate([regions[:, :2] // STRIDE, -(-regions[:, 2:] // STRIDE)], axis=1)
+        corners = np.zeros((shape[0] // STRIDE + 2, shape[1] // STRIDE + 2), np.int32)
+        for rows, columns, sign in ((0, 1, 1), (0, 3, -1), (2, 1, -1), (2, 3, 1)):
+            np.add.at(corners, (quarter[:, rows], quarter[:, columns]), sign)
+        canvas = corners.cumsum(axis=0).cumsum(axis=1) > 0
+        total, labels = cv2.connectedComponents(canvas.astype(np.uint8), connectivity=4)
+        of_region = labels[quarter[:, 0], quarter[:, 1]] - 1
         groups = of_region[groups]
         if total - 1 == len(regions):
             return groups
-        regions = [
-            around([region for region, label in zip(regions, of_region, strict=True) if label == group])
-            for group in range(total - 1)
-        ]
+        regions, _ = _together(regions, np.ones(len(regions)), of_region)

@@ -1,7 +1,26 @@
 """How much memory there is, for saying so before the operating system ends the process."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from glcic_jax.errors import MemoryExhaustedError, one_line
+
+
+@contextlib.contextmanager
+def enough_memory_for(what: str) -> Iterator[None]:
+    """Turns what Python and NumPy raise for want of memory into an error that says for what.
+
+    Raises:
+      MemoryExhaustedError: There was too little memory inside.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryExhaustedError(
+            f"too little memory for {what} ({one_line(error)}): give the process more, or take a smaller one"
+        ) from error
 
 
 def available_memory() -> int | None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from glcic_jax.errors import DataError
 from glcic_jax.mask_files import hole_from_pixels, read_mask
@@ -33,10 +33,10 @@ def take_picture(image: Any) -> Taken:
     """Takes a picture of any kind.
 
     Args:
-      image: A path, or a file's bytes: a PIL image comes back, upright. A PIL image: one comes back, of the same
-        mode if that is L, LA, RGB, RGBA or I;16; others become one of these. A NumPy or JAX array [H, W] or
-        [H, W, C] of uint8, uint16 or float in [0, 1], C = 1, 2 (grey + alpha), 3 or 4 (RGBA): an array of the
-        same shape and type comes back.
+      image: A path, or a file's bytes: a PIL image comes back, upright. A PIL image: one comes back, upright too,
+        of the same mode if that is L, LA, RGB, RGBA or I;16; others become one of these. A NumPy or JAX array
+        [H, W] or [H, W, C] of uint8, uint16 or float in [0, 1], C = 1, 2 (grey + alpha), 3 or 4 (RGBA): an array
+        of the same shape and type comes back.
 
     Raises:
       DataError: It cannot be read, or is no picture.
@@ -46,7 +46,8 @@ def take_picture(image: Any) -> Taken:
         kept = {"exif": picture.exif, "icc_profile": picture.icc_profile, "dpi": picture.dpi}
         return Taken(picture.pixels, lambda pixels: _to_pil(pixels, kept))
     if isinstance(image, Image.Image):
-        return Taken(_from_pil(image), lambda pixels: _to_pil(pixels, image.info))
+        upright = ImageOps.exif_transpose(image)
+        return Taken(_from_pil(upright), lambda pixels: _to_pil(pixels, upright.info))
     array = np.asarray(image)
     pixels = array[..., None] if array.ndim == 2 else array
     _check(pixels, array)
@@ -69,7 +70,7 @@ def take_hole(mask: Any, size: tuple[int, int]) -> np.ndarray:
       DataError: It cannot be read, or has another aspect ratio than the picture.
     """
     if isinstance(mask, Image.Image):
-        mask = Picture(_from_pil(mask), format="")
+        mask = Picture(_from_pil(ImageOps.exif_transpose(mask)), format="")
     if isinstance(mask, str | Path | bytes | Picture):
         return read_mask(mask, size).hole
     return hole_from_pixels(np.asarray(mask), size).hole
@@ -105,9 +106,23 @@ def _check(pixels: np.ndarray, array: np.ndarray) -> None:
         )
     if pixels.dtype.name not in _TYPES:
         raise DataError(f"a picture is uint8, uint16 or float in [0, 1], and not {pixels.dtype.name}")
-    if pixels.dtype.name.startswith(("float", "bfloat")):
-        smallest, largest = float(pixels.min()), float(pixels.max())
+
+
+def check_range(pixels: np.ndarray, hole: np.ndarray) -> None:
+    """Looks whether floats lie in [0, 1]; in the hole there may be anything.
+
+    Args:
+      pixels: [H, W, C].
+      hole: [H, W] bool.
+
+    Raises:
+      DataError: They do not.
+    """
+    known = pixels[~hole]
+    if pixels.dtype.name.startswith(("float", "bfloat")) and known.size:
+        smallest, largest = float(known.min()), float(known.max())
         if not (smallest >= 0.0 and largest <= 1.0):  # What is not a number is neither.
             raise DataError(
-                f"a picture of {pixels.dtype.name} is in [0, 1], and this one {smallest:g} to {largest:g}"
+                f"a picture of {pixels.dtype.name} lies in [0, 1] outside the hole, and this one from "
+                f"{smallest:g} to {largest:g}"
             )

@@ -37,13 +37,19 @@ def from_colour(colour: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """Scales colours to the type and the colour channels of pixels; grey is their luminance.
 
     Args:
-      colour: [..., 3] float32; clipped to [0, 1].
-      pixels: Gives the type and the number of channels.
+      colour: [..., 3] float32, over white; clipped to [0, 1].
+      pixels: [..., C], the pixels that the colours will replace: give the type, the channels and the alpha, under
+        which the result has that colour over white, as far as a colour can.
 
     Returns:
       [..., 1] or [..., 3], without alpha.
     """
-    if colour_channels(pixels) == 1:
+    colours = colour_channels(pixels)
+    if pixels.shape[-1] > colours:
+        alpha = pixels[..., colours:].astype(np.float32) / np.float32(_peak(pixels))
+        # What is wholly transparent has no colour; then it takes the one it would have if it were not.
+        colour = np.where(alpha > 0, (colour - (1.0 - alpha)) / np.maximum(alpha, 1e-6), colour)
+    if colours == 1:
         colour = colour @ _LUMA[:, None]
     scaled = np.clip(colour, 0.0, 1.0) * np.float32(_peak(pixels))
     return (np.rint(scaled) if np.issubdtype(pixels.dtype, np.integer) else scaled).astype(pixels.dtype)

@@ -1,5 +1,6 @@
 """Running a completion network on pictures of any size: devices, padding, compiled programs, memory."""
 
+import contextlib
 import functools
 import threading
 from typing import Any
@@ -17,6 +18,8 @@ from glcic_jax.weights import Weights
 
 _SMALLEST_BUCKET = 16
 _HEADROOM = 64 << 20  # Bytes left to everything else.
+# Compiling with less ends the process without a word: what fails there is not Python.
+_TO_COMPILE = 256 << 20
 
 
 class Runner:
@@ -38,11 +41,14 @@ class Runner:
         if not isinstance(network, CompletionNetwork):
             raise WeightsError(f"{name}: these are a context discriminator's weights, not a completion network's")
         self.device = device
+        self._name = name
         self._variables = jax.device_put(weights.variables, device)
         self._mean_pixel = jax.device_put(np.array(weights.description.mean_pixel, np.float32), device)
         self._run = jax.jit(functools.partial(_run, network, weights.description.input_form))
         self._programs: dict[tuple[int, int], Any] = {}
         self._compiling = threading.Lock()
+        # On a CPU one run takes all cores, and two at once would both count on the same free memory.
+        self._running: Any = threading.Lock() if device.platform == "cpu" else contextlib.nullcontext()
 
     def output(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Runs the network on a picture of any size.
@@ -56,6 +62,7 @@ class Runner:
 
         Raises:
           MemoryExhaustedError: The memory is too small.
+          WeightsError: The output is not finite.
         """
         height, width = image.shape[:2]
         extent = [-(-side // STRIDE) * STRIDE for side in (height, width)]
@@ -68,15 +75,21 @@ class Runner:
             )[None]
             for array in (image, mask)
         )
-        program = self._program(*size)
-        self._check_memory(program, size)
         try:
-            output = program(self._variables, self._mean_pixel, image, mask, np.array([extent], np.int32))
-            return np.asarray(output)[0, :height, :width]
+            program = self._program(*size)
+            with self._running:
+                analysis = program.memory_analysis()
+                if analysis is not None:
+                    self._require(analysis.temp_size_in_bytes + analysis.output_size_in_bytes + _HEADROOM, size)
+                output = program(self._variables, self._mean_pixel, image, mask, np.array([extent], np.int32))
+                result = np.asarray(output)[0, :height, :width]
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
                 raise
             raise MemoryExhaustedError(f"{_too_little(self.device, size)} ({one_line(error)})") from error
+        if not np.isfinite(result).all():
+            raise WeightsError(f"{self._name}: the network's output is not finite: the weights are of no use")
+        return result
 
     def warmup(self, height: int, width: int) -> None:
         """Compiles what pictures of a size, and all that are padded to the same, will need."""
@@ -88,8 +101,11 @@ class Runner:
         return tuple(self._programs)
 
     def _program(self, height: int, width: int) -> Any:
+        if (height, width) in self._programs:  # Without waiting for others that compile.
+            return self._programs[height, width]
         with self._compiling:
             if (height, width) not in self._programs:
+                self._require(_TO_COMPILE, (height, width))
                 arguments = [
                     jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32),
                     jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32),
@@ -99,14 +115,10 @@ class Runner:
                 self._programs[height, width] = lowered.compile()
             return self._programs[height, width]
 
-    def _check_memory(self, program: Any, size: tuple[int, int]) -> None:
-        """The system ends a process that takes too much without a word, so ask before."""
+    def _require(self, needed: int, size: tuple[int, int]) -> None:
+        """The system ends a process that takes too much of a CPU's memory without a word, so ask before."""
         available = available_memory() if self.device.platform == "cpu" else None
-        analysis = program.memory_analysis()
-        if available is None or analysis is None:
-            return
-        needed = analysis.temp_size_in_bytes + analysis.output_size_in_bytes + _HEADROOM
-        if needed > available:
+        if available is not None and needed > available:
             sizes = f"{needed / 2**30:.1f} GiB are needed, {available / 2**30:.1f} GiB are free"
             raise MemoryExhaustedError(f"{_too_little(self.device, size)} ({sizes})")
 
@@ -130,7 +142,8 @@ def find_device(device: str | jax.Device | None) -> jax.Device:
     platform, _, number = device.partition(":")
     try:
         # JAX takes an empty name for any platform.
-        return jax.local_devices(backend=platform or "none")[int(number or 0)]
+        found = jax.local_devices(backend=platform or "none")
+        return found[int(number or 0) if not number or number.isdecimal() else len(found)]
     except (RuntimeError, ValueError, IndexError) as error:
         there = ", ".join(f"{one.platform}:{index}" for index, one in enumerate(jax.local_devices()))
         raise ConfigError(f"there is no device {device!r} here: choose one of {there}, or cpu") from error

@@ -24,13 +24,14 @@ from glcic_jax.completion import restore_completion
 from glcic_jax.errors import UserError, WeightsError, one_line, printable
 from glcic_jax.files import write_aside
 from glcic_jax.images import INPUT_FORMS
-from glcic_jax.networks import LAYER_ORDERS, OUTPUT_ACTIVATIONS, CompletionNetwork, ContextDiscriminator
+from glcic_jax.networks import BRANCHES, LAYER_ORDERS, OUTPUT_ACTIVATIONS, CompletionNetwork, ContextDiscriminator
 
 FORMAT = "glcic_jax weights 1"
 LICENCE_NOT_STATED = "not stated"
 
 Network = CompletionNetwork | ContextDiscriminator
 _LARGEST_SIDE = 1 << 14
+_LONGEST_TEXT = 10_000
 _LARGEST_WIDTH = 64.0
 
 
@@ -56,12 +57,16 @@ class Description:
 
     def __post_init__(self) -> None:
         """Raises ValueError where a value makes no sense: files may hold any."""
+        for text in (self.origin, self.licence):
+            if not isinstance(text, str) or len(text) > _LONGEST_TEXT:
+                raise ValueError(f"origin and licence are texts of at most {_LONGEST_TEXT:,} characters")
         if self.input_form not in INPUT_FORMS:
             raise ValueError(f"unknown input form {self.input_form!r}: one of {', '.join(INPUT_FORMS)}")
         if len(self.mean_pixel) != 3 or not all(0.0 <= value <= 1.0 for value in self.mean_pixel):
             raise ValueError(f"the mean pixel {self.mean_pixel} is not three numbers in [0, 1]")
         sizes = (self.image_size, *self.hole_sides)
-        if len(sizes) != 3 or not all(isinstance(size, int) and 0 < size <= _LARGEST_SIDE for size in sizes):
+        known = len(sizes) == 3 and all(type(size) is int and 0 < size <= _LARGEST_SIDE for size in sizes)
+        if not known or sizes[1] > sizes[2]:
             raise ValueError(
                 f"image size {self.image_size} and hole sides {self.hole_sides} are no sizes in pixels"
             )
@@ -83,11 +88,13 @@ def check_arrays(weights: Weights, name: str) -> Weights:
       name: What errors call them.
 
     Raises:
-      WeightsError: An array is missing, superfluous, of another shape, or not finite.
+      WeightsError: An array is missing, superfluous, of another shape, not finite, or a variance below 0.
     """
-    expected = {
-        path: leaf.shape for path, leaf in _flat(_shapes(weights.network, weights.description.image_size)).items()
-    }
+    try:
+        shapes = _shapes(weights.network, weights.description.image_size)
+    except Exception as error:  # Fields that fit a file's description may fit no network; Flax raises many types.
+        raise WeightsError(f"{name}: no such network can be built ({printable(one_line(error))})") from error
+    expected = {path: leaf.shape for path, leaf in _flat(shapes).items()}
     found = _flat(weights.variables)
     for path in sorted(expected.keys() | found.keys()):
         if path not in found:
@@ -100,6 +107,8 @@ def check_arrays(weights: Weights, name: str) -> Weights:
             raise WeightsError(f"{name}: {path} is {found[path].dtype}, not float32")
         if not np.isfinite(found[path]).all():
             raise WeightsError(f"{name}: {path} holds numbers that are not finite")
+        if path.endswith("/var") and found[path].min() < 0:
+            raise WeightsError(f"{name}: {path} holds variances below 0")
     return weights
 
 
@@ -129,10 +138,13 @@ def load_weights(path: Path) -> Weights:
     """
     name = printable(str(path))
     arrays, metadata = _read(path, name)
-    if metadata.get("format") != FORMAT:
+    own = metadata.get("format", "none")
+    if own != FORMAT and own.startswith(FORMAT.rstrip("0123456789")):
+        raise WeightsError(f"{name}: {printable(own)} of a newer glcic_jax, where this reads {FORMAT}: upgrade")
+    if own != FORMAT:
         raise WeightsError(
             f"{name}: a safetensors file without glcic_jax's description (metadata format: "
-            f"{printable(metadata.get('format', 'none'))}, not {FORMAT!r}): import it with 'glcic weights import'"
+            f"{printable(own)}, not {FORMAT!r}): import it with 'glcic weights import'"
         )
     if _sha256(arrays) != metadata.get("sha256"):
         raise WeightsError(f"{name}: damaged (its sha256 is wrong): copy or export it again")
@@ -141,7 +153,7 @@ def load_weights(path: Path) -> Weights:
         fields: dict[str, Any] = json.loads(metadata["description"])
         fields |= {key: tuple(fields[key]) for key in ("mean_pixel", "hole_sides")}
         description = Description(**fields)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{name}: its description cannot be used ({printable(one_line(error))})") from error
     variables = traverse_util.unflatten_dict(arrays, sep="/")
     return check_arrays(Weights(network, variables, description), name)
@@ -222,6 +234,10 @@ def _network(fields: Mapping[str, Any]) -> Network:
     if "branches" in chosen:
         chosen["branches"] = tuple(chosen["branches"])
         chosen["channels"] = tuple(tuple(int(count) for count in channels) for channels in chosen["channels"])
+        if set(chosen["branches"]) - set(BRANCHES) or len(set(chosen["branches"])) < len(chosen["branches"]):
+            raise ValueError(f"the branches {chosen['branches']} are not some of {', '.join(BRANCHES)}, each once")
+        if len(chosen["channels"]) != len(chosen["branches"]) or type(chosen["local_size"]) is not int:
+            raise ValueError("the branches, their channels and the local size do not go together")
     return module(**chosen)
 
 

@@ -74,6 +74,8 @@ class Limits:
     max_side: int = MAX_SIDE
 
     def __post_init__(self) -> None:
+        if isinstance(self.max_side, bool) or not isinstance(self.max_side, int):
+            raise ConfigError(f"the longest side is a whole number of pixels, and not {self.max_side!r}")
         if self.max_side < SMALLEST_MAX_SIDE:
             raise ConfigError(
                 f"a longest side of {self.max_side} px is too small: give {SMALLEST_MAX_SIDE} or more"
@@ -116,7 +118,7 @@ def _original(hole: np.ndarray, limits: Limits) -> Plan:
 
 def _resize(hole: np.ndarray, limits: Limits) -> Plan:
     fitting = min(1.0, limits.max_side / max(hole.shape))
-    thickness = Holes(hole).thickest
+    thickness = Holes(hole).thickness.max()
     scale = min(fitting, float(limits.scale_for(thickness)))
     windows = _whole(hole, scale)
     height, width = windows[0].network_size
@@ -138,9 +140,9 @@ def _crop(hole: np.ndarray, limits: Limits) -> Plan:
         f"{_counted(len(windows), 'window')} around {_counted(holes.count, 'hole')}, up to {width} x {height} px"
     )
     if any(window.scale < 1 for window in windows):
-        smallest = min(window.scale for window in windows)
+        smallest, thickest = min(window.scale for window in windows), holes.thickness.max()
         reason += (
-            f", reduced to {100 * smallest:.0f} % where a hole ({holes.thickest:.0f} px) is thicker than those "
+            f", reduced to {100 * smallest:.0f} % where a hole ({thickest:.0f} px) is thicker than those "
             f"trained on ({limits.largest_hole} px)"
         )
     return Plan("crop", windows, reason)
@@ -148,13 +150,15 @@ def _crop(hole: np.ndarray, limits: Limits) -> Plan:
 
 def _auto(hole: np.ndarray, limits: Limits) -> Plan:
     longest = max(hole.shape)
-    scale = float(limits.scale_for(Holes(hole).thickest))
-    if longest * scale > limits.max_side:
-        chosen, why = _crop, f"the picture's long side is {longest} px, above {limits.max_side}"
-    elif scale < 1:
-        chosen, why = _resize, "the hole is thicker than those trained on"
-    else:
+    scales = limits.scale_for(Holes(hole).thickness)
+    if scales.min() == 1 and longest <= limits.max_side:
         chosen, why = _original, f"its long side is at most {limits.max_side} px"
+    elif scales.max() < 1 and scales.max() <= 2 * scales.min() and longest * scales.max() <= limits.max_side:
+        chosen, why = _resize, "all holes are thicker than those trained on"
+    elif longest <= limits.max_side:
+        chosen, why = _crop, "some holes are thicker than those trained on, and others are not so thick"
+    else:
+        chosen, why = _crop, f"the picture's long side is {longest} px, above {limits.max_side}"
     decided = chosen(hole, limits)
     return dataclasses.replace(decided, reason=f"{decided.reason} (chosen because {why})")
 

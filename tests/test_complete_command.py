@@ -153,8 +153,64 @@ def test_without_weights_nothing_is_made_up(here, monkeypatch):
 
 def test_too_little_memory_has_its_own_code(here, monkeypatch):
     monkeypatch.setattr(runner_module, "available_memory", lambda: 1_000)
-    assert "--max-side" in run("photo.png", "mask.png", code=4)
-    assert not Path("photo_completed.png").exists()
+    save("large.png", picture(370, 500))
+    assert "--max-side" in run("large.png", "mask.png", "--strategy", "original", code=4)
+    assert not Path("large_completed.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["photo.png", "mask.png", "folder"], "folder: is a directory: name a file in it"),
+        (["photo.png", "mask.png", "folder", "--overwrite"], "folder: is a directory: name a file in it"),
+        (["photo.png", "mask.png", ".", "--overwrite"], "is a directory"),
+        (["photo.png", "mask.png", "pipe.png", "--overwrite"], "pipe.png: is a device, a pipe or the like"),
+        (["photo.png", "mask.png", "photo.png/a.png"], "is not a directory"),
+        (["photo.png", "mask.png", "x" * 300 + ".png"], "File name too long"),
+        (["x" * 300 + ".png", "mask.png"], "File name too long"),
+        (["photo.png", "mask.png", "link.png"], "link.png is there already"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused_before_anything_is_computed(here, monkeypatch, arguments, told):
+    Path("folder").mkdir()
+    os.mkfifo("pipe.png")
+    Path("link.png").symlink_to("nowhere.png")
+    monkeypatch.setenv("GLCIC_WEIGHTS", "none: it is not looked for")
+    message = run(*arguments, code=2)
+    assert told in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["", "mask.png"], ["photo.png", ""], ["photo.png", "mask.png", "-o", ""]])
+def test_an_empty_name_is_no_name(here, arguments):
+    assert "a name is empty" in run(*arguments, code=2).stderr
+
+
+def test_settings_that_fail_with_every_picture_end_a_folder_at_once(here):
+    folder(here)
+    for arguments in (["--device", "tpu"], ["--max-side", "10"]):
+        run("in", "masks", "-o", "out", *arguments, code=2)
+        assert not Path("out").exists()
+    run("in", "masks", "-o", "photo.png", code=2)
+    run("in", "masks", "-o", "out", "--weights", "none", code=3)
+
+
+def test_no_result_takes_the_name_of_a_comparison(here):
+    save("in/a.png", picture())
+    save("in/a_comparison.png", picture())
+    run("in", "mask.png", "-o", "out", "--save-comparison", code=1)
+    assert Image.open("out/a_comparison.png").size == (150, 37)
+    assert "a.png's comparison" in Path("out/failures.csv").read_text()
+    run("in", "mask.png", "-o", "plain")
+    assert Image.open("plain/a_comparison.png").size == (50, 37)
+
+
+def test_a_comparison_that_cannot_be_written_costs_no_result(here):
+    save("wide.webp", picture(8, 6000))
+    save("wide_mask.png", np.eye(8, 6000, dtype=np.uint8) * 255)
+    message = run("wide.webp", "wide_mask.png", "out.webp", "--save-comparison", code=2)
+    assert message.startswith("out_comparison.webp: cannot be written as WEBP")
+    assert Image.open("out.webp").size == (6000, 8)
 
 
 def test_masks_of_other_sizes_and_kinds(here):
@@ -184,7 +240,7 @@ def test_transparency_as_the_mask_becomes_opaque(here):
     save("cutout.png", pixels)
     run("cutout.png", "out.png", "--mask", "alpha")
     assert_completed("out.png", np.dstack([pixels[..., :3], np.full((37, 50), 255, np.uint8)]), mask() > 0)
-    run("cutout.png", "mask.png", "kept.png")
+    assert "transparent in the hole" in run("cutout.png", "mask.png", "kept.png").stderr
     np.testing.assert_array_equal(np.asarray(Image.open("kept.png"))[..., 3], pixels[..., 3])
 
 

@@ -1,20 +1,24 @@
 """Completing pictures of any size: what changes, what may not, and what it takes."""
 
+import os
+import subprocess
+import sys
 import threading
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import one_line
+from conftest import ROOT, one_line
 from test_weights import random_variables
 
-from glcic_jax import runner
-from glcic_jax.completer import Completer, raw_picture
+from glcic_jax import blending, runner
+from glcic_jax.completer import Completer, RawPicture
 from glcic_jax.completion import complete
 from glcic_jax.errors import ConfigError, MemoryExhaustedError, WeightsError
 from glcic_jax.networks import CompletionNetwork, ContextDiscriminator
-from glcic_jax.weights import Description, Weights
+from glcic_jax.weights import Description, Weights, save_weights
 from glcic_jax.windows import STRATEGIES
 
 NETWORK = CompletionNetwork(1 / 16)
@@ -123,14 +127,14 @@ def test_depths_agree_and_sixteen_bits_are_not_eight(completer):
 def test_the_raw_picture_shows_the_output_where_the_network_looked(completer):
     pixels, hole = picture(200, 700), np.zeros((200, 700), bool)
     hole[90:100, 20:30] = True
-    filling = completer.fill(pixels, hole)
+    raw = RawPicture(pixels)
+    filling = completer.fill(pixels, hole, on_output=raw)
     (window,) = filling.plan.windows
-    raw = raw_picture(pixels, filling)
-    np.testing.assert_array_equal(raw[hole], filling.pixels[hole])
+    np.testing.assert_array_equal(raw.pixels[hole], filling.pixels[hole])
     outside = np.ones(hole.shape, bool)
     outside[window.box.slices] = False
-    np.testing.assert_array_equal(raw[outside], pixels[outside])
-    assert (raw[window.box.slices] != pixels[window.box.slices]).mean() > 0.9
+    np.testing.assert_array_equal(raw.pixels[outside], pixels[outside])
+    assert (raw.pixels[window.box.slices] != pixels[window.box.slices]).mean() > 0.9
 
 
 def test_sizes_share_programs_and_a_warm_one_compiles_nothing(variables):
@@ -140,6 +144,143 @@ def test_sizes_share_programs_and_a_warm_one_compiles_nothing(variables):
     for height, width in ((65, 81), (80, 96), (77, 93)):
         fresh.fill(picture(height, width), random_hole(height, width, 3), strategy="original")
     assert fresh._runner.sizes == ((80, 96),)
+
+
+def test_a_warm_completer_is_ready_for_a_photograph(variables):
+    fresh = Completer(Weights(NETWORK, variables, DESCRIPTION))
+    fresh.warmup([(1000, 800)])
+    ready = fresh._runner.sizes
+    hole = np.zeros((1000, 800), bool)
+    hole[500:530, 390:420] = True
+    fresh.fill(picture(1000, 800), hole)
+    assert fresh._runner.sizes == ready == ((384, 384),)
+
+
+class Stub:
+    """Stands for a network that is right inside its mask, and as wrong as can be outside."""
+
+    def __init__(self, colour: float):
+        self.colour, self.seen = colour, []
+
+    def output(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        self.seen.append((image, mask))
+        return np.where(mask > 0, np.float32(self.colour), np.float32(0)).repeat(3, axis=-1)
+
+
+@pytest.fixture
+def with_stub(variables):
+    def build(colour: float) -> Completer:
+        stubbed = Completer(Weights(NETWORK, variables, DESCRIPTION))
+        stubbed._runner = Stub(colour)
+        return stubbed
+
+    return build
+
+
+@pytest.mark.parametrize("strategy", ["resize", "crop"])
+def test_what_the_network_says_outside_the_hole_is_not_drawn_into_a_reduced_fill(with_stub, strategy):
+    pixels = np.full((600, 600, 3), 204, np.uint8)
+    hole = np.zeros((600, 600), bool)
+    hole[150:450, 150:450] = True
+    filling = with_stub(0.8).fill(pixels, hole, strategy=strategy)
+    assert filling.plan.windows[0].scale < 0.2
+    np.testing.assert_array_equal(filling.pixels, pixels)
+
+
+def test_a_reduced_fill_is_enlarged_smoothly(with_stub):
+    ramp = np.broadcast_to(np.linspace(0, 1, 400, dtype=np.float32)[:, None, None], (400, 400, 3)).copy()
+    hole = np.zeros((400, 400), bool)
+    hole[100:300, 100:300] = True
+    stubbed = with_stub(0.0)
+    view = cv2.resize(ramp, (64, 64), interpolation=cv2.INTER_AREA)
+    stubbed._runner.output = lambda image, mask: view[: image.shape[0], : image.shape[1]]
+    filled = stubbed.fill(ramp, hole, strategy="resize", max_side=64).pixels
+    np.testing.assert_allclose(filled, ramp, atol=0.01)
+
+
+def test_what_is_transparent_is_white_to_the_network_and_keeps_its_own_colour(with_stub):
+    pixels = np.full((40, 40, 4), (200, 0, 0, 128), np.uint8)
+    hole = np.zeros((40, 40), bool)
+    hole[10:20, 10:20] = True
+    over_white = 200 / 255 * 128 / 255 + 127 / 255, 127 / 255, 127 / 255
+    stubbed = with_stub(0.0)
+    stubbed._runner.output = lambda image, mask: np.broadcast_to(np.float32(over_white), image.shape)
+    np.testing.assert_allclose(stubbed.fill(pixels, hole).pixels.astype(int), pixels.astype(int), atol=1)
+    watched = with_stub(0.0)
+    watched.fill(pixels, hole)
+    np.testing.assert_allclose(watched._runner.seen[0][0][0, 0], over_white, atol=1e-6)
+
+
+def test_blending_fits_the_fill_to_its_surroundings(completer):
+    pixels, hole = picture(60, 60, dtype=np.float32), np.zeros((60, 60), bool)
+    hole[10:40, 0:30] = hole[50:, 50:] = True
+    plain, blended = (completer.fill(pixels, hole, blend=blend).pixels for blend in (False, True))
+    assert np.abs(plain - blended)[hole].max() > 0.01
+    np.testing.assert_allclose(blended, blending.blend(pixels, plain, hole), atol=1e-6)
+
+
+def test_what_is_not_finite_in_the_hole_is_not_looked_at(completer):
+    pixels, hole = picture(130, 101, dtype=np.float32), np.zeros((130, 101), bool)
+    hole[20:85, 33:90] = True
+    missing = np.where(hole[..., None], np.nan, pixels)
+    for options in ({"strategy": "original"}, {"strategy": "resize"}, {"strategy": "crop", "blend": True}):
+        expected = completer.fill(pixels, hole, **options).pixels
+        np.testing.assert_array_equal(completer.fill(missing, hole, **options).pixels, expected)
+    np.testing.assert_array_equal(completer.complete(missing, hole), completer.complete(pixels, hole))
+
+
+def test_weights_that_give_no_numbers_are_an_error(variables):
+    broken = jax.tree.map(np.copy, variables)
+    broken["params"]["conv1"]["kernel"] *= np.float32(1e38)
+    broken["params"]["bn1"]["scale"] *= np.float32(1e38)
+    with pytest.raises(WeightsError, match="the network's output is not finite"):
+        Completer(Weights(NETWORK, broken, DESCRIPTION)).fill(picture(8, 8), random_hole(8, 8, 5))
+
+
+def test_shapes_and_sizes_that_do_not_fit_are_errors(completer):
+    with pytest.raises(ValueError, match="do not fit"):
+        completer.fill(picture(8, 8), np.ones((1, 8), bool))
+    with pytest.raises(ValueError, match="do not fit"):
+        completer.fill(picture(8, 8), np.ones((8, 8), np.uint8))
+    with pytest.raises(ConfigError, match="whole number of pixels"):
+        completer.fill(picture(8, 8), np.ones((8, 8), bool), max_side=None)
+
+
+def test_programs_are_kept_for_the_next_process(variables, tmp_path):
+    save_weights(Weights(NETWORK, variables, DESCRIPTION), tmp_path / "a.safetensors")
+    code = (
+        "import jax; from glcic_jax.completer import Completer;"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0);"
+        "c = Completer.load('a.safetensors'); c.warmup([(16, 16)]);"
+        "print(jax.config.jax_compilation_cache_dir)"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    environment |= {"GLCIC_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / "home" / "xla")
+    assert any((tmp_path / "home" / "xla").iterdir())
+    own = subprocess.run(
+        run,
+        cwd=tmp_path,
+        env=environment | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert own.stdout.strip() == str(tmp_path / "own")
+    (tmp_path / "file").write_bytes(b"")
+    without = subprocess.run(
+        run,
+        cwd=tmp_path,
+        env=environment | {"GLCIC_HOME": str(tmp_path / "file")},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert without.stdout.strip() == "None"
+    (line,) = without.stderr.splitlines()
+    assert line.endswith(f"compiled programs cannot be kept in {tmp_path / 'file' / 'xla'}: Not a directory")
 
 
 def test_several_threads_may_use_one(completer):
@@ -158,13 +299,26 @@ def test_several_threads_may_use_one(completer):
         np.testing.assert_array_equal(one, expected)
 
 
-@pytest.mark.parametrize(("strategy", "told"), [("original", "--strategy crop"), ("crop", "--max-side")])
+@pytest.mark.parametrize(("strategy", "told"), [("original", "--strategy crop"), ("crop", "--max-side, as 138")])
 def test_too_little_memory_names_the_smaller_setting(completer, monkeypatch, strategy, told):
     monkeypatch.setattr(runner, "available_memory", lambda: 1_000_000)
+    hole = np.zeros((400, 400), bool)
+    hole[100:120, 100:120] = True
     with pytest.raises(MemoryExhaustedError, match=told) as caught:
-        completer.fill(picture(40, 40), random_hole(40, 40, 5), strategy=strategy)
+        completer.fill(picture(400, 400), hole, strategy=strategy)
     assert "GiB are needed" in one_line(caught)
     assert caught.value.exit_code == 4
+    with pytest.raises(MemoryExhaustedError, match="give the process more memory"):
+        completer.fill(picture(40, 40), hole[90:130, 90:130], strategy=strategy)
+
+
+def test_a_picture_that_python_has_no_memory_for_is_an_error(completer, monkeypatch):
+    def exhausted(*_):
+        raise np._core._exceptions._ArrayMemoryError((10**9,), np.dtype(np.float32))
+
+    monkeypatch.setattr(completer._runner, "output", exhausted)
+    with pytest.raises(MemoryExhaustedError, match=r"40 x 40 px .*Unable to allocate"):
+        completer.fill(picture(40, 40), random_hole(40, 40, 5))
 
 
 def test_a_discriminator_completes_nothing():
@@ -178,6 +332,6 @@ def test_devices_are_found_by_name(variables):
     weights = Weights(NETWORK, variables, DESCRIPTION)
     assert Completer(weights, device="cpu:0").device == jax.devices("cpu")[0]
     assert Completer(weights, device=jax.devices("cpu")[0]).device.platform == "cpu"
-    for missing in ("tpu", "cpu:7", "cpu:x", ""):
+    for missing in ("tpu", "cpu:7", "cpu:x", "cpu:-1", ""):
         with pytest.raises(ConfigError, match="choose one of cpu:0"):
             Completer(weights, device=missing)

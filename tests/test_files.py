@@ -45,6 +45,29 @@ def test_a_disk_that_fills_half_way_leaves_the_old_file_alone(tmp_path):
 
 def test_a_directory_of_that_name_is_an_error(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(DataError, match="a: cannot be written"):
+    with pytest.raises(DataError, match="a: is a directory"):
         write_aside(tmp_path / "a", b"")
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_pipes_and_devices_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe: is a device, a pipe or the like"):
+        write_aside(tmp_path / "pipe", b"")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_what_a_link_points_to_is_replaced(tmp_path):
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("real")
+    write_aside(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "file/a", "file/a/b"])
+def test_names_that_cannot_be_are_one_line(tmp_path, name):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_aside(f"{tmp_path}/{name}", b"")
+    assert os.listdir(tmp_path) == ["file"]

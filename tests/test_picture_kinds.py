@@ -122,14 +122,32 @@ def test_masks_of_every_kind_are_the_same_hole(mask):
         (np.zeros((0, 4, 3), np.uint8), "C from 1 to 4"),
         (np.zeros((4, 4, 3), np.int32), "int32"),
         (np.zeros((4, 4, 3), bool), "bool"),
-        (np.full((4, 4, 3), 255.0), "255 to 255"),
-        (np.full((4, 4, 3), np.nan), "nan"),
         ("none.png", "no such file"),
     ],
 )
 def test_what_is_no_picture_is_one_line(image, told):
     with pytest.raises(DataError, match=told):
         take_picture(image)
+
+
+def test_floats_are_looked_at_outside_the_hole_alone(completer):
+    for wrong in (255.0, np.nan, -0.1):
+        array = np.where(HOLE[..., None], wrong, pixels(3, np.float64))
+        assert np.isfinite(completer.complete(array, HOLE)).all()
+        with pytest.raises(DataError, match=r"lies in \[0, 1\] outside the hole"):
+            completer.complete(array, ~HOLE)
+
+
+def test_a_pil_image_is_turned_upright_like_a_path(completer, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels()).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(HOLE).save(tmp_path / "mask.png", exif=exif)
+    completed = completer.complete(Image.open(tmp_path / "turned.png"), Image.open(tmp_path / "mask.png"))
+    expected = completer.complete(tmp_path / "turned.png", tmp_path / "mask.png")
+    np.testing.assert_array_equal(np.asarray(completed), np.asarray(expected))
+    assert completed.size == (21, 30)
+    assert completed.getexif().get(0x0112, 1) == 1
 
 
 def test_a_mask_of_another_shape_and_missing_weights_are_errors(completer, store_home):

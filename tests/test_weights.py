@@ -82,7 +82,7 @@ SAID = dataclasses.asdict(DESCRIPTION)
     ("metadata", "told"),
     [
         ({"format": None}, "import it with"),
-        ({"format": "glcic_jax weights 9"}, "weights 9"),
+        ({"format": "glcic_jax weights 9"}, "upgrade"),
         ({"sha256": "0" * 64}, "damaged"),
         ({"network": None}, "network"),
         ({"network": "{"}, "description cannot be used"),
@@ -102,6 +102,11 @@ SAID = dataclasses.asdict(DESCRIPTION)
         ({"description": json.dumps(SAID | {"image_size": -4})}, "image size"),
         ({"description": json.dumps(SAID | {"hole_sides": [0, 3]})}, "hole sides"),
         ({"description": json.dumps(SAID | {"more": 1})}, "more"),
+        ({"description": json.dumps(SAID | {"image_size": True})}, "image size"),
+        ({"description": json.dumps(SAID | {"hole_sides": [14, 6]})}, "hole sides"),
+        ({"description": json.dumps(SAID | {"licence": None})}, "licence"),
+        ({"description": json.dumps(SAID | {"origin": 5})}, "origin"),
+        ({"description": "[" * 100_000}, "description cannot be used"),
     ],
 )
 def test_a_description_that_cannot_be_used_is_one_line(metadata, told, weights, tmp_path):
@@ -111,6 +116,39 @@ def test_a_description_that_cannot_be_used_is_one_line(metadata, told, weights, 
     with pytest.raises(WeightsError, match=r"a\.safetensors: ") as caught:
         load_weights(path)
     assert told in one_line(caught)
+
+
+JUDGE = {
+    "kind": "context_discriminator",
+    "branches": ["local"],
+    "local_size": 16,
+    "channels": [[8, 4]],
+    "width": 1.0,
+    "layer_order": "conv_relu_bn",
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"local_size": 1000},
+        {"local_size": "x"},
+        {"local_size": 0},
+        {"branches": ["nope"]},
+        {"branches": [["a"]]},
+        {"branches": ["local", "local"], "channels": [[8, 4], [8, 4]]},
+        {"branches": ["local", "global"]},
+        {"channels": [[]]},
+        {"channels": [[-1]]},
+    ],
+)
+def test_a_discriminator_that_cannot_be_is_one_line(change, weights, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_weights(weights, path)
+    rewrite(path, network=json.dumps(JUDGE | change))
+    with pytest.raises(WeightsError, match=r"a\.safetensors: ") as caught:
+        load_weights(path)
+    one_line(caught)
 
 
 def test_a_changed_byte_a_cut_and_no_file_are_one_line(weights, tmp_path):
@@ -148,6 +186,7 @@ def changed(weights: Weights, change) -> Weights:
         (lambda v: v["params"]["conv1"].update(bias=np.zeros(3, np.float32)), "conv1/bias has the shape"),
         (lambda v: v["params"]["conv1"].update(bias=np.zeros(4)), "float64"),
         (lambda v: v["params"]["conv1"]["bias"].fill(np.nan), "not finite"),
+        (lambda v: v["batch_stats"]["bn2"]["var"].fill(-1), "variances below 0"),
     ],
 )
 def test_arrays_that_do_not_fit_are_not_written(change, told, weights, tmp_path):

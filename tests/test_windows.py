@@ -122,11 +122,50 @@ def test_a_long_thin_hole_is_cut_into_windows():
     assert all(max(window.network_size) <= 600 and window.scale == 1 for window in decided.windows)
 
 
+def test_a_reduced_window_sees_as_much_as_any_other():
+    (window,) = plan(hole_of((3000, 4000), (1400, 1600, 1528, 1728)), "crop", LIMITS).windows
+    scale = 32 / 127
+    assert window.scale == pytest.approx(scale)
+    for edge, inner in zip(window.box, (1400, 1600, 1528, 1728), strict=True):
+        assert abs(edge - inner) * scale == pytest.approx(CONTEXT, abs=8 * scale)
+    # So long that it is cut: each cell sees as much around its part.
+    long = plan(hole_of((3000, 6000), (1400, 500, 1528, 5500)), "crop", LIMITS).windows
+    assert len(long) > 1
+    for window in long:
+        assert window.scale == pytest.approx(scale)
+        assert (1400 - window.box.top) * scale == pytest.approx(CONTEXT, abs=8 * scale)
+
+
+def test_holes_that_are_reduced_alike_take_the_smallest_scale_and_others_their_own():
+    hole = hole_of((2000, 3000), (900, 900, 1029, 1029), (900, 1100, 1081, 1281), (900, 1400, 1455, 1955))
+    windows = plan(hole, "crop", Limits(32, 5000)).windows
+    assert sorted(round(window.scale, 4) for window in windows) == [round(32 / 555, 4), round(32 / 181, 4)]
+    smaller = max(windows, key=lambda window: window.scale)
+    assert smaller.part.sum() == 129**2 + 181**2
+
+
+def test_a_scratch_is_not_reduced_with_a_thick_hole():
+    hole = hole_of((3000, 4000), (1000, 1000, 1860, 1860), (200, 200, 201, 3000))
+    decided = plan(hole, "auto", Limits(128, 600))
+    assert decided.strategy == "crop"
+    assert {window.scale for window in decided.windows if window.part.sum() < 10_000} == {1.0}
+    small = plan(hole_of((500, 560), (10, 10, 175, 175), (400, 10, 403, 500)), "auto", Limits(128, 600))
+    assert sorted(window.scale for window in small.windows) == [128 / 165, 1.0]
+
+
+def test_a_hundred_thousand_specks_are_planned_like_few():
+    hole = np.zeros((1200, 1600), bool)
+    hole[::4, ::4] = True
+    decided = plan(hole, "crop", LIMITS)
+    assert sum(window.part.sum() for window in decided.windows) == hole.sum() == 120_000
+    assert "120,000 holes" in decided.reason
+
+
 @pytest.mark.parametrize(
     ("shape", "box", "strategy", "told"),
     [
         ((400, 600), (10, 10, 42, 42), "original", "its long side is at most 600 px"),
-        ((400, 600), (10, 10, 90, 90), "resize", "thicker than those trained on"),
+        ((400, 600), (10, 10, 90, 90), "resize", "all holes are thicker"),
         ((400, 604), (10, 10, 40, 40), "crop", "the picture's long side is 604 px, above 600"),
         ((3000, 4000), (10, 10, 410, 410), "resize", "thicker"),
         ((3000, 4000), (10, 10, 110, 110), "crop", "reduced to"),
