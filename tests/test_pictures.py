@@ -342,9 +342,10 @@ def test_wide_grey_is_scaled_to_16_bits():
         assert picture.pixels.dtype == np.uint16
         np.testing.assert_array_equal(picture.pixels[0, :, 0], expected)
         assert "16 bits" in picture.notes[0]
-    file = io.BytesIO()
-    tifffile.imwrite(file, np.array([[(0.0, 0.5, 1.0)]], np.float32), photometric="rgb")
-    np.testing.assert_array_equal(read_picture(file.getvalue()).pixels, [[(0, 32768, 65535)]])
+    for order in "<>":
+        file = io.BytesIO()
+        tifffile.imwrite(file, np.array([[(0.0, 0.5, 1.0)]], order + "f4"), photometric="rgb", byteorder=order)
+        np.testing.assert_array_equal(read_picture(file.getvalue()).pixels, [[(0, 32768, 65535)]])
 
 
 def test_what_a_format_cannot_hold_is_left_out_and_said():
