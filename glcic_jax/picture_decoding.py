@@ -247,7 +247,7 @@ def _read_exif(image: Image.Image, notes: list[str]) -> tuple[int, bytes]:
     """The orientation, and the EXIF block as the file has it."""
     try:
         orientation = _orientation(image)
-        block = image.info.get("exif", b"")
+        block = image.info.get("exif") or b""  # pillow_heif puts None where there is none.
         if image.format == "TIFF" or "Raw profile type exif" in image.info:
             described = describing(image.getexif())
             block = described.tobytes() if len(described) else b""

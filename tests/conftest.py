@@ -1,6 +1,7 @@
 """What all tests share: a compile cache, and configurations small enough for two CPU cores."""
 
 import importlib.util
+import inspect
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 import jax
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from ml_collections import ConfigDict
 
 from glcic_jax.checkpoints import Checkpoints
@@ -33,6 +35,12 @@ def one_line(caught) -> str:
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     return message
+
+
+def command_runner() -> CliRunner:
+    """Runs commands and keeps stdout and stderr apart, which before click 8.2 has to be asked for."""
+    apart = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+    return CliRunner(**apart)
 
 
 def shrink(config: ConfigDict) -> ConfigDict:

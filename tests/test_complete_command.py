@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from conftest import command_runner
 from PIL import Image
 
 from glcic_jax import runner as runner_module
@@ -58,7 +58,7 @@ def save(path, pixels, **options) -> None:
 
 
 def run(*arguments: str, code: int = 0, stdin: bytes | None = None):
-    result = CliRunner().invoke(cli, ["complete", *arguments], input=stdin)
+    result = command_runner().invoke(cli, ["complete", *arguments], input=stdin)
     if isinstance(result.exception, UserError):  # main() makes a line and a code of it.
         assert result.exception.exit_code == code
         return str(result.exception)

@@ -17,6 +17,7 @@ from glcic_jax import image_files
 from glcic_jax.errors import DataError
 from glcic_jax.exif import cleaned
 from glcic_jax.image_files import load_image
+from glcic_jax.picture_decoding import decode
 from glcic_jax.pictures import (
     Picture,
     encode_picture,
@@ -208,6 +209,27 @@ def test_orientation_is_applied_and_the_tag_reset(orientation, kind):
             assert image.size == (11, 7)
 
 
+@pytest.mark.parametrize("orientation", [None, *STORED])
+def test_heic_is_read_upright_with_an_exif_block_and_without(orientation):
+    pytest.importorskip("pillow_heif")
+    assert image_files.heif_formats() == ["HEIF"]
+    ramps = np.meshgrid(np.arange(48) * 4, np.arange(64) * 3)
+    upright = np.stack([*ramps, np.full((64, 48), 100)], -1).astype(np.uint8)
+    stored = np.ascontiguousarray(STORED[orientation or 1](upright))
+    picture = read_picture(
+        encode(stored, "HEIF", quality=90, exif=exif_block(orientation) if orientation else None)
+    )
+    np.testing.assert_allclose(picture.pixels.astype(int), upright, atol=12)
+    assert (b"maker's note" in picture.exif) == (orientation is not None)
+    assert picture.notes == ()
+
+
+def test_an_exif_block_of_none_is_no_exif_block():
+    with Image.open(io.BytesIO(encode(noise(3), "PNG"))) as image:
+        image.info["exif"] = None  # So does pillow_heif.
+        assert decode(image, b"").exif == b""
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_thumbnail_is_erased_and_all_else_stays(order):
     thumbnail = encode(noise(3), "JPEG")
@@ -342,9 +364,10 @@ def test_wide_grey_is_scaled_to_16_bits():
         assert picture.pixels.dtype == np.uint16
         np.testing.assert_array_equal(picture.pixels[0, :, 0], expected)
         assert "16 bits" in picture.notes[0]
-    file = io.BytesIO()
-    tifffile.imwrite(file, np.array([[(0.0, 0.5, 1.0)]], np.float32), photometric="rgb")
-    np.testing.assert_array_equal(read_picture(file.getvalue()).pixels, [[(0, 32768, 65535)]])
+    for order in "<>":
+        file = io.BytesIO()
+        tifffile.imwrite(file, np.array([[(0.0, 0.5, 1.0)]], order + "f4"), photometric="rgb", byteorder=order)
+        np.testing.assert_array_equal(read_picture(file.getvalue()).pixels, [[(0, 32768, 65535)]])
 
 
 def test_what_a_format_cannot_hold_is_left_out_and_said():

@@ -119,8 +119,9 @@ def test_outside_the_main_thread_nothing_is_set():
 
 def test_entering_and_leaving_restores_everything():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    threads = threading.active_count()
     with StopRequest() as stop:
         assert stop.signal is None
+        assert "signals" in (thread.name for thread in threading.enumerate())
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-    assert threading.active_count() == threads
+    # Not their number: JAX starts one where it looks for a TPU, which ends when it likes.
+    assert "signals" not in (thread.name for thread in threading.enumerate())

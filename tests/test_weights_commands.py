@@ -12,8 +12,7 @@ from pathlib import Path
 import foreign_files
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from conftest import ROOT
+from conftest import ROOT, command_runner
 from reference import random_completion_weights
 from test_weights import DESCRIPTION, NETWORK, assert_same, changed, random_variables
 
@@ -41,7 +40,7 @@ def exported(tmp_path) -> Path:
 
 def glcic(*arguments) -> types.SimpleNamespace:
     """Runs a command as `main` does: its output, its rows by title, its one line of error and its exit code."""
-    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    result = command_runner().invoke(cli, [str(argument) for argument in arguments])
     error = result.exception
     code = result.exit_code
     if error is not None and not isinstance(error, SystemExit):
