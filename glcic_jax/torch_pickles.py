@@ -8,35 +8,29 @@ holds something harmless that is no weight, and refuses all other names.
 
 import io
 import pickletools
-import re
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from glcic_jax.tensor_files import strided
+from glcic_jax.torch_names import (
+    DICTS,
+    FROM_TYPE,
+    PARAMETERS,
+    SIZE,
+    TENSORS,
+    Name,
+    check_call,
+    named,
+    storage_type,
+)
 
 # A checkpoint of a network of this size takes some ten thousand.
 _MOST_OPERATIONS = 1_000_000
+# Larger numbers may all have one hash: a dict of them takes time squared.
 _LARGEST_KEY = 1 << 60
-
-# What PyTorch calls a storage, and NumPy's type. bfloat16 is unknown to NumPy: the upper half of a float32.
-STORAGES = {
-    "DoubleStorage": "f8",
-    "FloatStorage": "f4",
-    "HalfStorage": "f2",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "i8",
-    "IntStorage": "i4",
-    "ShortStorage": "i2",
-    "CharStorage": "i1",
-    "ByteStorage": "u1",
-    "BoolStorage": "bool",
-    "ComplexFloatStorage": "c8",
-    "ComplexDoubleStorage": "c16",
-    "UntypedStorage": "u1",
-}
-_STORAGE = re.compile(rf"torch\.(?:cuda\.|storage\.)?({'|'.join(STORAGES)})")
-_DTYPE = re.compile(r"torch\.(?:float|bfloat|u?int|complex)\d+|torch\.bool")
+# Generators of random numbers hold ones of 128 bits. Reckoning with a number of megabytes takes minutes.
+_LONGEST_NUMBER = 1024
 
 
 class Unread(NamedTuple):
@@ -45,12 +39,6 @@ class Unread(NamedTuple):
     Attributes:
       name: Of its class or function.
     """
-
-    name: str
-
-
-class _Name(NamedTuple):
-    """A class or function that a pickle names."""
 
     name: str
 
@@ -98,6 +86,8 @@ class _Machine:
     def do(self, name: str, argument: Any) -> None:
         """Runs one operation, under its name in pickletools."""
         if name in _PUSHES:
+            if isinstance(argument, int) and argument.bit_length() > _LONGEST_NUMBER:
+                raise ValueError(f"a number of more than {_LONGEST_NUMBER:,} bits, which no weights need")
             self._stack.append(argument)
         elif name in _CONSTANTS:
             self._stack.append(_CONSTANTS[name]())
@@ -157,11 +147,14 @@ class _Machine:
             raise TypeError
 
     def _global(self, argument: str) -> None:
-        self._stack.append(_named(argument.replace(" ", ".")))
+        self._stack.append(named(argument.replace(" ", ".")))
 
     def _stack_global(self, _: Any) -> None:
         name, module = self.pop(), self.pop()
-        self._stack.append(_named(f"{module}.{name}"))
+        # Others are not even shown: a tuple of tuples may be endless to write.
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise TypeError
+        self._stack.append(named(f"{module}.{name}"))
 
     def _reduce(self, _: Any) -> None:
         arguments, function = self.pop(), self.pop()
@@ -173,7 +166,7 @@ class _Machine:
 
     def _old_object(self, argument: str | None) -> None:
         items = self._above_mark()
-        function = _named(argument.replace(" ", ".")) if argument else items.pop(0)
+        function = named(argument.replace(" ", ".")) if argument else items.pop(0)
         self._stack.append(self._call(function, tuple(items)))
 
     def _build(self, _: Any) -> None:
@@ -182,31 +175,29 @@ class _Machine:
 
     def _persistent(self, argument: str | None) -> None:
         said = argument if argument is not None else self.pop()
-        if not isinstance(said, tuple) or not 2 <= len(said) <= 6 or not isinstance(said[1], _Name):
+        if not isinstance(said, tuple) or not 2 <= len(said) <= 6 or not isinstance(said[1], Name):
             raise ValueError("something kept outside its pickle that is no storage")
         kind, typed, *rest = said
-        match = _STORAGE.fullmatch(typed.name)
-        if kind != "storage" or not match:
+        storage = storage_type(typed.name)
+        if kind != "storage" or not storage:
             raise ValueError(f"something kept outside its pickle that is no storage ({typed.name[:80]})")
-        self._stack.append(self._storage((match[1], *rest)))
+        self._stack.append(self._storage((storage, *rest)))
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+        if isinstance(function, Name) and function.name == FROM_TYPE:
+            # A subclass's tensor: the call that makes a plain one is in it. One within another is `Unread`.
+            function, arguments = arguments[0], arguments[2]
+        if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise TypeError
         name = function.name
-        if name in _TENSORS:
+        check_call(name, arguments)
+        if name in TENSORS:
             view, offset, shape, strides = arguments[:4]
             return view if isinstance(view, Unread) else strided(view, offset, shape, strides)
-        if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+        if name in PARAMETERS or name == SIZE:
             return arguments[0]
-        if name == "torch._tensor._rebuild_from_type_v2":
-            return self._call(arguments[0], arguments[2])
-        if name in _DICTS:
+        if name in DICTS:
             return self._filled(arguments[0] if arguments else [])
-        if name == "torch.Size":
-            return arguments[0]
-        if name in _GETATTR and not (isinstance(arguments[0], _Name) and arguments[0].name == _HISTORY):
-            raise _refused(name)
         return Unread(name)
 
     def _filled(self, pairs: Any) -> dict[Any, Any]:
@@ -228,17 +219,6 @@ def _dict(items: list[Any]) -> dict[Any, Any]:
         for key, value in pairs
         if isinstance(key, str) or (isinstance(key, int) and abs(key) < _LARGEST_KEY)
     }
-
-
-def _named(name: str) -> _Name:
-    known = _STORAGE.fullmatch(name) or _DTYPE.fullmatch(name)
-    if known or name in _TENSORS or name in _DICTS or name in _HARMLESS or name in _GETATTR:
-        return _Name(name)
-    raise _refused(name)
-
-
-def _refused(name: str) -> ValueError:
-    return ValueError(f"it asks for {name[:120]}, which no weights need; nothing of it was run")
 
 
 _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
@@ -285,31 +265,3 @@ _CONTAINERS: dict[str, Callable[[list[Any]], Any]] = {
     "FROZENSET": list,
 }
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_TENSORS = frozenset({"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"})
-_DICTS = frozenset({"collections.OrderedDict", "collections.defaultdict", "collections.Counter", "builtins.dict"})
-_DICTS |= {"__builtin__.dict", "addict.addict.Dict", "mmengine.config.config.ConfigDict"}
-# mmengine's log of a training names its own methods so.
-_HISTORY = "mmengine.logging.history_buffer.HistoryBuffer"
-_GETATTR = frozenset({"builtins.getattr", "__builtin__.getattr"})
-# What checkpoints hold beside their tensors: in optimizers, arguments, logs and notes of the training.
-_HARMLESS = frozenset(
-    {
-        *("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"),
-        *("torch._tensor._rebuild_from_type_v2", "torch.nn.parameter.Parameter", "torch.Tensor"),
-        *("torch.Size", "torch.device", "_codecs.encode", _HISTORY),
-        *("numpy.ndarray", "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
-        *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
-        *(f"numpy.dtypes.{kind}DType" for kind in ("Float64", "Float32", "Float16", "Int64", "Int32", "Bool")),
-        *(f"datetime.{kind}" for kind in ("datetime", "date", "time", "timedelta", "timezone")),
-        *("collections.deque", "argparse.Namespace", "copy_reg._reconstructor", "copyreg._reconstructor"),
-        *(f"pathlib.{kind}" for kind in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
-        *(
-            f"{module}.{kind}"
-            for module in ("builtins", "__builtin__")
-            for kind in (
-                *("bool", "bytearray", "bytes", "complex", "float", "frozenset", "int"),
-                *("list", "object", "set", "slice", "str", "tuple"),
-            )
-        ),
-    }
-)

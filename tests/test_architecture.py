@@ -47,6 +47,7 @@ LEVELS = {
     "torch7_modules": 1,
     "torch_files": 1,
     "torch_layouts": 1,
+    "torch_names": 1,
     "torch_pickles": 1,
     "worker_pool": 1,
     "windows": 1,

@@ -1,10 +1,13 @@
 """PyTorch's files, read without it: what comes back, and that nothing in them is ever run."""
 
+import copy
+import decimal
 import io
 import os
 import pickle
 import struct
 import tracemalloc
+import uuid
 import zipfile
 
 import foreign_files as ff
@@ -74,6 +77,7 @@ def test_what_checkpoints_hold_beside_tensors_is_passed_over():
         "type": ff.Global("torch", "float32"),
         "counted": ff.Call(ff.Global("collections", "Counter"), ({"a": 1},)),
         "lists": ff.Call(ff.Global("collections", "defaultdict"), (ff.Global("__builtin__", "list"),)),
+        "wide": {1 << 60: "x", -(1 << 60): "y", (1 << 60) - 1: "z"},
         "set": {1, 2},
         7: "seven",
         (1, 2): "no name",
@@ -83,8 +87,53 @@ def test_what_checkpoints_hold_beside_tensors_is_passed_over():
         assert found["numpy"] == Unread("numpy.core.multiarray.scalar")
         assert found["size"] == (1, 2)
         assert found["counted"] == found["lists"] == {}
+        assert found["wide"] == {(1 << 60) - 1: "z"}
         assert found[7] == "seven"
         assert (1, 2) not in found
+
+
+def training_extras():
+    """What trainings put beside weights, by the name that their pickles begin with."""
+    storage = ff.Stored(("storage", ff.Global("torch.storage", "UntypedStorage"), "0", "cpu", 6))
+    # uint16 and float8 are kept as bytes.
+    rebuilt = (storage, 0, (3,), (1,), False, {}, ff.Global("torch", "float8_e4m3fn"))
+    generator = ff.Call(
+        ff.Global("numpy.random._pickle", "__bit_generator_ctor"), (ff.Global("numpy.random._pcg64", "PCG64"),)
+    )
+    return {
+        "types.SimpleNamespace": ff.Call(ff.Global("types", "SimpleNamespace"), (), {"lr": 1.0}),
+        "functools.partial": ff.Call(
+            ff.Global("functools", "partial"),
+            (ff.Global("builtins", "int"),),
+            (ff.Global("builtins", "int"), (), {}),
+        ),
+        "decimal.Decimal": decimal.Decimal("1.5"),
+        "uuid.UUID": uuid.UUID(int=(1 << 128) - 1),
+        "numpy.random._pickle.__generator_ctor": ff.Call(
+            ff.Global("numpy.random._pickle", "__generator_ctor"), (generator,), {"state": 1 << 127}
+        ),
+        "torch.serialization._get_layout": ff.Call(
+            ff.Global("torch.serialization", "_get_layout"), ("torch.strided",)
+        ),
+        "torch._utils._rebuild_tensor_v3": ff.Call(ff.Global("torch._utils", "_rebuild_tensor_v3"), rebuilt),
+        "torch._utils._rebuild_sparse_tensor": ff.Call(
+            ff.Global("torch._utils", "_rebuild_sparse_tensor"), ("torch.sparse_coo", (1, 2))
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", training_extras())
+def test_extras_of_a_training_do_not_stand_in_the_way(name):
+    program, _ = ff.pickled({"x": training_extras()[name], "after": 5})
+    found = parse_torch(ff.zip_file(program, [ff.Storage(np.zeros(6, np.uint8), "Byte")]), "a")
+    assert found == {"x": Unread(name), "after": 5}
+
+
+def test_a_subclass_of_tensors_is_a_tensor():
+    rebuild = ff.Global("torch._utils", "_rebuild_tensor_v2")
+    arguments = (ff.Storage(BASE, "Float"), 2, (3,), (1,), False, {})
+    for found in both(ff.Call(ff.Global("torch._tensor", "_rebuild_from_type_v2"), (rebuild, 0, arguments, {}))):
+        np.testing.assert_array_equal(found, BASE[2:5])
 
 
 def test_newer_pickles_are_read_too():
@@ -125,6 +174,7 @@ HOSTILE = {
     "that is no storage": lambda run: ff.Stored(("module", ff.Global("torch", "Tensor"), "x.py", run)),
     "models.CompletionNetwork": lambda run: evil("models", "CompletionNetwork"),
     "torch.nn.modules.conv.Conv2d": lambda run: evil("torch.nn.modules.conv", "Conv2d"),
+    "os.getpid": lambda run: evil("functools", "partial", ff.Global("os", "getpid")),
     "torch._utils._rebuild_qtensor": lambda run: evil("torch._utils", "_rebuild_qtensor"),
 }
 
@@ -221,6 +271,7 @@ def test_pickles_that_would_fill_the_memory_or_never_end(monkeypatch):
         tracemalloc.stop()
         assert told is None or len(told.splitlines()) == 1
         assert peak < 20_000_000, program[:20]
+    assert "too long" in ff.refusal(parse_torch, ff.zip_file(b"\x80\x02" + b"]" * 30_000 + b"."), "a")
     assert "too long" in ff.refusal(parse_torch, ff.zip_file(many + b"0h\x00h\x01\x85R" * 1000 + b"."), "a")
 
 
@@ -230,6 +281,77 @@ def test_pickles_that_crash_pythons_own_machine():
     assert parse_torch(ff.zip_file(nested), "a") == {}
     lists = b"\x80\x02" + b"(" * 200_000 + b"l" * 200_000 + b"."
     assert len(parse_torch(ff.zip_file(lists), "a")) == 1
+
+
+def test_names_that_are_none_are_not_written_out():
+    # Each pair of bytes doubles what the tuple is as text; 5000 of the others exhaust Python's stack.
+    for body in (b"2\x86" * 60, b"\x85" * 5000):
+        for both_parts in (b")" + body + b"X\x01\0\0\0a", b"X\x01\0\0\0a)" + body):
+            assert "damaged" in ff.refusal(parse_torch, ff.zip_file(b"\x80\x02" + both_parts + b"\x93."), "a")
+
+
+def test_calls_within_calls_do_not_exhaust_the_stack():
+    name = b"ctorch._tensor\n_rebuild_from_type_v2\n"
+    program = b"\x80\x02" + name + (b"(" + name + b"N") * 3000 + b")" + b"t" * 3000 + b"R."
+    assert parse_torch(ff.zip_file(program), "a") == Unread("torch._tensor._rebuild_from_type_v2")
+
+
+def test_numbers_of_a_megabyte_are_refused():
+    number = b"\x8b" + struct.pack("<i", 1 << 20) + b"\x7f" * (1 << 20)
+    long = b"\x8a\x81" + b"\x7f" * 129
+    for push in (number, long):
+        told = ff.refusal(parse_torch, ff.zip_file(b"\x80\x02" + push + b"."), "a")
+        assert "more than 1,024 bits" in told
+
+
+def without_checksums(data, names=lambda name: True):
+    """The archive with 0 for its members' checksums, as PyTorch can be told to write it."""
+    changed = bytearray(data)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = [member for member in archive.infolist() if names(member.filename)]
+        start = archive.start_dir
+    for member in members:
+        changed[member.header_offset + 14 : member.header_offset + 18] = bytes(4)
+        listed = data.index(member.filename.encode(), start) - 46
+        changed[listed + 16 : listed + 20] = bytes(4)
+    return bytes(changed)
+
+
+def test_an_archive_without_checksums_is_read_but_not_one_that_has_lost_some():
+    whole = ff.torch_zip({"a": ff.tensor(BASE)})
+    np.testing.assert_array_equal(parse_torch(without_checksums(whole), "a")["a"], BASE)
+    partly = without_checksums(whole, lambda name: name.endswith("data/0"))
+    assert "data/0 is damaged" in ff.refusal(parse_torch, partly, "a")
+    cut = without_checksums(whole).replace(b"PK\x03\x04", b"PK\x03\x05")
+    assert "is damaged" in ff.refusal(parse_torch, cut, "a")
+
+
+def overlapping(data, count):
+    """The archive with its storage listed under many names."""
+    file = io.BytesIO(data)
+    with zipfile.ZipFile(file, "a") as archive:
+        stored = next(member for member in archive.infolist() if member.filename.endswith("data/0"))
+        for index in range(1, count):
+            other = copy.copy(stored)
+            other.filename = f"archive/data/{index}"
+            archive.filelist.append(other)
+        archive._didModify = True
+    return file.getvalue()
+
+
+def test_parts_that_overlap_are_refused():
+    whole = ff.torch_zip({"a": ff.tensor(np.zeros(10_000, np.float32))})
+    assert "overlap" in ff.refusal(parse_torch, overlapping(whole, 3), "a")
+    assert ff.refusal(parse_torch, overlapping(whole, 1), "a") is None
+
+
+def test_a_storage_of_two_types_is_refused():
+    said = [("storage", ff.Global("torch", f"{kind}Storage"), "0", "cpu", 24, None) for kind in ("Float", "Int")]
+    for size, make in ((5, ff.zip_file), (6, ff.legacy_file)):
+        program, _ = ff.pickled([ff.Stored(one[:size]) for one in said])
+        assert "storage 0 is of two types" in ff.refusal(
+            parse_torch, make(program, [ff.Storage(BASE, "Float")]), "a"
+        )
 
 
 def test_containers_that_pytorch_never_writes():
