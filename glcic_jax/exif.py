@@ -2,6 +2,7 @@
 
 import re
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from PIL import Image
@@ -61,7 +62,16 @@ class _Block:
 
     def blank(self, start: int, length: int) -> None:
         stop = min(start + length, len(self.data))
-        self.data[start:stop] = bytes(max(0, stop - start))
+        if stop > start:
+            self.data[start:stop] = bytes(stop - start)
+
+    def blank_all(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Blanks from each start so many bytes; each byte once, however often the pairs name it."""
+        blanked = 0
+        for start, length in sorted(pairs):
+            stop = min(start + length, len(self.data))
+            self.blank(max(start, blanked), stop - max(start, blanked))
+            blanked = max(blanked, stop)
 
     def drop_thumbnails(self, next_place: int) -> None:
         first = self.number("L", next_place)
@@ -70,10 +80,8 @@ class _Block:
             entries, _ = self.directory(first)
             for offsets, lengths in _THUMBNAILS:
                 if offsets in entries and lengths in entries:
-                    for pair in zip(
-                        self.integers(entries[offsets]), self.integers(entries[lengths]), strict=False
-                    ):
-                        self.blank(*pair)
+                    places = self.integers(entries[offsets])
+                    self.blank_all(zip(places, self.integers(entries[lengths]), strict=False))
         # Makers' notes hold previews too.
         start = self.data.find(b"\xff\xd8\xff")
         while start >= 0:

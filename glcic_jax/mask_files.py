@@ -176,6 +176,8 @@ def _over_black(mask: Picture) -> np.ndarray:
 
 def _white(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     """[H, W] bool: what is white in a mask, or True, or 1."""
+    if mask.dtype.kind not in "buif":  # Of text there is no largest.
+        raise DataError(f"{name}: a mask holds bool, whole numbers or floats, and not {mask.dtype}")
     largest, smallest = mask.max(), mask.min()
     if mask.dtype == bool:
         threshold, peak = 0.5, 1
@@ -183,7 +185,7 @@ def _white(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
         if not (smallest >= 0 and largest <= 1):  # Not a number is neither.
             raise DataError(f"{name}: a float mask holds values in [0, 1], and this {smallest:g} to {largest:g}")
         threshold, peak = 0.5, 1
-    elif mask.dtype.kind in "ui":
+    else:
         peak = int(np.iinfo(mask.dtype).max) if mask.dtype in (np.uint8, np.uint16) else 255
         if smallest < 0 or largest > peak:
             raise DataError(f"{name}: whole numbers of a mask are 0 to {peak}, and these {smallest} to {largest}")
@@ -194,8 +196,6 @@ def _white(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
             notes.append("the mask has 16 bits and its largest value fits 8, so 255 was taken for white")
             peak = 255
         threshold = 0.5 if peak == 1 else _THRESHOLD * peak / 255
-    else:
-        raise DataError(f"{name}: a mask holds bool, whole numbers or floats, and not {mask.dtype}")
     if mask.ndim == 2:
         return mask >= threshold
     if mask.shape[-1] == 1:

@@ -1,6 +1,7 @@
 """A folder of pictures and its masks: which mask belongs to which picture, and what each result is called."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -133,14 +134,17 @@ def _by_picture(stems: set[str], masks: Iterable[str]) -> tuple[dict[str, list[s
     """Masks by the stem of their picture, and the masks of no picture."""
     masks_of: dict[str, list[str]] = defaultdict(list)
     strays = []
+    # A letter with an accent is one character or two, by the system that wrote the name; both look the same.
+    composed = {unicodedata.normalize("NFC", stem): stem for stem in sorted(stems)}
     for path in masks:
         stem = _stem(path)
         named = _MASK_NAME.fullmatch(stem)
         # A picture may be called NAME_mask itself: then the mask of just that name is its own.
-        if stem not in stems and named:
-            stem = named[1]
-        if stem in stems:
-            masks_of[stem].append(path)
+        for name in (stem, named[1]) if named else (stem,):
+            picture = name if name in stems else composed.get(unicodedata.normalize("NFC", name))
+            if picture is not None:
+                masks_of[picture].append(path)
+                break
         else:
             strays.append(path)
     return masks_of, strays

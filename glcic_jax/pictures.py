@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from glcic_jax import sixteen_bit
 from glcic_jax.errors import DataError, one_line, printable
@@ -18,8 +19,8 @@ from glcic_jax.exif import describing, parsed
 from glcic_jax.files import write_aside
 from glcic_jax.image_files import heif_formats, open_any, opened, readable_formats, source_name, strips
 from glcic_jax.picture_decoding import Decoded, decode, decode_rare_tiff
+from glcic_jax.picture_limits import MAX_PIXELS, check_size, check_tiff, head, whole
 
-MAX_PIXELS = 178_956_970
 # How a HEIC file names its kind, behind the word `ftyp`.
 _HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
@@ -82,7 +83,9 @@ def read_picture(source: bytes | str | Path, name: str | None = None, max_pixels
     name = source_name(source, name)
     try:
         with opened(source, name, open_any) as image:
-            _check_size(image.size, name, max_pixels)
+            check_size(image.size, name, max_pixels)
+            if isinstance(image, TiffImageFile):
+                check_tiff(image.tag_v2, name, max_pixels)
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":
                 raise DataError(
@@ -92,35 +95,25 @@ def read_picture(source: bytes | str | Path, name: str | None = None, max_pixels
     except DataError as error:
         if not isinstance(error.__cause__, UnidentifiedImageError):
             raise
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        if content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS and not heif_formats():
+        start = head(source)
+        if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS and not heif_formats():
             raise DataError(f"{name}: is a HEIC file: pip install 'glcic-jax[heic]' to read it") from error
-        if content[:4] not in _TIFF_MARKS:
+        if start[:4] not in _TIFF_MARKS:
             raise
-        decoded = _decode_rare_tiff(content, name, max_pixels, error)
+        decoded = _decode_rare_tiff(whole(source, name, max_pixels), name, max_pixels, error)
     return Picture(*decoded)
 
 
 def _decode_rare_tiff(content: bytes, name: str, max_pixels: int, unknown: DataError) -> Decoded:
     try:
-        _check_size(sixteen_bit.tiff_size(content), name, max_pixels)
+        size, tags = sixteen_bit.tiff_size(content)
+        check_size(size, name, max_pixels)
+        check_tiff(tags, name, max_pixels)
         return decode_rare_tiff(content)
     except DataError:
         raise
     except Exception as error:  # A damaged TIFF makes its reader raise nearly every type.
         raise unknown from error
-
-
-def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
-    """Raises DataError where a picture has too many pixels, or none."""
-    width, height = size
-    if width * height > max_pixels:
-        raise DataError(
-            f"{name}: has {width} x {height} = {width * height:,} pixels, and at most {max_pixels:,} are read: "
-            f"give --max-pixels {width * height} if that is right"
-        )
-    if width < 1 or height < 1:
-        raise DataError(f"{name}: has no pixels ({width} x {height})")
 
 
 class _Holds(NamedTuple):

@@ -1,9 +1,12 @@
 """Sixteen bits a colour, which Pillow cuts to eight: reading and writing them in PNG and TIFF."""
 
+import contextlib
 import io
 import logging
 import struct
 import zlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -38,17 +41,31 @@ def decode_colour(content: bytes) -> np.ndarray:
     return cv2.cvtColor(image, order)
 
 
-def tiff_size(content: bytes) -> tuple[int, int]:
-    """Width and height of a TIFF of a kind that Pillow does not know. Raises ValueError where nobody does."""
+@contextlib.contextmanager
+def _first_page(content: bytes) -> Iterator[Any]:
+    """The first page of a TIFF. Raises ValueError where there are more, or none."""
     import tifffile
 
     # It logs what is wrong with a file, line by line, and the caller has one line for it.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with tifffile.TiffFile(io.BytesIO(content)) as file:
-        page = file.pages.first
         if len(file.pages) != 1:
             raise ValueError(f"{len(file.pages)} pages")
-        return page.imagewidth, page.imagelength
+        yield file.pages.first
+
+
+def tiff_size(content: bytes) -> tuple[tuple[int, int], dict[int, int]]:
+    """Reads the size of a TIFF of a kind that Pillow does not know.
+
+    Returns:
+      (width, height), and what its pixels take beyond that: tile width, tile length and depth by TIFF's numbers.
+
+    Raises:
+      ValueError: It has more pages than one, or nobody knows its kind.
+    """
+    with _first_page(content) as page:
+        tags = {322: page.tilewidth, 323: page.tilelength, 32997: page.imagedepth}
+        return (page.imagewidth, page.imagelength), tags
 
 
 def decode_rare_tiff(content: bytes, extra_kinds: tuple[int, ...] = (2,)) -> np.ndarray:
@@ -64,10 +81,7 @@ def decode_rare_tiff(content: bytes, extra_kinds: tuple[int, ...] = (2,)) -> np.
     Raises:
       ValueError: It cannot be read, or is damaged.
     """
-    import tifffile
-
-    with tifffile.TiffFile(io.BytesIO(content)) as file:
-        page = file.pages.first
+    with _first_page(content) as page:
         # Or what lies behind the end would come back as something.
         ends = [start + size for start, size in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if not ends or max(ends) > len(content):

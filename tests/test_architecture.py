@@ -37,6 +37,7 @@ LEVELS = {
     "image_files": 1,
     "image_folders": 1,
     "picture_decoding": 1,
+    "picture_limits": 1,
     "pictures": 1,
     "shards": 1,
     "sixteen_bit": 1,

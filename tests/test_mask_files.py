@@ -104,6 +104,8 @@ def test_the_threshold_is_128_of_255():
         (np.full((2, 3), -1), "-1"),
         (np.full((2, 3), 256), "256"),
         (np.full((2, 3), 1j), "complex"),
+        (np.zeros((2, 3), "U1"), "and not <U1"),
+        (np.zeros((2, 3), object), "and not object"),
     ],
 )
 def test_what_is_no_mask_is_refused(mask, words):
@@ -130,6 +132,19 @@ def test_a_mask_of_the_same_shape_is_resized_with_a_note(mask_size, size):
 def test_resizing_takes_the_nearest_pixel():
     mask = np.array([[1, 0], [0, 1]], bool)
     np.testing.assert_array_equal(hole_from_pixels(mask, (4, 4)).hole, np.kron(mask, np.ones((2, 2))).astype(bool))
+    # Smaller too: the pixels in the middle, and not those at the left.
+    mask = np.zeros((9, 9), bool)
+    mask[1::3, 1::3] = True
+    assert hole_from_pixels(mask, (3, 3)).hole.all()
+
+
+def test_sides_may_differ_by_what_rounding_makes_of_them():
+    # A pixel of the larger one, and not two.
+    mask = np.ones((667, 1000), bool)
+    assert hole_from_pixels(mask, (3000, 2001)).hole.shape == (2001, 3000)
+    for size in ((3000, 2005), (3000, 1997), (1000, 665), (1000, 669)):
+        with pytest.raises(DataError, match="--fit-mask"):
+            hole_from_pixels(mask, size)
 
 
 def test_a_mask_of_another_shape_is_refused_unless_it_may_be_stretched():

@@ -1,5 +1,6 @@
 """Which mask belongs to which picture of a folder, and what is left over."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,37 @@ def test_a_picture_called_like_a_mask_keeps_its_own(tmp_path):
         ("a_mask.jpg", "a_mask"),
         ("a_mask.jpg", "a_mask_mask2"),
     ]
+
+
+def test_masks_are_found_in_capital_letters_too(tmp_path):
+    images = fill(tmp_path / "in", "a.jpg", "b.jpg")
+    masks = fill(tmp_path / "masks", "a_MASK.PNG", "b_Mask2.png")
+    assert summary(pair(images, masks), images, masks) == [
+        ("a.jpg", "a_MASK.PNG", "a"),
+        ("b.jpg", "b_Mask2.png", "b"),
+    ]
+
+
+@pytest.mark.parametrize(("of_pictures", "of_masks"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")])
+def test_accents_written_in_one_or_two_characters_are_the_same(tmp_path, of_pictures, of_masks):
+    picture, mask = unicodedata.normalize(of_pictures, "caf\xe9"), unicodedata.normalize(of_masks, "caf\xe9")
+    images = fill(tmp_path / "in", f"{picture}.jpg", f"{picture}/{picture}2.jpg")
+    masks = fill(tmp_path / "masks", f"{mask}.png", f"{mask}/{mask}2_mask.png")
+    pairs = pair(images, masks)
+    assert summary(pairs, images, masks) == [
+        (f"{picture}.jpg", f"{mask}.png", picture),
+        (f"{picture}/{picture}2.jpg", f"{mask}/{mask}2_mask.png", f"{picture}/{picture}2"),
+    ]
+    assert pairs.failures == []
+
+
+def test_names_that_differ_in_their_characters_alone_keep_their_own_masks(tmp_path):
+    names = [f"{unicodedata.normalize(form, chr(0xE9))}" for form in ("NFC", "NFD")]
+    images = fill(tmp_path / "in", *(f"{name}.jpg" for name in names))
+    if len(list(images.iterdir())) < 2:
+        pytest.skip("this file system takes both for one name")
+    masks = fill(tmp_path / "masks", *(f"{name}.png" for name in names))
+    assert {(job.image.stem, job.mask.stem) for job in pair(images, masks).jobs} == {(n, n) for n in names}
 
 
 def test_masks_and_results_within_the_folder_are_no_pictures(tmp_path):
