@@ -179,6 +179,7 @@ def _load(options: dict[str, Any]) -> "Completer":
 def _chooser(mask: str | None, settings: "Settings", options: dict[str, Any]) -> "ChooseHole":
     """From a picture to its hole, as the options say."""
     from glcic_jax.mask_files import alpha_hole, hole_from_pixels, random_hole, read_mask
+    from glcic_jax.silence import decoders_silenced
 
     invert, grow, fit = options["invert_mask"], options["grow"], options["fit_mask"]
 
@@ -190,7 +191,9 @@ def _chooser(mask: str | None, settings: "Settings", options: dict[str, Any]) ->
         name = "standard input" if mask == _STREAM else mask
         content = _source(str(mask))
         most = settings.max_pixels
-        return picture, read_mask(content, picture, name=name, invert=invert, grow=grow, fit=fit, max_pixels=most)
+        with decoders_silenced():
+            hole = read_mask(content, picture, name=name, invert=invert, grow=grow, fit=fit, max_pixels=most)
+        return picture, hole
 
     def from_alpha(picture: "Picture") -> "tuple[Picture, Hole]":
         import numpy as np

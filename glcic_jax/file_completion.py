@@ -29,6 +29,7 @@ from glcic_jax.pictures import (
     suffix_for,
 )
 from glcic_jax.progress import Progress
+from glcic_jax.silence import decoders_silenced
 from glcic_jax.windows import MAX_SIDE, Plan, Window
 
 FAILURES = "failures.csv"
@@ -109,7 +110,7 @@ def complete_file(
 
 def read(source: Path | bytes, name: str, settings: Settings) -> Picture:
     """Reads a picture, which errors call by a name; see `pictures.read_picture`."""
-    with enough_memory_for(f"reading {name}"):
+    with enough_memory_for(f"reading {name}"), decoders_silenced():
         return read_picture(source, name, settings.max_pixels)
 
 

@@ -198,7 +198,7 @@ def find_network(reference: str | Path | None) -> Found:
     if len(names) == 1:
         return _from_store(names[0])
     runs = _runs()
-    if not _names() and len(runs) == 1:
+    if not names and len(runs) == 1:
         return _from_run(runs[0][0], None)
     several = len(names) > 1 or len(runs) > 1
     raise WeightsError(f"{'several weights' if several else 'no weights'} to choose from{_what_there_is()}")

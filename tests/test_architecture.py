@@ -23,6 +23,7 @@ LEVELS = {
     "networks": 0,
     "phases": 0,
     "pixels": 0,
+    "silence": 0,
     "poisson": 0,
     "progress": 0,
     "archives": 1,

@@ -181,6 +181,18 @@ def test_outputs_that_cannot_be_are_refused_before_anything_is_computed(here, mo
     assert len(message.splitlines()) == 1
 
 
+def test_what_a_decoder_prints_by_itself_is_not_shown(here, capfd):
+    content = io.BytesIO()
+    Image.fromarray(picture()).save(content, "TIFF", compression="tiff_lzw")
+    whole = content.getvalue()
+    Path("bad.tif").write_bytes(whole[:50] + b"\xff" * 2000 + whole[2050:])
+    with pytest.raises(OSError, match="decoder error"):
+        Image.open("bad.tif").load()
+    assert capfd.readouterr().err != ""  # Else the file is no example.
+    assert "bad.tif: cannot be read" in run("bad.tif", "mask.png", code=2)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("arguments", [["", "mask.png"], ["photo.png", ""], ["photo.png", "mask.png", "-o", ""]])
 def test_an_empty_name_is_no_name(here, arguments):
     assert "a name is empty" in run(*arguments, code=2).stderr
