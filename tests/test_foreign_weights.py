@@ -441,8 +441,8 @@ def test_modules_that_change_nothing_are_passed_over(module, tiny, tmp_path):
 
 def test_modules_that_hold_each_other_come_to_an_end(tmp_path):
     module = ff.Module("nn.Dropout", {"v2": True})
-    for _ in range(4):
-        module = ff.Module("nn.Sequential", {"modules": dict.fromkeys(range(1, 101), module)})
+    for _ in range(3):
+        module = ff.Module("nn.Sequential", {"modules": dict.fromkeys(range(1, 31), module)})
     itself = ff.Module("nn.Sequential", {"modules": {}})
     itself.fields["modules"][1] = itself
     wide = ff.Module("nn.Sequential", {"modules": dict.fromkeys(range(1, 1002), ff.Module("nn.Identity", {}))})
