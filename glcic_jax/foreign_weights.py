@@ -10,7 +10,8 @@ A layout is recognised by what is in a file, not by its name. Known are
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ _PLACES2_MEAN = (0.456, 0.447, 0.415)
 _PLACES2 = 256, (96, 128)
 _CELEBA = 160, (48, 96)
 _GREY = (0.5, 0.5, 0.5)
-_DEEPEST = 4
-_MOST_DICTS = 10_000
+# A name may stand in a file once and be used in a million places.
+_LONGEST_NAME = 500
 _LARGEST_CONFIG = 1 << 20
 _IGNORED = ".num_batches_tracked"
 
@@ -115,7 +116,7 @@ def _from_torch7(value: Any, file: _File) -> Weights:
     mean = value.get("mean") if isinstance(value, dict) else None
     if isinstance(mean, dict):
         mean = [mean.get(channel) for channel in (1, 2, 3)]
-    mean_pixel = file.mean_pixel if mean is None else _three_numbers(mean)
+    mean_pixel = _three_numbers(mean) or file.mean_pixel
     if mean_pixel is None:
         raise WeightsError(
             f"{file.name}: the mean colour of its training set is not in it: give it (--mean-pixel)"
@@ -184,10 +185,9 @@ def _from_state_dicts(value: Any, file: _File) -> Weights:
     raise WeightsError(f"{file.name}: unknown arrays ({_some(names)}): {_UNDERSTOOD}")
 
 
-def _refuse_other_inpainters(names: Iterable[str], file: _File) -> None:
-    names = [f".{name}" for name in names]
+def _refuse_other_inpainters(names: Collection[str], file: _File) -> None:
     for part, home in _OTHER_INPAINTERS.items():
-        if any(part in name for name in names):
+        if any(part in name or name.startswith(part[1:]) for name in names):
             raise WeightsError(
                 f"{file.name}: arrays of MMagic's {home}, another inpainter than its Global&Local: {_UNDERSTOOD}"
             )
@@ -195,22 +195,23 @@ def _refuse_other_inpainters(names: Iterable[str], file: _File) -> None:
 
 def _state_dicts(value: Any) -> Iterator[dict[str, np.ndarray]]:
     """The arrays of each dict in what was saved, outer dicts first."""
-    level, seen = [value], set[int]()
-    for _ in range(_DEEPEST):
-        following: list[Any] = []
-        for node in level:
-            if not isinstance(node, dict) or id(node) in seen or len(seen) > _MOST_DICTS:
-                continue
-            seen.add(id(node))
-            arrays = {
-                key: item
-                for key, item in node.items()
-                if isinstance(key, str) and isinstance(item, np.ndarray) and not key.endswith(_IGNORED)
-            }
-            if arrays:
+    waiting, seen = deque([value]), set[int]()
+    while waiting:
+        node = waiting.popleft()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        items = node
+        if isinstance(node, dict):
+            items = node.values()
+            if arrays := {key: item for key, item in node.items() if _is_named_array(key, item)}:
                 yield arrays
-            following += [item for item in node.values() if isinstance(item, dict)]
-        level = following
+        waiting.extend(item for item in items if isinstance(item, dict | list | tuple))
+
+
+def _is_named_array(key: Any, item: Any) -> bool:
+    named = isinstance(key, str) and len(key) <= _LONGEST_NAME and not key.endswith(_IGNORED)
+    return named and isinstance(item, np.ndarray)
 
 
 def _without_prefix(arrays: Mapping[str, np.ndarray], prefix: str, file: _File) -> Arrays:
@@ -241,7 +242,13 @@ def _from_mmagic(found: Arrays, file: _File) -> Weights:
 
 def _from_otenim(found: Arrays, file: _File) -> Weights:
     width, variables = to_completion(found)
-    config = _training_config(file)
+    try:
+        config = _training_config(file)
+    except WeightsError:
+        # With the mean colour at hand it may be another program's.
+        if file.mean_pixel is None:
+            raise
+        config = {}
     mean_pixel = file.mean_pixel or _three_numbers(config.get("mpv"))
     if mean_pixel is None:
         raise WeightsError(

@@ -1,11 +1,13 @@
 """Reads files that Torch7's `torch.save` wrote, without Torch7 and without running the Lua code in them.
 
 A file is one value; each begins with a tag. Tables and objects have a number, by which later ones point back
-to them. Binary files are little endian with longs of eight bytes; ascii ones hold the same as text.
+to them. Binary files are little endian with longs of eight bytes, or of four where a machine of 32 bits wrote
+them, which they do not say; ascii ones hold the same as text.
 
 Reference: torch7's doc/serialization.md and File.lua.
 """
 
+import contextlib
 import re
 import struct
 from collections.abc import Callable, Iterator
@@ -19,7 +21,12 @@ from glcic_jax.tensor_files import read_bytes, strided
 
 # A completion network is about 12 deep. What is deeper than this would exhaust Python's own stack.
 _DEEPEST = 150
+# Above, numbers are no more exact, and may all have one hash: a table of them takes time squared.
 _LARGEST_KEY = 1 << 53
+# What damaged files raise.
+_FAULTS = (ValueError, OverflowError, MemoryError, struct.error)
+_LONG = np.dtype("<i8")
+_SHORTER_LONG = np.dtype("<i4")
 _TOKEN = re.compile(rb"\s*(\S+)")
 _TENSOR = re.compile(r"torch\.(Cuda)?(Double|Float|Half|Long|Int|Short|Char|Byte)?(Tensor|Storage)")
 _TYPES = {
@@ -79,12 +86,23 @@ def parse_torch7(data: bytes, name: str) -> Any:
     Raises:
       WeightsError: As in `read_torch7`.
     """
-    source: _Source = _Ascii(data) if data[:1].isdigit() else _Binary(data)
     try:
-        return _Parser(source).value()
-    except (ValueError, OverflowError, MemoryError, struct.error) as error:
+        return _Parser(_Ascii(data) if data[:1].isdigit() else _Binary(data)).value()
+    except _FAULTS as error:
+        if not data[:1].isdigit():
+            with contextlib.suppress(*_FAULTS):
+                return _with_shorter_longs(data)
         reason = printable(one_line(error))
         raise WeightsError(f"{name}: cannot be read as a Torch7 file ({reason}): copy it again") from error
+
+
+def _with_shorter_longs(data: bytes) -> Any:
+    """Of a file that makes no sense with longs of eight bytes. This one has to fit to its last byte."""
+    source = _Binary(data, _SHORTER_LONG)
+    value = _Parser(source).value()
+    if source.left():
+        raise ValueError(f"{source.left():,} bytes follow it")
+    return value
 
 
 class _Source(Protocol):
@@ -102,15 +120,16 @@ class _Source(Protocol):
 
 
 class _Binary:
-    def __init__(self, data: bytes):
+    def __init__(self, data: bytes, long: np.dtype = _LONG):
         self._data = data
+        self._long = long
         self._position = 0
 
     def integer(self) -> int:
         return struct.unpack("<i", self.text(4))[0]
 
     def long(self) -> int:
-        return struct.unpack("<q", self.text(8))[0]
+        return int(self.numbers(1, _LONG)[0])
 
     def double(self) -> float:
         return struct.unpack("<d", self.text(8))[0]
@@ -120,12 +139,16 @@ class _Binary:
         return self._data[start : start + size]
 
     def numbers(self, size: int, dtype: np.dtype) -> np.ndarray:
-        start = self._take(size * dtype.itemsize)
-        return np.frombuffer(self._data, dtype, size, start)
+        stored = self._long if dtype == _LONG else dtype
+        start = self._take(size * stored.itemsize)
+        return np.frombuffer(self._data, stored, size, start).astype(dtype, copy=False)
+
+    def left(self) -> int:
+        return len(self._data) - self._position
 
     def _take(self, size: int) -> int:
         start = self._position
-        _check_size(size, len(self._data) - start)
+        _check_size(size, self.left())
         self._position += size
         return start
 
@@ -277,7 +300,7 @@ class _Parser:
     def _tensor(self, dtype: np.dtype) -> np.ndarray:
         dimensions = self._source.integer()
         _check_size(dimensions, 8)
-        longs = self._source.numbers(2 * dimensions, np.dtype("<i8")).tolist()
+        longs = self._source.numbers(2 * dimensions, _LONG).tolist()
         offset = self._source.long() - 1
         storage = self.value()
         if storage is None or not dimensions:

@@ -4,7 +4,6 @@ Each module says how it convolves, and is compared with our network: a stride or
 wrong pictures and no error.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,12 @@ from glcic_jax.errors import WeightsError, printable
 from glcic_jax.networks import BATCH_NORM_EPSILON, COMPLETION_LAYERS, LAST_COMPLETION_LAYER, Layer
 from glcic_jax.torch7_files import TorchObject
 
-_DEEPEST = 20
+# Ours has 50. Sequences and what is passed over count too, so that ones that hold each other come to an end.
+_MOST_MODULES = 1000
 _CONVOLUTIONS = ("SpatialConvolution", "SpatialConvolutionMM", "SpatialDilatedConvolution")
 _DECONVOLUTIONS = ("SpatialFullConvolution",)
 _NORMS = ("SpatialBatchNormalization",)
+_INERT = ("nn.Identity", "nn.Copy", "nn.Contiguous")
 
 
 def is_network(value: Any) -> bool:
@@ -28,7 +29,7 @@ def completion_arrays(network: TorchObject, name: str) -> dict[str, np.ndarray]:
     """The arrays of a completion network: convolution, BatchNorm, ReLU, sixteen times; convolution, sigmoid.
 
     Args:
-      network: An nn.Sequential; others inside it are unfolded.
+      network: An nn.Sequential; others inside it are unfolded, and modules that change nothing passed over.
       name: What errors call the file.
 
     Returns:
@@ -37,7 +38,7 @@ def completion_arrays(network: TorchObject, name: str) -> dict[str, np.ndarray]:
     Raises:
       WeightsError: A module is another, or convolves in another way, than in our network.
     """
-    modules = list(_modules(network, name))
+    modules = _modules(network, name)
     arrays: dict[str, np.ndarray] = {}
     for index, layer in enumerate(COMPLETION_LAYERS, start=1):
         at = 3 * (index - 1)
@@ -57,18 +58,42 @@ def completion_arrays(network: TorchObject, name: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _modules(network: TorchObject, name: str, depth: int = 0) -> Iterator[TorchObject]:
-    if depth > _DEEPEST:
-        raise WeightsError(f"{name}: its modules are nested too deeply")
-    modules = network.fields["modules"]
-    for index in range(1, len(modules) + 1):
-        module = modules.get(index)
-        if not isinstance(module, TorchObject):
-            raise WeightsError(f"{name}: module {index} of its {printable(network.class_name)} is none")
+def _modules(network: TorchObject, name: str) -> list[TorchObject]:
+    """The modules that do something, in their order."""
+    found: list[TorchObject] = []
+    waiting = _children(network, name)[::-1]
+    for _ in range(_MOST_MODULES):
+        if not waiting:
+            return found
+        module = waiting.pop()
         if is_network(module) and module.class_name == "nn.Sequential":
-            yield from _modules(module, name, depth + 1)
-        else:
-            yield module
+            waiting += _children(module, name)[::-1]
+        elif not _changes_nothing(module):
+            found.append(module)
+    raise WeightsError(f"{name}: its network has more than {_MOST_MODULES:,} modules")
+
+
+def _children(sequence: TorchObject, name: str) -> list[TorchObject]:
+    modules = sequence.fields["modules"]
+    children = [modules.get(index) for index in range(1, min(len(modules), _MOST_MODULES) + 1)]
+    for index, module in enumerate(children, start=1):
+        if not isinstance(module, TorchObject):
+            raise WeightsError(f"{name}: module {index} of its {printable(sequence.class_name[:80])} is none")
+    if len(modules) > len(children):
+        raise WeightsError(f"{name}: its network has more than {_MOST_MODULES:,} modules")
+    return children
+
+
+def _changes_nothing(module: TorchObject) -> bool:
+    """If a module hands on what it gets when pictures are completed.
+
+    Reference: torch/nn's Dropout.lua and SpatialDropout.lua. The latter, and the former's first version, scale by
+    1 - p then: only where p is 0 do they change nothing.
+    """
+    if module.class_name in ("nn.Dropout", "nn.SpatialDropout"):
+        scales = module.class_name == "nn.SpatialDropout" or module.fields.get("v2") is not True
+        return not scales or module.fields.get("p") == 0
+    return module.class_name in _INERT
 
 
 def _expect(modules: list[TorchObject], index: int, classes: tuple[str, ...], name: str) -> TorchObject:

@@ -186,10 +186,10 @@ class Lua(NamedTuple):
 
 
 class Torch7Writer:
-    """Collects a file; `ascii` or binary."""
+    """Collects a file; `ascii` or binary, then with longs of that type."""
 
-    def __init__(self, ascii=False):
-        self.ascii = ascii
+    def __init__(self, ascii=False, long="<i8"):
+        self.ascii, self.long = ascii, long
         self.parts: list[bytes] = []
         self.indices: dict[int, int] = {}
         self.kept: list[Any] = []
@@ -198,7 +198,7 @@ class Torch7Writer:
         self.parts.append(b"%d\n" % value if self.ascii else struct.pack("<i", value))
 
     def numbers(self, values, dtype):
-        array = np.asarray(values, dtype)
+        array = np.asarray(values, self.long if dtype == np.dtype("<i8") else dtype)
         if not self.ascii:
             self.parts.append(array.tobytes())
         elif array.itemsize == 1:
@@ -292,8 +292,8 @@ def torch7_tensor(array) -> View:
     return View(f"torch.{T7_KINDS[array.dtype.str[1:]]}Tensor", array.shape, strides, 1, array.ravel())
 
 
-def torch7(value, ascii=False) -> bytes:
-    writer = Torch7Writer(ascii)
+def torch7(value, ascii=False, **fields) -> bytes:
+    writer = Torch7Writer(ascii, **fields)
     writer.value(value)
     return b"".join(writer.parts)
 

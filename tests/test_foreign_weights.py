@@ -1,6 +1,7 @@
 """Imported weights against the reference, with what each home does around its network; and what is refused."""
 
 import json
+import tracemalloc
 
 import foreign_files as ff
 import jax
@@ -161,6 +162,16 @@ def test_a_mean_that_is_not_in_the_file_has_to_be_given(tiny, tmp_path):
     assert read_foreign(path, (0.1, 0.2, 0.3)).description.mean_pixel == (0.1, 0.2, 0.3)
 
 
+@pytest.mark.parametrize("mean", ["grey", {"r": 0.1}, [0.1, 0.2], ff.Lua(8)])
+def test_a_given_mean_serves_where_the_files_own_is_none(mean, tiny, tmp_path):
+    value = ff.authors(ff.authors_modules(tiny))
+    value["mean"] = ff.torch7_tensor(np.array(mean)) if isinstance(mean, list) else mean
+    path = write(tmp_path / "a.t7", ff.torch7(value))
+    with pytest.raises(WeightsError, match=r"a\.t7: the mean colour"):
+        read_foreign(path)
+    assert read_foreign(path, (0.1, 0.2, 0.3)).description.mean_pixel == (0.1, 0.2, 0.3)
+
+
 def otenim_files(weights):
     plain = ff.state_dict(weights | {"bn1.num_batches_tracked": np.array(3.0)})
     parallel = ff.state_dict({f"module.{name}": array for name, array in weights.items()})
@@ -207,6 +218,41 @@ def test_otenims_mean_comes_from_the_configuration_of_its_training(tiny, tmp_pat
         with pytest.raises(WeightsError) as caught:
             read_foreign(path)
         one_line(caught)
+
+    # It may be another program's.
+    assert read_foreign(path, (0.5, 0.5, 0.5)).description.mean_pixel == (0.5, 0.5, 0.5)
+    (tmp_path / "phase_3" / "config.json").write_text('{"mpv": 0.25}' + " " * (1 << 20))
+    with pytest.raises(WeightsError, match=r"config\.json: too large"):
+        read_foreign(path)
+
+
+def test_state_dicts_are_found_wherever_they_lie(tiny, tmp_path):
+    arrays = ff.state_dict(tiny)
+    loop = []
+    loop.append(loop)
+    log = [[step, {"loss": 0.5}] for step in range(12_000)]
+    for value in (
+        [arrays],
+        (arrays, 3),
+        {"a": {"b": {"c": {"d": arrays}}}},
+        {"log": log, "loop": loop, "a": [[arrays]]},
+    ):
+        weights = read_foreign(write(tmp_path / "a.pth", ff.torch_zip(value)), (0.5, 0.5, 0.5))
+        assert weights.network == CompletionNetwork(1 / 32, "conv_relu_bn")
+
+
+def test_long_names_are_not_copied(tmp_path):
+    # One name of a megabyte, in 2000 dicts.
+    name = "x" * (1 << 20)
+    array = ff.tensor(np.zeros(1, np.float32))
+    data = ff.torch_zip([{name: array} for _ in range(2000)] + [{"short": array}])
+    path = write(tmp_path / "a.pth", data)
+    tracemalloc.start()
+    told = ff.refusal(read_foreign, path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "unknown arrays (short)" in told
+    assert peak < 30_000_000
 
 
 BRANCHES = [("local", (48, 48), (4, 6), 64), ("global", (64, 64), (4, 6, 8), 64)]
@@ -313,6 +359,7 @@ def test_mmagics_arrays_are_named_as_in_its_file(tiny, tmp_path):
         (["generator.encoder.enc1.conv.weight", "generator.encoder.enc7.conv.weight"], "PConv"),
         (["generator.encoder.enc1.conv.weight"], "without dilated"),
         (["generator.dilation_neck.dilation_blocks.0.x"], "AOT-GAN"),
+        (["stage1.encoder.enc1.conv.weight"], "DeepFill"),
         (["fc.weight", "fc.bias", "a", "b", "c"], r"unknown arrays \(fc\.weight, fc\.bias, a, b, \.\.\.\)"),
         ([], "no arrays"),
     ],
@@ -338,6 +385,10 @@ def set_module(index, class_name):
     return change
 
 
+def insert(class_name, **fields):
+    return lambda modules: modules.insert(3, ff.Module(class_name, fields))
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -352,6 +403,9 @@ def set_module(index, class_name):
         (set_field(1, running_mean="x"), "its running_mean is missing"),
         (set_module(2, "nn.LeakyReLU"), r"module 3 of its network is nn\.LeakyReLU, not nn\.ReLU"),
         (set_module(0, "os.SpatialConvolution"), "module 1 of its network is os"),
+        (insert("nn.SpatialDropout", p=0.5), r"module 4 of its network is nn\.SpatialDropout"),
+        (insert("nn.Dropout", p=0.5), r"module 4 of its network is nn\.Dropout"),
+        (insert("nn.Dropout", p=0.5, v2=False), r"module 4 of its network is nn\.Dropout"),
         (set_module(49, "nn.Tanh"), r"nn\.Tanh, not nn\.Sigmoid"),
         (lambda modules: modules.pop(), "ends after 49 modules"),
         (lambda modules: modules.append(modules[2]), "51 modules, not 50"),
@@ -364,6 +418,37 @@ def test_modules_that_do_something_else_are_refused(change, told, tiny, tmp_path
     with pytest.raises(WeightsError, match=told) as caught:
         read_foreign(write(tmp_path / "a.t7", ff.torch7(ff.authors(modules))))
     assert "a.t7: " in one_line(caught)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        ff.Module("nn.Identity", {}),
+        ff.Module("nn.Copy", {}),
+        ff.Module("nn.Contiguous", {}),
+        ff.Module("nn.Dropout", {"p": 0.5, "v2": True}),
+        ff.Module("nn.Dropout", {"p": 0}),
+        ff.Module("nn.SpatialDropout", {"p": 0}),
+        ff.Module("nn.Sequential", {"modules": {}}),
+    ],
+)
+def test_modules_that_change_nothing_are_passed_over(module, tiny, tmp_path):
+    modules = ff.authors_modules(tiny)
+    expected = read_foreign(write(tmp_path / "a.t7", ff.torch7(ff.authors(modules))))
+    changed = ff.authors([modules[0], module, *modules[1:], module])
+    assert_same_variables(read_foreign(write(tmp_path / "b.t7", ff.torch7(changed))), expected)
+
+
+def test_modules_that_hold_each_other_come_to_an_end(tmp_path):
+    module = ff.Module("nn.Dropout", {"v2": True})
+    for _ in range(3):
+        module = ff.Module("nn.Sequential", {"modules": dict.fromkeys(range(1, 31), module)})
+    itself = ff.Module("nn.Sequential", {"modules": {}})
+    itself.fields["modules"][1] = itself
+    wide = ff.Module("nn.Sequential", {"modules": dict.fromkeys(range(1, 1002), ff.Module("nn.Identity", {}))})
+    for network in (module, itself, wide):
+        told = ff.refusal(read_foreign, write(tmp_path / "a.t7", ff.torch7({"model": network})))
+        assert "a.t7: its network has more than 1,000 modules" in told
 
 
 def test_what_is_no_file_of_weights_is_one_line(tiny, tmp_path):

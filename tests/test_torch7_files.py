@@ -87,6 +87,27 @@ def test_objects_with_and_without_a_version_and_functions(ascii):
     assert found["after"] == 5
 
 
+def test_longs_of_four_bytes():
+    value = {
+        "model": ff.Module("nn.ReLU", {"weight": ff.torch7_tensor(BASE.reshape(4, 6))}),
+        "longs": ff.torch7_tensor(np.array([5, -7], np.int64)),
+        "after": 5,
+    }
+    whole = ff.torch7(value, long="<i4")
+    found = parse_torch7(whole, "a")
+    np.testing.assert_array_equal(found["model"].fields["weight"], BASE.reshape(4, 6))
+    np.testing.assert_array_equal(found["longs"], [5, -7])
+    assert found["longs"].dtype == np.int64
+    assert found["after"] == 5
+    assert "cannot be read" in ff.refusal(parse_torch7, whole + b"x", "a")
+
+
+@pytest.mark.parametrize("ascii", [False, True])
+def test_keys_that_are_no_exact_numbers_are_left_out(ascii):
+    found = parse_torch7(ff.torch7({2.0**53: "a", 2.0**54: "b", 1e300: "c", 0.5: "d"}, ascii), "a")
+    assert found == {2**53: "a"}
+
+
 def test_a_table_may_hold_itself():
     table = {"x": 1}
     table["self"] = table
