@@ -170,6 +170,8 @@ def high_bytes_agree(pixels: np.ndarray, image: Image.Image, premultiplied: bool
     if pixels.dtype != np.uint16 or pixels.shape != known.shape:
         return False
     high = (pixels >> 8).astype(np.uint8)
+    if image.format == "JPEG2000":  # Which Pillow rounds, and the brightest to 0.
+        return bool((known - high <= 1).all())
     if not premultiplied or known.shape[-1] != 4:
         return bool(np.array_equal(high, known))
     multiplied = known[..., :3] * (known[..., 3:] / 255.0)
