@@ -23,6 +23,7 @@ LARGE = 40_000_000
 # So such images are decoded one at a time: one in each of a training's threads would fill the memory.
 _large_images = threading.Lock()
 _PIXELS_OF_A_STRIP = 4_000_000
+_WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)
 
 # Of Pillow's others some run programs and most are never a photograph. TGA is last: it has no mark of its own.
 _FORMATS = (
@@ -222,7 +223,8 @@ def _to_rgb(image: Image.Image, decoded_pixels: int) -> np.ndarray:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            return np.repeat(scaled(np.asarray(image), np.uint8)[..., None], 3, axis=-1)
+            grey = np.asarray(image)
+            return np.repeat(scaled(grey, np.uint8, white_of(grey))[..., None], 3, axis=-1)
         width, height = image.size
         rgb = np.empty((height, width, 3), np.uint8)
         # In strips: a whole large image is not held in several modes at once.
@@ -246,19 +248,35 @@ def strips(height: int, width: int) -> Iterator[slice]:
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def scaled(values: np.ndarray, dtype: type[np.unsignedinteger]) -> np.ndarray:
-    """Scales [H, W] or [H, W, C] of 16 bits, 32 bits or floats, whose range no header tells, to all of `dtype`."""
+def white_of(values: np.ndarray) -> float:
+    """Guesses which value is white: the end of the smallest usual range of those [0, 1], 8, 16 and 32 bits.
 
-    def finite(rows: slice) -> np.ndarray:
-        return np.nan_to_num(values[rows].astype(np.float64), posinf=0.0, neginf=0.0)
+    Whole numbers all lie within it. Floats may go beyond, as highlights do and what resampling overshoots: no
+    more than a tenth of those above 0 are above twice the range's end.
 
-    height, width = values.shape[:2]
-    largest = max(float(finite(rows).max(initial=0.0)) for rows in strips(height, width))
-    # The smallest usual range that holds the values: [0, 1], 8, 16 or 32 bits.
-    peak = next((p for p in (1.0, 255.0, 65535.0) if largest <= p), 2.0**32 - 1)
+    Args:
+      values: [H, W] or [H, W, C] of 16 bits, 32 bits or floats, whose range no header tells.
+    """
     if np.issubdtype(values.dtype, np.integer):
-        peak = max(peak, 65535.0)
+        return 65535.0 if values.max(initial=0) <= 65535 else _WHITES[-1]
+    positive, above = 0, np.zeros(len(_WHITES), np.int64)
+    for rows in strips(*values.shape[:2]):
+        strip = _finite(values[rows])
+        positive += int(np.count_nonzero(strip > 0))
+        above += [np.count_nonzero(strip > 2 * white) for white in _WHITES]
+    return next(
+        (white for white, count in zip(_WHITES, above, strict=True) if 10 * count <= positive), _WHITES[-1]
+    )
+
+
+def scaled(values: np.ndarray, dtype: type[np.unsignedinteger], white: float) -> np.ndarray:
+    """Scales [H, W] or [H, W, C] of numbers in [0, white] to all of `dtype`; those outside are clipped."""
     result = np.empty(values.shape, dtype)
-    for rows in strips(height, width):
-        result[rows] = np.round(np.clip(finite(rows) / peak, 0.0, 1.0) * np.iinfo(dtype).max)
+    for rows in strips(*values.shape[:2]):
+        result[rows] = np.round(np.clip(_finite(values[rows]) / white, 0.0, 1.0) * np.iinfo(dtype).max)
     return result
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """As float64; what is no number or endless becomes 0."""
+    return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)

@@ -1,7 +1,6 @@
 """What an opened image file holds, decoded without loss: pixels of any kind, and what describes them."""
 
 import logging
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,15 +8,23 @@ import numpy as np
 from PIL import Image
 
 from glcic_jax import sixteen_bit
-from glcic_jax.errors import printable
-from glcic_jax.exif import ORIENTATION, cleaned, describing, parsed
-from glcic_jax.image_files import scaled, strips
+from glcic_jax.exif import ORIENTATION, describing, parsed
+from glcic_jax.file_chunks import is_lossless_webp, jpeg2000_bits, png_colour
+from glcic_jax.image_files import scaled, strips, white_of
+from glcic_jax.picture_descriptions import (
+    PLAIN_MODES,
+    cleaned_exif,
+    fitting_profile,
+    orientation_of,
+    profile_for,
+    read_exif,
+    resolution,
+    tiff_dpi,
+    valid_orientation,
+)
 
 _log = logging.getLogger(__name__)
 
-# How an ICC profile names its colour space, and the channels of pixels that it fits.
-_COLOUR_SPACES = {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4, b"Lab ": 0, b"YCbr": 0}
-_PLAIN_MODES = ("L", "LA", "RGB", "RGBA")
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
 
@@ -31,33 +38,43 @@ class Decoded(NamedTuple):
     dpi: tuple[float, float] | None
     notes: tuple[str, ...]
     stored_size: tuple[int, int] | None
+    lossless: bool = False
+    png_colour: bytes = b""
 
 
 def decode(image: Image.Image, source: bytes | str | Path) -> Decoded:
     """Decodes an image that was opened; raises what Pillow raises."""
     notes: list[str] = []
     # Read first: Pillow forgets while it decodes how the pixels were stored, and turns a TIFF.
-    detail = _Detail.of(image)
+    detail = _Detail.of(image, source)
     if image.format != "TIFF":
         image.load()  # For its EXIF block a PNG is decoded, and what is wrong with it is no matter of EXIF.
-    orientation, exif = _read_exif(image, notes)
+    orientation, exif = read_exif(image, notes)
     image.load()
-    left = _orientation(image) if orientation != 1 else 1
+    left = orientation_of(image) if orientation != 1 else 1
     pixels = _deep_pixels(image, source, detail, orientation, left, notes) if detail.deep else None
     if pixels is None:
         pixels = _upright(_with_transparency(_plain_pixels(image, detail, notes), image, detail), left)
+    if detail.bits > 8 and pixels.dtype == np.uint8:
+        notes.append(
+            f"{detail.bits}-bit colour was read as 8-bit: its kind of file is not known in {detail.bits} bits"
+        )
+    if detail.unused:
+        notes.append("a channel of which the file does not say what it holds was left out")
     if image.format == "MPO":
         notes.append(f"of the {getattr(image, 'n_frames', 1)} pictures in the file the first was taken")
-    kept = image.mode in (*_PLAIN_MODES, "1", "P", "PA") or image.mode[0] in "IF"
-    profile = _fitting_profile(image.info.get("icc_profile") or b"", pixels.shape[-1] if kept else 0, notes)
-    return _assembled(
+    decoded = _assembled(
         pixels,
         orientation,
         notes,
         "JPEG" if image.format == "MPO" else image.format or "",
         exif=exif,
-        icc_profile=profile,
+        icc_profile=fitting_profile(image, pixels.shape[-1], notes),
         dpi=image.info.get("dpi"),
+    )
+    return decoded._replace(
+        lossless=image.format == "WEBP" and is_lossless_webp(source),
+        png_colour=png_colour(source) if image.format == "PNG" else b"",
     )
 
 
@@ -66,19 +83,18 @@ def decode_rare_tiff(content: bytes) -> Decoded:
     notes: list[str] = []
     pixels = sixteen_bit.decode_rare_tiff(content)
     if pixels.dtype != np.uint16:
-        notes.append(f"{pixels.dtype} values were scaled to 16 bits")
-        pixels = scaled(pixels, np.uint16)
+        pixels = _to_16_bits(pixels, f"{pixels.dtype} values were", notes)
     block = parsed(content)
     described = describing(block)
-    orientation = _valid_orientation(block.get(ORIENTATION, 1))
+    orientation = valid_orientation(block.get(ORIENTATION, 1))
     return _assembled(
         _upright(np.ascontiguousarray(pixels, np.uint16), orientation),
         orientation,
         notes,
         "TIFF",
         exif=described.tobytes() if len(described) else b"",
-        icc_profile=_fitting_profile(block.get(34675) or b"", pixels.shape[-1], notes),
-        dpi=(block.get(282), block.get(283)),
+        icc_profile=profile_for(block.get(34675) or b"", pixels.shape[-1], notes),
+        dpi=tiff_dpi(block),
     )
 
 
@@ -95,9 +111,8 @@ def _assembled(
     turned = orientation >= 5
     height, width = pixels.shape[:2]
     stored_size = None if orientation == 1 else (height, width) if turned else (width, height)
-    exif = _cleaned(exif, turned, notes)
-    resolution = _resolution(dpi, turned)
-    return Decoded(pixels, file_format, exif, icc_profile, resolution, tuple(notes), stored_size)
+    exif = cleaned_exif(exif, turned, notes)
+    return Decoded(pixels, file_format, exif, icc_profile, resolution(dpi, turned), tuple(notes), stored_size)
 
 
 class _Detail(NamedTuple):
@@ -107,8 +122,9 @@ class _Detail(NamedTuple):
       deep: If its colours have 16 bits, which Pillow cuts to 8.
       grey_alpha: If Pillow makes RGBA of grey and alpha.
       premultiplied: If its colours are multiplied with its alpha.
-      bits: Bits of a grey value.
+      bits: Bits of a value.
       inverted: If 0 is white and Pillow leaves it so.
+      unused: If it has channels that Pillow does not read.
     """
 
     deep: bool = False
@@ -116,13 +132,20 @@ class _Detail(NamedTuple):
     premultiplied: bool = False
     bits: int = 8
     inverted: bool = False
+    unused: bool = False
 
     @classmethod
-    def of(cls, image: Any) -> "_Detail":
+    def of(cls, image: Any, source: bytes | str | Path) -> "_Detail":
         if image.format == "PNG" and image.tile:
             raw = str(image.tile[0][3])
-            bits = {"L;2": 2, "L;4": 4}.get(raw, 8)
-            return cls(deep=image.mode[:3] == "RGB" and "16" in raw, grey_alpha=raw[:2] == "LA", bits=bits)
+            deep = image.mode[:3] == "RGB" and "16" in raw
+            bits = {"L;2": 2, "L;4": 4}.get(raw, 16 if deep else 8)
+            return cls(deep=deep, grey_alpha=raw[:2] == "LA", bits=bits)
+        if image.format == "PPM" and image.tile and isinstance(image.tile[0][3], tuple):
+            return cls(bits=int(image.tile[0][3][1]).bit_length())
+        if image.format == "JPEG2000":
+            bits = jpeg2000_bits(source)
+            return cls(deep=image.mode in ("RGB", "RGBA") and bits == 16, bits=bits)
         if image.format == "TIFF":
             tags = image.tag_v2
             bits = tags.get(258, (1,))
@@ -132,6 +155,7 @@ class _Detail(NamedTuple):
                 premultiplied=1 in tags.get(338, ()),
                 bits=bits[0],
                 inverted=wide and tags.get(262) == 0,
+                unused=tags.get(277, 1) > len(image.getbands()),
             )
         return cls()
 
@@ -146,10 +170,10 @@ def _plain_pixels(image: Image.Image, detail: _Detail, notes: list[str]) -> np.n
             grey = ((grey.astype(np.uint32) * 65535 + 2047) // 4095).astype(np.uint16)
         return (65535 - grey if detail.inverted else grey)[..., None]
     if mode in ("I", "F"):
-        if image.format != "PPM":  # Whose 16 bits Pillow keeps in 32.
-            notes.append(f"{'float' if mode == 'F' else '32-bit'} grey was scaled to 16 bits")
-        return scaled(np.asarray(image), np.uint16)[..., None]
-    if mode in _PLAIN_MODES:
+        # Of a PPM Pillow keeps 16 bits in 32.
+        told = [] if image.format == "PPM" else notes
+        return _to_16_bits(np.asarray(image), f"{'float' if mode == 'F' else '32-bit'} grey was", told)[..., None]
+    if mode in PLAIN_MODES:
         target = mode
     elif mode == "1":
         target = "L"
@@ -170,6 +194,16 @@ def _plain_pixels(image: Image.Image, detail: _Detail, notes: list[str]) -> np.n
     return pixels
 
 
+def _to_16_bits(values: np.ndarray, what: str, notes: list[str]) -> np.ndarray:
+    white = white_of(values)
+    brighter = float(np.mean(values > white))
+    clipped = (
+        f", where {white:g} is white; {100 * brighter:.2g} % are brighter and were clipped" if brighter else ""
+    )
+    notes.append(f"{what} scaled to 16 bits{clipped}")
+    return scaled(values, np.uint16, white)
+
+
 def _deep_pixels(
     image: Image.Image, source: bytes | str | Path, detail: _Detail, orientation: int, left: int, notes: list[str]
 ) -> np.ndarray | None:
@@ -186,7 +220,6 @@ def _deep_pixels(
     if pixels is None:
         pixels = _by_two_readers(image, content, detail, orientation, left)
     if pixels is None:
-        notes.append("16-bit colour was read as 8-bit: its kind of file is not known in 16 bits")
         return None
     pixels = pixels[..., : len(image.mode)]
     if detail.premultiplied and pixels.shape[-1] == 4:
@@ -233,54 +266,3 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _valid_orientation(value: object) -> int:
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _orientation(image: Image.Image) -> int:
-    return _valid_orientation(image.getexif().get(ORIENTATION, 1))
-
-
-def _read_exif(image: Image.Image, notes: list[str]) -> tuple[int, bytes]:
-    """The orientation, and the EXIF block as the file has it."""
-    try:
-        orientation = _orientation(image)
-        block = image.info.get("exif") or b""  # pillow_heif puts None where there is none.
-        if image.format == "TIFF" or "Raw profile type exif" in image.info:
-            described = describing(image.getexif())
-            block = described.tobytes() if len(described) else b""
-    except Exception:  # Pillow raises nearly every type here too.
-        notes.append("the EXIF block is damaged and was left out")
-        return 1, b""
-    return orientation, block
-
-
-def _cleaned(exif: bytes, turned: bool, notes: list[str]) -> bytes:
-    try:
-        return cleaned(exif, turned)
-    except ValueError:
-        notes.append("the EXIF block is damaged and was left out")
-        return b""
-
-
-def _fitting_profile(profile: bytes, channels: int, notes: list[str]) -> bytes:
-    """The colour profile, if it fits the pixels still; 0 channels for pixels of another colour space than it."""
-    colours = 1 if channels in (1, 2) else 3
-    if profile and _COLOUR_SPACES.get(profile[16:20], colours if channels else 0) != colours:
-        space = printable(profile[16:20].decode("latin-1")).strip()
-        notes.append(f"the colour profile ({space}) does not fit the pixels and was left out")
-        return b""
-    return profile
-
-
-def _resolution(dpi: object, turned: bool) -> tuple[float, float] | None:
-    """Dots per inch, if they are any."""
-    try:
-        across, down = (float(value) for value in dpi)  # type: ignore[attr-defined]
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    if not all(math.isfinite(value) and 1 <= value <= 65535 for value in (across, down)):
-        return None
-    return (down, across) if turned else (across, down)

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from glcic_jax.errors import DataError
 from glcic_jax.mask_files import hole_from_pixels, read_mask
+from glcic_jax.picture_descriptions import fitting_profile
 from glcic_jax.pictures import Picture, read_picture
 
 _TYPES = ("uint8", "uint16", "float16", "float32", "float64", "bfloat16")
@@ -47,7 +48,7 @@ def take_picture(image: Any) -> Taken:
         return Taken(picture.pixels, lambda pixels: _to_pil(pixels, kept))
     if isinstance(image, Image.Image):
         upright = ImageOps.exif_transpose(image)
-        return Taken(_from_pil(upright), lambda pixels: _to_pil(pixels, upright.info))
+        return Taken(_from_pil(upright), lambda pixels: _to_pil(pixels, _information(upright, pixels)))
     array = np.asarray(image)
     pixels = array[..., None] if array.ndim == 2 else array
     _check(pixels, array)
@@ -90,6 +91,11 @@ def _from_pil(image: Image.Image) -> np.ndarray:
         image = image.convert(("LA" if grey else "RGBA") if see_through else ("L" if grey else "RGB"))
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _information(image: Image.Image, pixels: np.ndarray) -> dict[Any, Any]:
+    """What describes a PIL image, as far as it fits the pixels that were made of it still."""
+    return {**image.info, "icc_profile": fitting_profile(image, pixels.shape[-1], [])}
 
 
 def _to_pil(pixels: np.ndarray, information: Mapping[Any, Any]) -> Image.Image:

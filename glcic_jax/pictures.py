@@ -10,22 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL import Image
 
 from glcic_jax import sixteen_bit
 from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.exif import describing, parsed
 from glcic_jax.files import write_aside
-from glcic_jax.image_files import heif_formats, open_any, opened, readable_formats, source_name, strips
-from glcic_jax.picture_decoding import Decoded, decode, decode_rare_tiff
-from glcic_jax.picture_limits import MAX_PIXELS, check_size, check_tiff, head, whole
-
-# How a HEIC file names its kind, behind the word `ftyp`.
-_HEIC_BRANDS = frozenset(
-    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-)
-_TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+from glcic_jax.image_files import heif_formats, readable_formats, source_name, strips
+from glcic_jax.picture_limits import MAX_PIXELS
+from glcic_jax.picture_opening import decode_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +33,8 @@ class Picture:
       dpi: Dots per inch, across and down.
       notes: What was changed on the way, a short line each.
       stored_size: (width, height) as the file has it, where EXIF turned the picture; or None.
+      lossless: If its file is of a format that may lose pixels and has not.
+      png_colour: The chunks of a PNG that say what its colours mean, beside the profile.
     """
 
     pixels: np.ndarray
@@ -49,6 +44,8 @@ class Picture:
     dpi: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
     stored_size: tuple[int, int] | None = None
+    lossless: bool = False
+    png_colour: bytes = b""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -80,40 +77,7 @@ def read_picture(source: bytes | str | Path, name: str | None = None, max_pixels
     Raises:
       DataError: Not an image, damaged, truncated, empty, animated, or too large.
     """
-    name = source_name(source, name)
-    try:
-        with opened(source, name, open_any) as image:
-            check_size(image.size, name, max_pixels)
-            if isinstance(image, TiffImageFile):
-                check_tiff(image.tag_v2, name, max_pixels)
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":
-                raise DataError(
-                    f"{name}: has {frames} frames or pages: save the one to complete as a file of its own"
-                )
-            decoded = decode(image, source)
-    except DataError as error:
-        if not isinstance(error.__cause__, UnidentifiedImageError):
-            raise
-        start = head(source)
-        if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS and not heif_formats():
-            raise DataError(f"{name}: is a HEIC file: pip install 'glcic-jax[heic]' to read it") from error
-        if start[:4] not in _TIFF_MARKS:
-            raise
-        decoded = _decode_rare_tiff(whole(source, name, max_pixels), name, max_pixels, error)
-    return Picture(*decoded)
-
-
-def _decode_rare_tiff(content: bytes, name: str, max_pixels: int, unknown: DataError) -> Decoded:
-    try:
-        size, tags = sixteen_bit.tiff_size(content)
-        check_size(size, name, max_pixels)
-        check_tiff(tags, name, max_pixels)
-        return decode_rare_tiff(content)
-    except DataError:
-        raise
-    except Exception as error:  # A damaged TIFF makes its reader raise nearly every type.
-        raise unknown from error
+    return Picture(*decode_file(source, source_name(source, name), max_pixels))
 
 
 class _Holds(NamedTuple):
@@ -146,6 +110,7 @@ _WRITTEN = {
     "TGA": _Holds((".tga",), profile=False, exif=False),
 }
 _LARGEST_JPEG_EXIF = 65533
+_PNG_HEADER = 33  # Bytes of its mark and its first chunk.
 
 
 def format_for(path: str | Path | None, picture: Picture, asked: str | None = None) -> str:
@@ -228,10 +193,16 @@ def fitted(picture: Picture, file_format: str) -> Picture:
     if pixels.shape[-1] in (2, 4) and not holds.alpha:
         notes.append(f"transparency was laid over white: {file_format} is written without it")
         pixels = _over_white(pixels)
-    if pixels.shape[-1] < 3 and (not holds.grey or (file_format == "AVIF" and pixels.shape[-1] == 2)):
+    deep_tiff = file_format == "TIFF" and pixels.dtype == np.uint16
+    if deep_tiff and pixels.shape[-1] == 2:
+        notes.append("grey with transparency was written as RGBA: few programs read it in a TIFF of 16 bits")
+    if pixels.shape[-1] < 3 and (
+        not holds.grey or (pixels.shape[-1] == 2 and (deep_tiff or file_format == "AVIF"))
+    ):
         pixels = np.concatenate([np.repeat(pixels[..., :1], 3, axis=-1), pixels[..., 1:]], axis=-1)
-        # A profile of grey does not fit what is no longer grey.
-        profile = b"" if profile[16:20] == b"GRAY" else profile
+        if profile[16:20] == b"GRAY":
+            notes.append("the colour profile was left out: it is one of grey")
+            profile = b""
     if profile and not holds.profile:
         notes.append(f"the colour profile was left out: {file_format} is written without one")
         profile = b""
@@ -241,9 +212,26 @@ def fitted(picture: Picture, file_format: str) -> Picture:
     if file_format == "JPEG" and len(exif) > _LARGEST_JPEG_EXIF:
         notes.append("the EXIF block was left out: it is larger than a JPEG can hold")
         exif = b""
+    png_colour = picture.png_colour if file_format == "PNG" else b""
+    # What only says sRGB, which a picture without it is too, or is overruled by the profile, is no loss.
+    if b"cICP" in picture.png_colour[len(png_colour) :] or (
+        not png_colour and picture.png_colour and b"sRGB" not in picture.png_colour and not picture.icc_profile
+    ):
+        notes.append(f"the PNG's description of its colours was left out: {file_format} is written without one")
     return dataclasses.replace(
-        picture, pixels=pixels, format=file_format, icc_profile=profile, exif=exif, notes=tuple(notes)
+        picture,
+        pixels=pixels,
+        format=file_format,
+        icc_profile=profile,
+        exif=exif,
+        notes=tuple(notes),
+        png_colour=png_colour,
     )
+
+
+def _with_png_colour(content: bytes, picture: Picture) -> bytes:
+    """A file with what `fitted` left of the PNG's chunks, behind the first."""
+    return content[:_PNG_HEADER] + picture.png_colour + content[_PNG_HEADER:] if picture.png_colour else content
 
 
 def _over_white(pixels: np.ndarray) -> np.ndarray:
@@ -261,7 +249,8 @@ def encode_picture(picture: Picture, file_format: str, quality: int = 95) -> byt
     Args:
       picture: Any; what the format cannot hold is left out, as `fitted` says.
       file_format: A name that `format_for` returns.
-      quality: Of JPEG, WebP, AVIF and HEIC, 1 to 100; at 100 WebP is lossless. The other formats always are.
+      quality: Of JPEG, WebP, AVIF and HEIC, 1 to 100; at 100 WebP is lossless, and where the picture's
+        own was. The other formats always are.
 
     Raises:
       DataError: The format cannot hold it, as a WebP more than 16383 pixels a side.
@@ -280,11 +269,11 @@ def encode_picture(picture: Picture, file_format: str, quality: int = 95) -> byt
     if file_format == "PNG":
         options["compress_level"] = 4  # Hardly larger than the usual 6, and faster by a third.
     if file_format == "WEBP":
-        options |= {"lossless": quality >= 100, "exact": True}
+        options |= {"lossless": quality >= 100 or picture.lossless, "exact": True}
     try:
         if pixels.dtype == np.uint16:
             encode = sixteen_bit.encode_png if file_format == "PNG" else sixteen_bit.encode_tiff
-            return encode(pixels, profile, exif, dpi)
+            return _with_png_colour(encode(pixels, profile, exif, dpi), picture)
         if file_format == "TIFF":
             options["exif"] = (
                 describing(parsed(exif)).tobytes() if exif else b""
@@ -292,7 +281,7 @@ def encode_picture(picture: Picture, file_format: str, quality: int = 95) -> byt
         content = io.BytesIO()
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         image.save(content, format=file_format, **options)
-        return content.getvalue()
+        return _with_png_colour(content.getvalue(), picture)
     except Exception as error:  # Pillow's plugins raise nearly every type.
         raise DataError(f"picture: cannot be written as {file_format} ({printable(one_line(error))})") from error
 

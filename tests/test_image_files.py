@@ -200,6 +200,11 @@ def test_16_bit_colour_keeps_its_high_byte():
         ([-1.0, float("nan"), 1.0], [0, 0, 255]),
         ([float("inf"), 0.25, 1.0], [0, 64, 255]),
         ([0.0, 32768.0, 65535.0], [0, 128, 255]),
+        ([0.0, 0.5, *[0.25] * 8, 1.001, 1.2], [0, 128, *[64] * 8, 255, 255]),  # A highlight is no other range,
+        ([0.5] * 9 + [40.0], [128] * 9 + [255]),
+        ([0.5] * 8 + [40.0, 50.0], [0] * 8 + [40, 50]),  # but many are,
+        ([*[100.0] * 9, 255.4], [*[100] * 9, 255]),  # and neither is what resampling overshoots.
+        ([0.0] * 50 + [255.0], [0] * 50 + [255]),  # Zeros are in every range.
     ],
 )
 def test_float_tiff_is_scaled(values, expected):

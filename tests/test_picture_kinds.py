@@ -63,6 +63,27 @@ def test_pil_images_of_other_modes_become_the_nearest(completer):
         completer.complete(Image.fromarray(pixels(1, np.float32)[..., 0]), HOLE)
 
 
+@pytest.mark.parametrize(
+    ("mode", "space", "kept"),
+    [
+        ("CMYK", b"CMYK", False),
+        ("YCbCr", b"RGB ", True),
+        ("P", b"RGB ", True),
+        ("LAB", b"Lab ", False),
+        ("RGB", b"GRAY", False),
+    ],
+)
+def test_a_profile_comes_back_with_pixels_that_it_fits(mode, space, kept):
+    image = Image.new(mode, (4, 3))
+    profile = bytes(16) + space + bytes(200)
+    image.info |= {"icc_profile": profile, "dpi": (72, 72)}
+    taken = take_picture(image)
+    back = taken.give_back(taken.pixels)
+    assert back.mode == "RGB"
+    assert back.info.get("icc_profile") == (profile if kept else None)
+    assert back.info["dpi"] == (72, 72)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(21, 30), (21, 30, 1), (21, 30, 2), (21, 30, 3), (21, 30, 4)])
 def test_an_array_comes_back_in_its_shape_and_type(completer, dtype, shape):

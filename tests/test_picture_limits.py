@@ -79,7 +79,8 @@ def test_of_an_unknown_file_only_the_start_is_read(tmp_path, monkeypatch):
             largest.append(len(content))
             return content
 
-    monkeypatch.setattr("builtins.open", lambda *arguments: Counting(real(*arguments, buffering=0)))
+    for module in ("builtins", "io"):
+        monkeypatch.setattr(f"{module}.open", lambda path, mode="r", *_: Counting(real(path, mode, buffering=0)))
     with pytest.raises(DataError, match="no known format"):
         read_picture(path)
     assert largest
