@@ -63,7 +63,8 @@ def measured(pairs, compute):
 def test_psnr_equals_that_of_scikit_image(pairs, measured, index):
     completed, original, _ = (one[index] for one in pairs)
     expected = peak_signal_noise_ratio(original.astype(np.float64), completed.astype(np.float64), data_range=1)
-    assert measured.psnr[index] == pytest.approx(expected, abs=1e-5, rel=1e-6)
+    # In dB, of a sum in float32: older versions of XLA add a flat image's pixels one after the other.
+    assert measured.psnr[index] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("index", range(len(NAMES)), ids=NAMES)
