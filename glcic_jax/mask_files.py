@@ -60,7 +60,7 @@ def read_mask(
         name = "mask" if isinstance(source, bytes | Picture) else str(source)
     mask = source if isinstance(source, Picture) else read_picture(source, name, max_pixels)
     hole = hole_from_pixels(_over_black(mask), picture_or_size, name=name, invert=invert, grow=grow, fit=fit)
-    return hole._replace(notes=(*mask.notes, *hole.notes))
+    return hole._replace(notes=(*(f"the mask: {note}" for note in mask.notes), *hole.notes))
 
 
 def hole_from_pixels(
@@ -196,13 +196,15 @@ def _white(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
             notes.append("the mask has 16 bits and its largest value fits 8, so 255 was taken for white")
             peak = 255
         threshold = 0.5 if peak == 1 else _THRESHOLD * peak / 255
-    if mask.ndim == 2:
-        return mask >= threshold
-    if mask.shape[-1] == 1:
-        return mask[..., 0] >= threshold
-    # Rounded, or the weights' sum would put a grey just below its own value.
-    grey = mask.astype(np.float32) @ np.array(_GREY_WEIGHTS, np.float32)
-    return grey >= threshold - 1e-3 * peak / 255
+    if mask.ndim == 3 and mask.shape[-1] == 3:
+        # Less a little, or the weights' sum would put a grey just below its own value.
+        grey = mask.astype(np.float32) @ np.array(_GREY_WEIGHTS, np.float32)
+        threshold -= 1e-3 * peak / 255
+    else:
+        grey = mask.reshape(mask.shape[:2])
+    if largest > 0 and grey.max() < threshold:
+        notes.append(f"nothing in the mask is white: its brightest value is {float(grey.max()):.3g} of {peak}")
+    return grey >= threshold
 
 
 def _resized(

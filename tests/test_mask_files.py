@@ -235,3 +235,25 @@ def test_random_holes(size):
         parts = [cv2.connectedComponents(random_hole(s, *size).hole.astype(np.uint8))[0] - 1 for s in range(30)]
         assert max(parts) <= 4
         assert np.mean(parts) > 1.5
+
+
+@pytest.mark.parametrize(
+    ("colour", "told"), [((128, 0, 0), "38.3 of 255"), ((100, 100, 100), "100 of 255"), ((0, 0, 0), "")]
+)
+def test_a_mask_without_white_says_how_bright_it_is(colour, told):
+    mask = np.zeros((4, 5, 3), np.uint8)
+    mask[1] = colour
+    hole = hole_from_pixels(mask)
+    assert not hole.hole.any()
+    assert [note for note in hole.notes if "nothing in the mask is white" in note and told in note] == list(
+        hole.notes
+    )
+    assert bool(hole.notes) == bool(told)
+
+
+def test_what_was_changed_in_a_mask_is_not_said_of_the_picture(tmp_path):
+    mask = Image.fromarray(np.eye(4, dtype=bool)).convert("P")
+    mask.save(tmp_path / "mask.png")
+    notes = read_mask(tmp_path / "mask.png", (4, 4)).notes
+    assert any("palette" in note for note in notes)
+    assert all("mask" in note for note in notes)
