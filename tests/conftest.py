@@ -22,6 +22,27 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
 
 
+# Whole files go to one worker: where a long one is begun last, the others wait for it.
+_LONGEST_FIRST = (
+    "test_processes.py",
+    "test_every_config.py",
+    "test_killed.py",
+    "test_steps.py",
+    "test_training.py",
+    "test_devices.py",
+    "test_complete_command.py",
+    "test_completer.py",
+    "test_health.py",
+    "test_stopping.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the files that take longest."""
+    order = {name: index for index, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 def load_config(name: str) -> ConfigDict:
     """The configuration of configs/<name>.py, as main.py would load it."""
     spec = importlib.util.spec_from_file_location(f"config_{name}", ROOT / "configs" / f"{name}.py")
