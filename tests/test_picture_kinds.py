@@ -67,6 +67,7 @@ def test_pil_images_of_other_modes_become_the_nearest(completer):
     ("mode", "space", "kept"),
     [
         ("CMYK", b"CMYK", False),
+        ("CMYK", b"5CLR", False),
         ("YCbCr", b"RGB ", True),
         ("P", b"RGB ", True),
         ("LAB", b"Lab ", False),
