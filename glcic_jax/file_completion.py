@@ -149,9 +149,11 @@ def complete_folder(
     Raises:
       WeightsError: There are no weights.
       ConfigError: The settings are of no use to any picture.
-      DataError: The directory cannot be written.
+      DataError: The directory cannot be written, or nothing in the format.
     """
     check_writable(directory / FAILURES)
+    if settings.file_format is not None:
+        format_named(settings.file_format)  # One that nothing is written in is no fault of a picture.
     load = functools.cache(load)
     if settings.comparison:
         pairs = _distinct_from_comparisons(pairs)

@@ -200,7 +200,7 @@ def test_an_empty_name_is_no_name(here, arguments):
 
 def test_settings_that_fail_with_every_picture_end_a_folder_at_once(here):
     folder(here)
-    for arguments in (["--device", "tpu"], ["--max-side", "10"]):
+    for arguments in (["--device", "tpu"], ["--max-side", "10"], ["--format", "xyz"]):
         run("in", "masks", "-o", "out", *arguments, code=2)
         assert not Path("out").exists()
     run("in", "masks", "-o", "photo.png", code=2)
