@@ -77,8 +77,9 @@ def main(arguments: list[str]) -> int:
         return _complain(f"unexpected argument {arguments[1]!r}")
     if _CONFIG.value is None:
         return _complain("--config is missing: python main.py --config=configs/quickstart.py")
-    path = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
-    return _train(Path(_WORKDIR.value or Path("runs") / path.stem))
+    path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    name = "_".join(filter(None, (Path(path).stem, variant)))
+    return _train(Path(_WORKDIR.value or Path("runs") / name))
 
 
 def _train(workdir: Path) -> int:

@@ -1,0 +1,111 @@
+"""How sure a mean over images is: bootstrap confidence intervals, of means and of paired differences."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 2_000
+# Numbers that are resampled at a time: bounds the memory.
+_AT_A_TIME = 4_000_000
+
+
+class Interval(NamedTuple):
+    """A mean over images with its confidence interval.
+
+    Attributes:
+      mean: Of the finite numbers; NaN where there are none.
+      low, high: Of the interval; NaN where fewer than two numbers are finite.
+      finite: How many numbers were finite.
+      left_out: How many were not: infinite PSNR, holes without pixels.
+    """
+
+    mean: float
+    low: float
+    high: float
+    finite: int
+    left_out: int
+
+
+def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """The mean over images and its 95 % percentile bootstrap interval, from 2,000 resamples of the images.
+
+    The images are what is resampled: the interval says how far the mean would move on other images of the same
+    kind, and nothing of another training run. The same numbers give the same interval.
+
+    Args:
+      values: [N] float, one number an image; those that are not finite are left out and counted.
+
+    Reference: Efron 1979, "Bootstrap methods: another look at the jackknife".
+    """
+    values = np.asarray(values, np.float64)
+    finite = values[np.isfinite(values)]
+    left_out = int(values.size - finite.size)
+    if not finite.size:
+        return Interval(np.nan, np.nan, np.nan, 0, left_out)
+    mean = float(finite.mean())
+    if finite.size < 2:
+        return Interval(mean, np.nan, np.nan, 1, left_out)
+    if np.ptp(finite) == 0:
+        return Interval(mean, mean, mean, finite.size, left_out)
+    found = stats.bootstrap(
+        (finite,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=max(1, _AT_A_TIME // finite.size),
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        random_state=np.random.default_rng(0),
+    )
+    low, high = found.confidence_interval
+    return Interval(mean, float(low), float(high), finite.size, left_out)
+
+
+def paired_interval(values: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray) -> Interval:
+    """The mean over images of `values - others`, with its interval; see `mean_interval`.
+
+    Both are of the same images in the same order, so that what is hard in an image cancels.
+
+    Args:
+      values, others: [N] float.
+
+    Raises:
+      ValueError: The lengths differ.
+    """
+    values, others = np.asarray(values, np.float64), np.asarray(others, np.float64)
+    if values.shape != others.shape:
+        raise ValueError(f"{values.size} and {others.size} numbers are not of the same images")
+    with np.errstate(invalid="ignore"):  # Two infinite PSNRs have no difference, and are left out.
+        return mean_interval(values - others)
+
+
+class Bin(NamedTuple):
+    """Images whose holes cover about as much.
+
+    Attributes:
+      label: As "10-20 %".
+      indices: Of the images, in order.
+    """
+
+    label: str
+    indices: np.ndarray
+
+
+def hole_ratio_bins(hole_ratio: np.ndarray) -> list[Bin]:
+    """Sorts images into bins of a tenth by the fraction of them that is hole; empty bins are left out.
+
+    A bin includes its upper end and not its lower one, as (0.1, 0.2] for "10-20 %"; images without a hole are
+    in none.
+
+    Args:
+      hole_ratio: [N] float in [0, 1].
+    """
+    # Rounded against the last bit: 0.30000000000000004 is three tenths.
+    place = np.ceil(np.round(np.asarray(hole_ratio) * 10, 9)).astype(int)
+    return [
+        Bin(f"{10 * (upper - 1)}-{10 * upper} %", np.flatnonzero(place == upper))
+        for upper in range(1, 11)
+        if (place == upper).any()
+    ]
