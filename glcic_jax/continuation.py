@@ -159,7 +159,7 @@ def _newest_sound(
     for step in reversed(checkpoints.steps()):
         try:
             changed = _check_continuation(config, checkpoints.read_meta(step), schedule, fixed)
-            restored = checkpoints.restore(state, step)
+            restored = restore_step(checkpoints, state, step)
         except (_OtherNetworksError, DataError) as error:
             passed_over[step] = error
             continue
@@ -176,6 +176,22 @@ def _newest_sound(
     raise DataError(f"no checkpoint is sound: {reasons}. Name another --workdir to start anew")
 
 
+def restore_step(checkpoints: Checkpoints, state: TrainState, step: int) -> Restored:
+    """Restores one checkpoint, see `Checkpoints.restore`; but for a discriminator that was not trained yet.
+
+    That is the fresh one of `state`, and may be another than the checkpoint's.
+    """
+    if _schedule_of(checkpoints.read_meta(step)).has_trained_discriminator(step):
+        return checkpoints.restore(state, step)
+    restored = checkpoints.restore(state.replace(discriminator=None), step)
+    return restored._replace(state=restored.state.replace(discriminator=state.discriminator))
+
+
+def _schedule_of(meta: dict[str, Any]) -> Schedule:
+    """The phases of the run that a checkpoint's `meta` item is of."""
+    return create_schedule([(name, meta["config"]["phases"][name]) for name in PHASE_NAMES])
+
+
 def _check_continuation(
     config: ConfigDict,
     meta: dict[str, Any],
@@ -187,11 +203,13 @@ def _check_continuation(
     new = flatten(json.loads(config.to_json_best_effort()))
     step = meta["step"]
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    passed = _schedule_of(meta)
     refused = [key for key in changed if key in fixed]
+    if not passed.has_trained_discriminator(step):
+        refused = [key for key in refused if not key.startswith("discriminator.")]
     # The average is kept from the first step on or not at all; its decay may change.
     if bool(old.get("completion.ema_decay")) != bool(new["completion.ema_decay"]):
         refused.append("completion.ema_decay")
-    passed = create_schedule([(name, meta["config"]["phases"][name]) for name in PHASE_NAMES])
     if passed.history(step) != schedule.history(step):
         refused += [key for key in changed if key.startswith("phases.")]
     if refused:

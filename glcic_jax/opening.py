@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from glcic_jax import data_sources, input_pipeline, processes
 from glcic_jax.checkpoints import Checkpoints, Restored
-from glcic_jax.continuation import check_values, differences, flatten, restore_run
+from glcic_jax.continuation import check_values, differences, flatten, restore_run, restore_step
 from glcic_jax.devices import AXIS
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.evaluation import FixedExamples
@@ -200,7 +200,7 @@ def _restore(
     if step is None or processes.is_first():
         return restored
     origin = checkpoints if checkpoints.steps() else Checkpoints(Path(config.start_from).expanduser())
-    return origin.restore(state, step)
+    return restore_step(origin, state, step)
 
 
 def _go_to(batches: Any, restored: Restored, images: int, progress: ProgressLine) -> None:

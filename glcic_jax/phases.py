@@ -67,6 +67,10 @@ class Schedule:
             (phase.name, min(phase.stop, step) - phase.start) for phase in self.phases if phase.start < step
         )
 
+    def has_trained_discriminator(self, step: int) -> bool:
+        """Says whether the discriminator is another than at the beginning after `step` updates."""
+        return any(name != "completion" for name, _ in self.history(step))
+
 
 def create_schedule(phases: Sequence[tuple[str, int]]) -> Schedule:
     """Lays phases end to end.

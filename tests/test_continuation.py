@@ -1,10 +1,12 @@
 """Which configurations can run, and which may go on from a checkpoint."""
 
+import functools
 import json
 import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import load_config, shrink
 
@@ -151,6 +153,21 @@ def test_start_from_another_run_takes_its_step_and_may_differ(run, tmp_path):
 def test_start_from_a_run_with_other_phases_behind_it_is_refused(run, tmp_path):
     with pytest.raises(ConfigError, match=r"phases\.completion 2 -> 30"):
         run({"start_from": str(tmp_path / "run"), "phases.completion": 30}, workdir="new")
+
+
+def test_a_discriminator_that_was_not_trained_yet_may_be_another(run, config, create, tmp_path):
+    begun = Checkpoints(tmp_path / "begun")
+    save(begun, run.state, config, 2)
+    begun.close()
+    changes = {"discriminator.branches": ("local",), "discriminator.layer_order": "conv_relu_bn"}
+    with pytest.raises(ConfigError, match=r"discriminator\.branches"):
+        run({**changes, "start_from": str(tmp_path / "run")}, workdir="new")
+    trained, run.state = run.state, create(config)
+    restored, said = run({"start_from": str(tmp_path / "begun")}, workdir="new")
+    assert said[-1] == "going on from step 2 of 6 (phase discriminator)"
+    same = functools.partial(jax.tree.map, np.testing.assert_array_equal)
+    same(restored.state.discriminator, run.state.discriminator)
+    same(restored.state.completion, trained.completion)
 
 
 def test_start_from_a_run_without_a_finished_checkpoint_is_refused(run, tmp_path):
