@@ -1,4 +1,4 @@
-"""Classical image processing on the CPU: fills that a completion has to beat, and blending a completion in."""
+"""Blending a completion into its image, on the CPU."""
 
 from collections.abc import Iterator
 
@@ -23,24 +23,6 @@ _MARCHING_UNIT = 2.0**24
 _MARGIN = 4
 # What one window more costs beside its pixels, as a number of pixels.
 _PIXELS_A_WINDOW = 20_000
-
-
-def telea(image: np.ndarray, mask: np.ndarray, radius: float = 3.0) -> np.ndarray:
-    """Fills holes by fast marching.
-
-    Args:
-      image: [N, H, W, 3] uint8.
-      mask: [N, H, W, 1], above 0.5 = hole.
-      radius: How far around each pixel the fill looks, in pixels.
-
-    Returns:
-      [N, H, W, 3] uint8; pixels outside the hole are the image's own.
-
-    Reference: Telea 2004, "An image inpainting technique based on the fast marching method".
-    """
-    hole = (mask > 0.5).astype(np.uint8)
-    filled = [cv2.inpaint(one, where, radius, cv2.INPAINT_TELEA) for one, where in zip(image, hole, strict=True)]
-    return np.where(hole.astype(bool), np.stack(filled), image)
 
 
 def blend(image: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> np.ndarray:

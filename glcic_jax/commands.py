@@ -14,6 +14,8 @@ import click
 from glcic_jax import __version__
 from glcic_jax.complete_command import complete
 from glcic_jax.errors import UserError, one_line, printable
+from glcic_jax.evaluate_command import compare, evaluate
+from glcic_jax.masks_command import masks
 from glcic_jax.weights_commands import export, weights
 
 _FRACTION = click.FloatRange(0, 1, max_open=True)
@@ -30,6 +32,9 @@ def cli(debug: bool) -> None:
 cli.add_command(complete)
 cli.add_command(weights)
 cli.add_command(export)
+cli.add_command(masks)
+cli.add_command(evaluate)
+cli.add_command(compare)
 
 
 @cli.command()

@@ -92,8 +92,13 @@ def open_sources(data: Any) -> Sources:
     return SOURCES[kind](argument, data)
 
 
-def _open_samples(argument: str, data: Any) -> Sources:
-    del data
+def open_samples(argument: str) -> Sources:
+    """Opens the photographs that come with scikit-image.
+
+    Raises:
+      ConfigError: There is an argument, which they do not take.
+      DataError: They are not there.
+    """
     if argument:
         raise ConfigError(f"the data source samples takes no argument, not {argument!r}")
     # Found, not imported: scikit-image takes a second to import, and only its files are wanted.
@@ -308,7 +313,7 @@ def open_split(builder: Any, split: str) -> TfdsSource:
 
 
 SOURCES: dict[str, Callable[[str, Any], Sources]] = {
-    "samples": _open_samples,
+    "samples": lambda argument, _: open_samples(argument),
     "folder": _open_folder,
     "tfds": _open_tfds,
 }

@@ -1,30 +1,70 @@
-"""Measuring completions on fixed images with fixed holes."""
+"""Measuring completions: one way for training's validation, for `glcic evaluate` and for `glcic compare`."""
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from glcic_jax import blending, images
+from glcic_jax import images
 from glcic_jax.completion import complete
-from glcic_jax.metrics import ImageMetrics, image_metrics
+from glcic_jax.fills import FILLS
+from glcic_jax.holes import bucket
+from glcic_jax.intervals import finite_mean
+from glcic_jax.metrics import image_metrics
 from glcic_jax.state import Recipe, Variables
 
 # Bounds the memory of a full-size evaluation on a small GPU.
 _LARGEST_BATCH = 16
 
 
-Array = np.ndarray | jax.Array
+def measure(completed: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[str, np.ndarray]:
+    """Compares completed pictures with the originals, on JAX's first device.
+
+    Pictures of 8 bits, so that a completion measures the same before and after it is written to a file.
+
+    Args:
+      completed: [N, H, W, 3] uint8; sides of at least 11 px.
+      image: [N, H, W, 3] uint8.
+      hole: [N, H, W] bool.
+
+    Returns:
+      The fields of `metrics.ImageMetrics`, each [N] float64.
+    """
+    sides = image.shape[1:3]
+    padded = bucket(sides[0]), bucket(sides[1])
+    # Divided here: a compiler may round the two differently where it does, and then equal pictures differ.
+    arrays = completed / np.float32(255), image / np.float32(255), hole[..., None].astype(np.float32)
+    if padded == sides:
+        found = _measured(*arrays)
+    else:  # Pictures of many sizes share few programs.
+        padding = [(0, 0), *((0, to - side) for to, side in zip(padded, sides, strict=True)), (0, 0)]
+        extent = np.tile(np.array(sides, np.int32), (len(image), 1))
+        found = _measured(*(np.pad(array, padding) for array in arrays), extent)
+    return {name: np.asarray(value, np.float64) for name, value in vars(jax.device_get(found)).items()}
+
+
+_measured = jax.jit(image_metrics)
+
+
+def mean_metrics(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The mean of each metric over the images; what is not finite, as the PSNR of equal images, is left out."""
+    return {name: finite_mean(values) for name, values in metrics.items()}
 
 
 class Completions(NamedTuple):
-    """What came out: `output` and `completed` [N, H, W, 3] float32, and the metrics [N], on the host."""
+    """What came out.
 
-    output: Array
-    completed: Array
-    metrics: ImageMetrics
+    Attributes:
+      output: [N, H, W, 3] float32, the network's raw output.
+      completed: [N, H, W, 3] uint8.
+      metrics: As from `measure`.
+    """
+
+    output: np.ndarray
+    completed: np.ndarray
+    metrics: dict[str, np.ndarray]
 
 
 class FixedExamples:
@@ -48,7 +88,7 @@ class FixedExamples:
         self.image = image
         self.mask = np.asarray(draw(key))
         self.mean_pixel = np.asarray(mean_pixel, np.float32)
-        self._evaluate = jax.jit(functools.partial(_evaluate, recipe))
+        self._complete = jax.jit(functools.partial(_complete, recipe))
 
     def evaluate(self, variables: Variables) -> Completions:
         """Completes all images and measures them.
@@ -56,38 +96,39 @@ class FixedExamples:
         Args:
           variables: `params` and `batch_stats` of the completion network.
         """
-        parts = []
+        outputs, completed = [], []
         for start in range(0, len(self.image), _LARGEST_BATCH):
             chosen = slice(start, start + _LARGEST_BATCH)
-            result = self._evaluate(variables, self.image[chosen], self.mask[chosen], self.mean_pixel)
-            parts.append(jax.device_get(result))
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+            found = self._complete(variables, self.image[chosen], self.mask[chosen], self.mean_pixel)
+            output, one = jax.device_get(found)
+            outputs.append(output)
+            completed.append(one)
+        return Completions(np.concatenate(outputs), *self._measured(np.concatenate(completed)))
 
     def classical_fills(self) -> dict[str, Completions]:
-        """The same holes filled with the mean pixel, and by fast marching (Telea)."""
-        hole = self.mask > 0.5
-        mean_fill = np.where(hole, images.to_uint8(jnp.asarray(self.mean_pixel)), self.image)
-        fills = {"mean fill": mean_fill, "Telea": blending.telea(self.image, self.mask)}
-        return {name: self._measure(fill) for name, fill in fills.items()}
+        """The same holes filled without a network."""
+        filled = {
+            name: np.stack([fill(*one) for one in zip(self.image, self._hole, strict=True)])
+            for name, fill in FILLS.items()
+        }
+        return {name: Completions(fill / np.float32(255), *self._measured(fill)) for name, fill in filled.items()}
 
-    def _measure(self, filled: np.ndarray) -> Completions:
-        completed = np.asarray(images.to_float(jnp.asarray(filled)))
-        original = images.to_float(jnp.asarray(self.image))
-        metrics = jax.device_get(jax.jit(image_metrics)(completed, original, self.mask))
-        return Completions(completed, completed, metrics)
+    @property
+    def _hole(self) -> np.ndarray:
+        return self.mask[..., 0] > 0.5
+
+    def _measured(self, completed: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        parts = [
+            measure(completed[start:stop], self.image[start:stop], self._hole[start:stop])
+            for start in range(0, len(completed), _LARGEST_BATCH)
+            for stop in [start + _LARGEST_BATCH]
+        ]
+        return completed, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _evaluate(
+def _complete(
     recipe: Recipe, variables: Variables, image: jax.Array, mask: jax.Array, mean_pixel: jax.Array
-) -> Completions:
-    original = images.to_float(image)
-    output, completed = complete(
-        recipe.completion_network, variables, original, mask, mean_pixel, recipe.input_form
-    )
-    return Completions(output, completed, image_metrics(completed, original, mask))
-
-
-def mean_metrics(metrics: ImageMetrics) -> dict[str, float]:
-    """The mean of each metric over the images, by its name."""
-    values: dict[str, Any] = vars(metrics)
-    return {name: float(np.mean(value)) for name, value in values.items()}
+) -> tuple[jax.Array, jax.Array]:
+    network, original = recipe.completion_network, images.to_float(image)
+    output, completed = complete(network, variables, original, mask, mean_pixel, recipe.input_form)
+    return output, images.to_uint8(completed)

@@ -9,6 +9,7 @@ import numpy as np
 # Half of 307, rounded up to a multiple of the network's stride: what lies further away changes nothing.
 CONTEXT = 156
 STRIDE = 4
+_SMALLEST_BUCKET = 16
 
 
 class Box(NamedTuple):
@@ -152,3 +153,9 @@ def _touching(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         if total - 1 == len(regions):
             return groups
         regions, _ = _together(regions, np.ones(len(regions)), of_region)
+
+
+def bucket(side: int) -> int:
+    """The padded side: a multiple of a quarter of the power of two below, so that few sizes are compiled."""
+    step = max(_SMALLEST_BUCKET, 1 << max(0, side.bit_length() - 3))
+    return -(-side // step) * step

@@ -29,6 +29,12 @@ class Interval(NamedTuple):
     left_out: int
 
 
+def finite_mean(values: np.ndarray) -> float:
+    """The mean of the numbers that are finite; NaN where none is."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else np.nan
+
+
 def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
     """The mean over images and its 95 % percentile bootstrap interval, from 2,000 resamples of the images.
 
@@ -45,7 +51,7 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
     left_out = int(values.size - finite.size)
     if not finite.size:
         return Interval(np.nan, np.nan, np.nan, 0, left_out)
-    mean = float(finite.mean())
+    mean = finite_mean(finite)
     if finite.size < 2:
         return Interval(mean, np.nan, np.nan, 1, left_out)
     if np.ptp(finite) == 0:

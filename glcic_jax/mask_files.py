@@ -28,7 +28,7 @@ class Hole(NamedTuple):
 
 def read_mask(
     source: bytes | str | Path | Picture,
-    picture_or_size: Picture | tuple[int, int],
+    picture_or_size: Picture | tuple[int, int] | None,
     *,
     name: str | None = None,
     invert: bool = False,
@@ -43,7 +43,7 @@ def read_mask(
 
     Args:
       source: The file's bytes, its path, or the mask as it was read.
-      picture_or_size: The picture, or its (width, height).
+      picture_or_size: The picture, or its (width, height); the mask's own size where None.
       name: What errors call the mask; the path where None.
       invert: If black is the hole.
       grow: Pixels by which the hole grows on all sides.
@@ -217,13 +217,13 @@ def _resized(
     if own == size:
         return hole
     change = f"from {own[0]} x {own[1]} to the picture's {size[0]} x {size[1]} pixels"
-    if _same_aspect(own, size):
+    if same_aspect(own, size):
         notes.append(f"the mask was resized {change}")
     elif fit:
         notes.append(f"the mask was stretched {change}")
     else:
         message = f"{name}: the mask is {own[0]} x {own[1]} pixels, the picture {size[0]} x {size[1]}"
-        if stored_size is not None and _same_aspect(own, stored_size):
+        if stored_size is not None and same_aspect(own, stored_size):
             raise DataError(
                 f"{message}: the photo is stored as {stored_size[0]} x {stored_size[1]} and its EXIF orientation "
                 "turns it, so turn the mask in the same way"
@@ -236,7 +236,7 @@ def _resized(
     return hole[rows[:, None], columns]
 
 
-def _same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Says whether one size is the other times a factor, where each side was rounded to whole pixels."""
     larger = max(one, other, key=lambda size: size[0] * size[1])
     return abs(one[0] * other[1] - one[1] * other[0]) <= max(larger)

@@ -14,6 +14,7 @@ _RADIUS = 5
 _SIGMA = 1.5
 _C1 = 0.01**2
 _C2 = 0.03**2
+SMALLEST_SIDE = 2 * _RADIUS + 1  # Of an image, for SSIM, in pixels.
 
 
 class ImageMetrics(struct.PyTreeNode):
@@ -43,32 +44,35 @@ def psnr_of(mean_squared_error: jax.Array) -> jax.Array:
     return -10.0 * jnp.log10(mean_squared_error)
 
 
-def ssim_map(image: jax.Array, other: jax.Array) -> jax.Array:
+def ssim_map(image: jax.Array, other: jax.Array, extent: jax.Array | None = None) -> jax.Array:
     """Structural similarity at every pixel: two [N, H, W, C] floats in [0, 1] to [N, H, W, C] in [-1, 1].
+
+    Args:
+      image, other: The images.
+      extent: [N, 2] int, how many rows and columns of each are image, each at least 11; None: all. What is
+        computed there is what the image alone would give, whatever lies beyond.
 
     Raises:
       ValueError: A side is below 11 px.
 
     Reference: Wang et al. 2004, "Image quality assessment", Equation 13.
     """
-    if min(image.shape[1:3]) < 2 * _RADIUS + 1:
-        raise ValueError(f"SSIM needs sides of at least {2 * _RADIUS + 1} px, not {image.shape[1:3]}")
+    if min(image.shape[1:3]) < SMALLEST_SIDE:
+        raise ValueError(f"SSIM needs sides of at least {SMALLEST_SIDE} px, not {image.shape[1:3]}")
     window = np.exp(-0.5 * (np.arange(-_RADIUS, _RADIUS + 1) / _SIGMA) ** 2)
     window = (window / window.sum()).astype(np.float32)
 
     def blur(values: jax.Array) -> jax.Array:
         for axis in (1, 2):
-            pad = [(0, 0)] * 4
-            pad[axis] = (_RADIUS, _RADIUS)
-            padded = jnp.pad(values, pad, mode="symmetric")
-            size = values.shape[axis]
+            size = values.shape[axis] - 2 * _RADIUS
             shifted = [
-                weight * jax.lax.slice_in_dim(padded, tap, tap + size, axis=axis)
+                weight * jax.lax.slice_in_dim(values, tap, tap + size, axis=axis)
                 for tap, weight in enumerate(window)
             ]
             values = sum(shifted[1:], shifted[0])
         return values
 
+    image, other = _mirrored(image, extent), _mirrored(other, extent)
     mean, other_mean = blur(image), blur(other)
     # Second moments about each image's own mean and not about 0: where an image is flat, float32 would lose
     # the variance to the difference of two large squares.
@@ -82,13 +86,29 @@ def ssim_map(image: jax.Array, other: jax.Array) -> jax.Array:
     return luminance * (2 * covariance + _C2) / (variance + other_variance + _C2)
 
 
-def image_metrics(completed: jax.Array, image: jax.Array, mask: jax.Array) -> ImageMetrics:
+def _mirrored(image: jax.Array, extent: jax.Array | None) -> jax.Array:
+    """Continues images [N, H, W, C] by the window's radius on every side, mirrored at their ends."""
+    if extent is None:
+        return jnp.pad(image, ((0, 0), (_RADIUS, _RADIUS), (_RADIUS, _RADIUS), (0, 0)), mode="symmetric")
+    for axis in (1, 2):
+        size = image.shape[axis]
+        place, end = jnp.arange(-_RADIUS, size + _RADIUS), extent[:, axis - 1, None]
+        place = jnp.where(place < 0, -1 - place, place)
+        place = jnp.clip(jnp.where(place < end, place, 2 * end - 1 - place), 0, size - 1)
+        image = jnp.take_along_axis(image, jnp.expand_dims(place, tuple({1, 2, 3} - {axis})), axis=axis)
+    return image
+
+
+def image_metrics(
+    completed: jax.Array, image: jax.Array, mask: jax.Array, extent: jax.Array | None = None
+) -> ImageMetrics:
     """Compares completed images with the originals.
 
     Args:
       completed: [N, H, W, 3] float in [0, 1].
       image: [N, H, W, 3] float in [0, 1].
       mask: [N, H, W, 1] float, 1 = hole.
+      extent: As in `ssim_map`; what lies beyond counts nowhere.
 
     Returns:
       `ImageMetrics`, each field [N].
@@ -96,17 +116,30 @@ def image_metrics(completed: jax.Array, image: jax.Array, mask: jax.Array) -> Im
     completed, image = completed.astype(jnp.float32), image.astype(jnp.float32)
     absolute = jnp.abs(completed - image)
     squared = jnp.square(completed - image)
-    similarity = ssim_map(completed, image)
-    everywhere = jnp.ones_like(mask)
-    interior = similarity[:, _RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
+    similarity = ssim_map(completed, image, extent)
+    everywhere, interior = _inside(mask, extent, 0), _inside(mask, extent, _RADIUS)
+    mask = mask * everywhere
     l2, hole_l2 = _masked_mean(squared, everywhere), _masked_mean(squared, mask)
     return ImageMetrics(
         l1=_masked_mean(absolute, everywhere),
         l2=l2,
         psnr=psnr_of(l2),
-        ssim=interior.mean(axis=(1, 2, 3)),
+        ssim=_masked_mean(similarity, interior),
         hole_l1=_masked_mean(absolute, mask),
         hole_l2=hole_l2,
         hole_psnr=psnr_of(hole_l2),
         hole_ssim=_masked_mean(similarity, mask),
     )
+
+
+def _inside(mask: jax.Array, extent: jax.Array | None, border: int) -> jax.Array:
+    """[N, H, W, 1] float32: 1 where the image is, but for a border of so many pixels."""
+    count, *sides = mask.shape[:3]
+    if extent is None:
+        extent = jnp.broadcast_to(jnp.array(sides), (count, 2))
+    inside = jnp.ones(mask.shape[:1], bool)[:, None, None]
+    for axis, side in enumerate(sides):
+        place, end = jnp.arange(side), extent[:, axis, None]
+        within = (place >= border) & (place < end - border)
+        inside = inside & jnp.expand_dims(within, 2 - axis)
+    return inside[..., None].astype(jnp.float32)

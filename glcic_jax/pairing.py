@@ -82,7 +82,7 @@ def pair(images: Path, masks: Path | None, results: Path | None = None) -> Pairs
     if not found or not of_masks:
         missing = "masks (NAME_mask)" if found else "pictures for its masks"
         raise DataError(f"{printable(str(masks))}: holds no {missing}")
-    masks_of, strays = _by_picture({_stem(path) for path in found}, of_masks)
+    masks_of, strays = masks_by_picture({_stem(path) for path in found}, of_masks)
     failures += [_failure(masks / path, "no picture has the name of this mask") for path in strays]
     jobs = []
     for path in found:
@@ -130,8 +130,16 @@ def _stem(path: str) -> str:
     return PurePosixPath(path).with_suffix("").as_posix()
 
 
-def _by_picture(stems: set[str], masks: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Masks by the stem of their picture, and the masks of no picture."""
+def masks_by_picture(stems: set[str], masks: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Finds the pictures that masks are called after.
+
+    Args:
+      stems: Of the pictures: relative paths without a suffix.
+      masks: Relative paths.
+
+    Returns:
+      Masks by the stem of their picture, and the masks of no picture.
+    """
     masks_of: dict[str, list[str]] = defaultdict(list)
     strays = []
     # A letter with an accent is one character or two, by the system that wrote the name; both look the same.

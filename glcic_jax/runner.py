@@ -11,12 +11,11 @@ import numpy as np
 
 from glcic_jax import images
 from glcic_jax.errors import ConfigError, MemoryExhaustedError, WeightsError, one_line
-from glcic_jax.holes import STRIDE
+from glcic_jax.holes import STRIDE, bucket
 from glcic_jax.memory import available_memory
 from glcic_jax.networks import CompletionNetwork
 from glcic_jax.weights import Weights
 
-_SMALLEST_BUCKET = 16
 _HEADROOM = 64 << 20  # Bytes left to everything else.
 # Compiling with less ends the process without a word: what fails there is not Python.
 _TO_COMPILE = 256 << 20
@@ -45,44 +44,49 @@ class Runner:
         self._variables = jax.device_put(weights.variables, device)
         self._mean_pixel = jax.device_put(np.array(weights.description.mean_pixel, np.float32), device)
         self._run = jax.jit(functools.partial(_run, network, weights.description.input_form))
-        self._programs: dict[tuple[int, int], Any] = {}
+        self._programs: dict[tuple[int, ...], Any] = {}  # By (N, H, W).
         self._compiling = threading.Lock()
         # On a CPU one run takes all cores, and two at once would both count on the same free memory.
         self._running: Any = threading.Lock() if device.platform == "cpu" else contextlib.nullcontext()
 
     def output(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Runs the network on a picture of any size.
+        """Runs the network on one picture [H, W, 3] with its mask [H, W, 1]; see `outputs`."""
+        return self.outputs(image[None], mask[None])[0]
+
+    def outputs(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Runs the network on pictures of one size, any size.
 
         Args:
-          image: [H, W, 3] float32 in [0, 1]; what lies inside the hole is not looked at.
-          mask: [H, W, 1] float32, 1 = hole.
+          image: [N, H, W, 3] float32 in [0, 1]; what lies inside the hole is not looked at.
+          mask: [N, H, W, 1] float32, 1 = hole.
 
         Returns:
-          [H, W, 3] float32 in [0, 1], the raw output.
+          [N, H, W, 3] float32 in [0, 1], the raw output.
 
         Raises:
           MemoryExhaustedError: The memory is too small.
           WeightsError: The output is not finite.
         """
-        height, width = image.shape[:2]
+        count, height, width = image.shape[:3]
         extent = [-(-side // STRIDE) * STRIDE for side in (height, width)]
         size = bucket(height), bucket(width)
         # Up to the stride the border is repeated, hole or not; beyond, the network is told that nothing is.
         image, mask = (
             np.pad(
-                np.pad(array, [(0, extent[0] - height), (0, extent[1] - width), (0, 0)], mode="edge"),
-                [(0, size[0] - extent[0]), (0, size[1] - extent[1]), (0, 0)],
-            )[None]
+                np.pad(array, [(0, 0), (0, extent[0] - height), (0, extent[1] - width), (0, 0)], mode="edge"),
+                [(0, 0), (0, size[0] - extent[0]), (0, size[1] - extent[1]), (0, 0)],
+            )
             for array in (image, mask)
         )
         try:
-            program = self._program(*size)
+            program = self._program(count, *size)
             with self._running:
                 analysis = program.memory_analysis()
                 if analysis is not None:
                     self._require(analysis.temp_size_in_bytes + analysis.output_size_in_bytes + _HEADROOM, size)
-                output = program(self._variables, self._mean_pixel, image, mask, np.array([extent], np.int32))
-                result = np.asarray(output)[0, :height, :width]
+                extents = np.array([extent] * count, np.int32)
+                output = program(self._variables, self._mean_pixel, image, mask, extents)
+                result = np.asarray(output)[:, :height, :width]
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
                 raise
@@ -93,40 +97,35 @@ class Runner:
 
     def warmup(self, height: int, width: int) -> None:
         """Compiles what pictures of a size, and all that are padded to the same, will need."""
-        self._program(bucket(height), bucket(width))
+        self._program(1, bucket(height), bucket(width))
 
     @property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
         """The padded sizes, (height, width), that programs have been compiled for."""
-        return tuple(self._programs)
+        return tuple(dict.fromkeys(shape[1:] for shape in self._programs))
 
-    def _program(self, height: int, width: int) -> Any:
-        if (height, width) in self._programs:  # Without waiting for others that compile.
-            return self._programs[height, width]
+    def _program(self, *shape: int) -> Any:
+        """The compiled program for (N, H, W)."""
+        if shape in self._programs:  # Without waiting for others that compile.
+            return self._programs[shape]
         with self._compiling:
-            if (height, width) not in self._programs:
-                self._require(_TO_COMPILE, (height, width))
+            if shape not in self._programs:
+                self._require(_TO_COMPILE, shape[1:])
                 arguments = [
-                    jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32),
-                    jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32),
-                    jax.ShapeDtypeStruct((1, 2), jnp.int32),
+                    jax.ShapeDtypeStruct((*shape, 3), jnp.float32),
+                    jax.ShapeDtypeStruct((*shape, 1), jnp.float32),
+                    jax.ShapeDtypeStruct((shape[0], 2), jnp.int32),
                 ]
                 lowered = self._run.lower(self._variables, self._mean_pixel, *arguments)
-                self._programs[height, width] = lowered.compile()
-            return self._programs[height, width]
+                self._programs[shape] = lowered.compile()
+            return self._programs[shape]
 
-    def _require(self, needed: int, size: tuple[int, int]) -> None:
+    def _require(self, needed: int, size: tuple[int, ...]) -> None:
         """The system ends a process that takes too much of a CPU's memory without a word, so ask before."""
         available = available_memory() if self.device.platform == "cpu" else None
         if available is not None and needed > available:
             sizes = f"{needed / 2**30:.1f} GiB are needed, {available / 2**30:.1f} GiB are free"
             raise MemoryExhaustedError(f"{_too_little(self.device, size)} ({sizes})")
-
-
-def bucket(side: int) -> int:
-    """The padded side: a multiple of a quarter of the power of two below, so that few sizes are compiled."""
-    step = max(_SMALLEST_BUCKET, 1 << max(0, side.bit_length() - 3))
-    return -(-side // step) * step
 
 
 def find_device(device: str | jax.Device | None) -> jax.Device:
@@ -162,5 +161,5 @@ def _run(
     return network.apply(variables, network_input, train=False, extent=extent)
 
 
-def _too_little(device: jax.Device, size: tuple[int, int]) -> str:
+def _too_little(device: jax.Device, size: tuple[int, ...]) -> str:
     return f"{device} has too little memory for the network on {size[1]} x {size[0]} px"

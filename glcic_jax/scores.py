@@ -62,9 +62,9 @@ class Scores:
     fid: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All methods on the same images with the same holes.
+    """All methods on the same images with the same holes; equal to itself alone.
 
     Attributes:
       title: What was measured.

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from glcic_jax import images
 from glcic_jax.checkpoints import package_versions
 from glcic_jax.evaluation import Completions, FixedExamples, mean_metrics
 from glcic_jax.image_files import save_image
@@ -59,7 +58,7 @@ def write_summary(
         f"## Held-out images\n\n{_metrics_table(results)}\n\n"
         f"{len(validation.image)} fixed crops of held-out images, holes by the sampler {config.mask.sampler}. "
         "Means over the crops; PSNR in dB; no post-processing.",
-        "![input, mean fill, Telea, GLCIC, truth; PSNR of the hole](comparison.png)",
+        f"![input, {', '.join(results)}, truth; PSNR of the hole](comparison.png)",
         f"## Phases\n\n{_phase_table(rows, schedule)}",
         "![curves](curves.png)",
     ]
@@ -141,20 +140,20 @@ def _draw_curves(rows: list[dict[str, Any]], schedule: Schedule, path: Path) -> 
 def _draw_comparison(validation: FixedExamples, results: dict[str, Completions], path: Path) -> None:
     """The first held-out images: input, every fill with the PSNR of its hole, truth."""
     count = min(_COMPARED, len(validation.image))
-    truth = validation.image[:count] / 255.0
+    truth = validation.image[:count]
     hole = validation.mask[:count] > 0.5
-    columns = {"input": np.where(hole, 1.0, truth)}
-    columns |= {label: np.asarray(result.completed[:count]) for label, result in results.items()}
+    columns = {"input": np.where(hole, np.uint8(255), truth)}
+    columns |= {label: result.completed[:count] for label, result in results.items()}
     columns["truth"] = truth
     figure = Figure(figsize=(1.6 * len(columns), 1.85 * count), layout="constrained")
     panes = np.reshape(figure.subplots(count, len(columns)), (count, len(columns)))
     for column, (label, pictures) in enumerate(columns.items()):
         for row in range(count):
             axes = panes[row, column]
-            axes.imshow(np.asarray(images.to_uint8(pictures[row])), interpolation="nearest")
+            axes.imshow(pictures[row], interpolation="nearest")
             axes.set_axis_off()
             if label in results:
-                axes.set_title(f"{label} {results[label].metrics.hole_psnr[row]:.1f} dB", fontsize=8)
+                axes.set_title(f"{label} {results[label].metrics['hole_psnr'][row]:.1f} dB", fontsize=8)
             elif row == 0:
                 axes.set_title(label, fontsize=8)
     _save_figure(figure, path)

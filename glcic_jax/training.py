@@ -245,10 +245,13 @@ def _validate(desk: Desk, state: TrainState, workdir: Path, grid_images: int) ->
     validation = desk.validation
     completions = validation.evaluate(state.inference_variables)
     if grid_images:
-        original = validation.image / 255.0
-        masked = np.where(validation.mask > 0.5, np.asarray(state.mean_pixel), original)
-        shown = (masked, completions.output, completions.completed, original)
-        columns = [np.asarray(images.to_uint8(jnp.asarray(column[:grid_images]))) for column in shown]
+        shown = slice(0, grid_images)
+        mean_pixel, output = (
+            np.asarray(images.to_uint8(jnp.asarray(array)))
+            for array in (state.mean_pixel, completions.output[shown])
+        )
+        masked = np.where(validation.mask[shown] > 0.5, mean_pixel, validation.image[shown])
+        columns = [masked, output, completions.completed[shown], validation.image[shown]]
         save_grid(workdir, int(state.step), columns, desk.log)
     return mean_metrics(completions.metrics)
 

@@ -30,6 +30,23 @@ LEVELS = {
     "poisson": 0,
     "progress": 0,
     "archives": 1,
+    "fills": 1,
+    "evaluation_images": 2,
+    "examples": 3,
+    "journal": 1,
+    "methods": 7,
+    "evaluator": 7,
+    "evaluating": 8,
+    "comparing": 8,
+    "evaluate_command": 8,
+    "score_summary": 1,
+    "score_tables": 1,
+    "score_cells": 1,
+    "page": 1,
+    "picture_rows": 1,
+    "curves": 1,
+    "report": 2,
+    "comparison_page": 2,
     "blending": 1,
     "checked_files": 1,
     "data_sources": 1,
@@ -41,6 +58,8 @@ LEVELS = {
     "image_files": 1,
     "image_folders": 1,
     "picture_decoding": 1,
+    "feature_weights": 1,
+    "fid": 3,
     "file_chunks": 1,
     "picture_descriptions": 1,
     "picture_limits": 1,
@@ -66,8 +85,17 @@ LEVELS = {
     "data_recipes": 2,
     "devices": 2,
     "health": 2,
+    "inception": 2,
     "input_pipeline": 2,
+    "stable_random": 0,
+    "stroke_masks": 1,
+    "drawn_masks": 1,
+    "mask_records": 1,
+    "lpips": 2,
     "mask_files": 2,
+    "mask_folders": 3,
+    "mask_sets": 3,
+    "masks_command": 4,
     "pairing": 2,
     "processes": 2,
     "reporting": 2,
@@ -202,6 +230,16 @@ def test_steps_are_pmapped_at_one_place():
         or (isinstance(node, ast.ImportFrom) and "pmap" in {alias.name for alias in node.names})
     ]
     assert len(sites) == 1, sites
+
+
+def test_psnr_is_computed_in_one_room():
+    sites = {
+        room
+        for room, tree in PACKAGE.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "log10" and getattr(node.value, "id", "") != "math"
+    }
+    assert sites == {"metrics"}
 
 
 def test_heavy_packages_wait_until_they_are_needed():

@@ -269,16 +269,3 @@ def test_shapes_that_do_not_fit_are_refused(shapes):
     image, completed, hole = (np.zeros(shape, np.float32) for shape in shapes)
     with pytest.raises(ValueError, match="do not fit"):
         blending.blend(image, completed, hole.astype(bool))
-
-
-def test_telea_fills_each_hole_of_a_batch_and_nothing_else():
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (2, 24, 20, 3), np.uint8)
-    image[1] = 77
-    mask = np.zeros((2, 24, 20, 1), np.float32)
-    mask[0, 5:12, 5:12] = mask[1, 10:, :4] = 1
-    filled = blending.telea(np.where(mask > 0, np.uint8(0), image), mask)
-    assert filled.dtype == np.uint8
-    np.testing.assert_array_equal(np.where(mask > 0, np.uint8(0), filled), np.where(mask > 0, np.uint8(0), image))
-    assert np.abs(filled[1].astype(int) - 77).max() <= 8  # OpenCV's own noise in 8 bits.
-    assert filled[0, 5:12, 5:12].min() > 0

@@ -1,0 +1,225 @@
+"""Going through all examples with all methods: fill, blend, measure, note down; and what it comes to."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from glcic_jax import fid, images
+from glcic_jax.evaluation import measure
+from glcic_jax.examples import Example, Examples, Skipped
+from glcic_jax.image_files import save_image
+from glcic_jax.journal import Journal, Record, Rows
+from glcic_jax.mask_sets import Digest
+from glcic_jax.methods import Method, blended
+from glcic_jax.scores import METRICS, Scores
+
+
+class Distance(Protocol):
+    """A metric of pairs of pictures by a network of the user's, as `lpips.Lpips`."""
+
+    description: str
+
+    def distances(self, completed: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """[N, H, W, 3] uint8 twice to [N]."""
+
+
+class Features(Protocol):
+    """What FID compares, as from `fid.load`."""
+
+    description: str
+
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """[N, H, W, 3] uint8 to [N, 2048] float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of the table: a method, with or without blending."""
+
+    method: Method
+    blended: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return f"{self.method.name}, blended" if self.blended else self.method.name
+
+
+@dataclasses.dataclass
+class Evaluator:
+    """Completes and measures.
+
+    Attributes:
+      examples: Images with their holes.
+      rows: What is measured, the rows of a method next to each other.
+      batch_size: Images at a time, at most.
+      lpips, inception: Metrics by networks of the user's; None: not computed.
+      save: Where images, masks and completed pictures are written as PNG; None: nowhere.
+    """
+
+    examples: Examples
+    rows: Sequence[Row]
+    batch_size: int = 16
+    lpips: Distance | None = None
+    inception: Features | None = None
+    save: Path | None = None
+
+    def run(self, journal: Journal, features: Path | None, advance: Callable[[int], None]) -> None:
+        """Measures all images that the journal does not hold yet, and notes them down.
+
+        Args:
+          journal: Of this evaluation.
+          features: A folder for FID's features; None where FID is not computed.
+          advance: Told of every so many images that are done.
+
+        Raises:
+          UserError: An image's mask, a completed picture, the network or the disk fails.
+        """
+        kept = self._feature_rows(journal, features)
+        warm: set[tuple[int, ...]] = set()
+        waiting = [index for index in range(len(self.examples)) if index not in journal.done]
+        for found in self.examples.batches(waiting, self.batch_size):
+            if isinstance(found, Skipped):
+                journal.add([{"index": found.index, "name": found.name, "skipped": found.reason}])
+                advance(1)
+                continue
+            records = [_record(example) for example in found]
+            image, hole = np.stack([one.image for one in found]), np.stack([one.hole for one in found])
+            if image.shape[1:3] not in warm:
+                self._warm_up(found)
+                warm.add(image.shape[1:3])
+            for row, completed, seconds in self._completed(found):
+                self._note(records, row, completed, image, hole, seconds)
+                if kept:
+                    assert self.inception is not None
+                    kept[row.name].add(self.inception.features(completed))
+                self._save(row.name, completed, found)
+            if kept:
+                assert self.inception is not None
+                kept[_ORIGINALS].add(self.inception.features(image))
+            journal.add(records)
+            advance(len(found))
+
+    def pictures(self, index: int) -> dict[str, np.ndarray]:
+        """One image as every method completes it: "input", each row's name, "original"; [H, W, 3] uint8 each."""
+        example = self.examples.read(index)
+        completed = {row.name: found[0] for row, found, _ in self._completed([example])}
+        return {"input": example.masked, **completed, "original": example.image}
+
+    def _completed(self, batch: list[Example]) -> Iterator[tuple[Row, np.ndarray, float]]:
+        """Yields each row with its pictures [N, H, W, 3] uint8, and the seconds that they took."""
+        filled: list[np.ndarray] = []
+        method: Method | None = None
+        taken = 0.0
+        for row in self.rows:
+            if row.method is not method:
+                begun = time.perf_counter()
+                method, filled = row.method, row.method.complete(batch)
+                taken = time.perf_counter() - begun
+            begun = time.perf_counter()
+            shown = blended(filled, batch) if row.blended else filled
+            seconds = taken + time.perf_counter() - begun
+            yield row, np.asarray(images.to_uint8(jax.numpy.asarray(np.stack(shown)))), seconds
+
+    def _warm_up(self, batch: list[Example]) -> None:
+        """Compiles what pictures of a size need: it is not to be counted as their time."""
+        for method in dict.fromkeys(row.method for row in self.rows):
+            method.complete(batch[:1])
+
+    def _note(
+        self,
+        records: list[Record],
+        row: Row,
+        completed: np.ndarray,
+        image: np.ndarray,
+        hole: np.ndarray,
+        seconds: float,
+    ) -> None:
+        metrics = measure(completed, image, hole)
+        if self.lpips is not None:
+            metrics["lpips"] = self.lpips.distances(completed, image)
+        outside = (completed != image).any(axis=-1) & ~hole
+        for place, record in enumerate(records):
+            record["values"][row.name] = {name: float(values[place]) for name, values in metrics.items()}
+            record["seconds"][row.name] = seconds / len(records)
+            if outside[place].any():
+                record.setdefault("changed", {})[row.name] = int(outside[place].sum())
+
+    def _save(self, name: str, completed: np.ndarray, batch: list[Example]) -> None:
+        if self.save is None:
+            return
+        for picture, example in zip(completed, batch, strict=True):
+            file = Path(example.name).with_suffix(".png")
+            save_image(picture, self.save / _folder_name(name) / file)
+            save_image(example.image, self.save / "originals" / file)
+            save_image(np.repeat(np.uint8(255) * example.hole[..., None], 3, axis=-1), self.save / "masks" / file)
+
+    def _feature_rows(self, journal: Journal, folder: Path | None) -> dict[str, Rows]:
+        if self.inception is None or folder is None:
+            return {}
+        count = sum("values" in record for record in journal.records)
+        names = [row.name for row in self.rows] + [_ORIGINALS]
+        files = {name: folder / f"{place:02}.f32" for place, name in enumerate(names)}
+        return {name: Rows(path, count, fid.FEATURES) for name, path in files.items()}
+
+    def scores(self, journal: Journal, features: Path | None) -> list[Scores]:
+        """The numbers of every row, on all images that the journal holds; see `measured`."""
+        kept = self._feature_rows(journal, features)
+        records = measured(journal.records)
+        distances = _frechet_distances(kept) if records and kept else {}
+        return [_scores(row.name, records, distances.get(row.name)) for row in self.rows]
+
+
+_ORIGINALS = "originals"
+
+
+def measured(records: Iterable[Record]) -> list[Record]:
+    """The records of images that were measured, in the order of the images."""
+    return sorted((record for record in records if "values" in record), key=lambda record: record["index"])
+
+
+def mask_digest(records: Iterable[Record]) -> str:
+    """The hash of the measured images' holes, as `glcic masks` prints it where none was passed over."""
+    digest = Digest()
+    for record in records:
+        digest.add_digest(bytes.fromhex(record["hole"]))
+    return digest.hexdigest()
+
+
+def _record(example: Example) -> Record:
+    return {
+        "index": example.index,
+        "name": example.name,
+        "image": example.image_digest,
+        "hole": Digest.of(example.hole).hex(),
+        "hole_ratio": float(example.hole.mean()),
+        "values": {},
+        "seconds": {},
+    }
+
+
+def _scores(name: str, records: Sequence[Mapping[str, Any]], distance: float | None) -> Scores:
+    computed = [metric for metric in METRICS if records and metric in records[0]["values"][name]]
+    values = {metric: np.array([one["values"][name][metric] for one in records]) for metric in computed}
+    seconds = sum(record["seconds"][name] for record in records)
+    return Scores(name, values, len(records) / seconds if seconds else None, distance)
+
+
+def _frechet_distances(kept: Mapping[str, Rows]) -> dict[str, float]:
+    statistics = {}
+    for name, rows in kept.items():
+        statistics[name] = fid.Statistics()
+        for part in rows:
+            statistics[name].add(part)
+    originals = statistics.pop(_ORIGINALS)
+    return {name: fid.frechet_distance(found, originals) for name, found in statistics.items()}
+
+
+def _folder_name(name: str) -> str:
+    """A method's name as a folder's."""
+    return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in name)

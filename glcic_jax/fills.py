@@ -1,0 +1,51 @@
+"""Classical fills on the CPU, which a completion has to beat.
+
+Each takes an image [H, W, 3] uint8 and its hole [H, W] bool, and returns [H, W, 3] uint8; pixels outside the
+hole are the image's own, and what lies inside it is not looked at.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+RADIUS = 3.0  # How far around each pixel OpenCV's fills look, in pixels.
+_GREY = 127.5
+
+Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def mean_fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Fills the hole with the mean colour of the image's other pixels; with grey where there are none."""
+    known = image[~hole]
+    colour = known.mean(axis=0) if len(known) else np.full(3, _GREY)
+    return np.where(hole[..., None], np.rint(colour).astype(np.uint8), image)
+
+
+def telea(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Fills the hole by fast marching, by OpenCV.
+
+    Reference: Telea 2004, "An image inpainting technique based on the fast marching method".
+    """
+    return _inpainted(image, hole, cv2.INPAINT_TELEA)
+
+
+def navier_stokes(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Continues the lines of equal brightness into the hole, by OpenCV.
+
+    Reference: Bertalmio, Bertozzi and Sapiro 2001, "Navier-Stokes, fluid dynamics, and image and video
+    inpainting".
+    """
+    return _inpainted(image, hole, cv2.INPAINT_NS)
+
+
+def _inpainted(image: np.ndarray, hole: np.ndarray, algorithm: int) -> np.ndarray:
+    if hole.all():
+        return mean_fill(image, hole)  # There is nothing to continue.
+    # OpenCV does look into the hole, a little.
+    known = np.where(hole[..., None], np.uint8(0), image)
+    filled = cv2.inpaint(known, hole.astype(np.uint8), RADIUS, algorithm)
+    return np.where(hole[..., None], filled, image)
+
+
+FILLS: dict[str, Fill] = {"mean fill": mean_fill, "Telea": telea, "Navier-Stokes": navier_stokes}

@@ -1,0 +1,230 @@
+"""What an evaluation's numbers say: means, which method is best, differences, and images worth a look."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from glcic_jax.intervals import Interval, mean_interval, paired_interval
+from glcic_jax.scores import METRICS, Evaluation, Metric, Scores
+
+# What the pages call the fills that need no training; each also with ", blended".
+CLASSICAL = ("mean fill", "Telea", "Navier-Stokes")
+FEW_IMAGES = 30
+MINUS = "\u2212"  # As wide as a plus, unlike the hyphen.
+
+INTERVALS = (
+    "In brackets: 95 % percentile bootstrap intervals from 2,000 resamples of the images. They say how far a mean "
+    "would move on other images of the same kind, and nothing of another training run."
+)
+BOLD = (
+    "Bold: the best mean, where the interval of its paired differences from the second best does not contain 0. "
+    "No correction is made for the number of comparisons; FID and images/s have no interval and are never bold."
+)
+FEW = f"Fewer than {FEW_IMAGES} images: the intervals are too narrow to rely on."
+
+
+class Mean(NamedTuple):
+    """A method's mean of a metric.
+
+    Attributes:
+      interval: The mean and its interval.
+      best: Whether it is the best mean, and surely better than the second best.
+      infinite, missing: How many images are left out because their number is infinite, or because there is none.
+    """
+
+    interval: Interval
+    best: bool
+    infinite: int
+    missing: int
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number with its digits after the point; "-" where there is none, and the sign of infinity."""
+    if value is None or np.isnan(value):
+        return "-"
+    if np.isinf(value):
+        return "∞" if value > 0 else f"{MINUS}∞"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)  # + 0.0: no "-0.00".
+
+
+def difference(value: float, digits: int) -> str:
+    """As `number`, with a plus before what is above 0."""
+    text = number(value, digits)
+    return f"+{text}" if value > 0 and text.strip("0.") else text
+
+
+def speed(images_per_second: float | None) -> str:
+    """Images/s with about three digits."""
+    few = images_per_second is not None and images_per_second < 100
+    return number(images_per_second, 1 if few else 0)
+
+
+def values_of(scores: Scores, metric: str, count: int) -> np.ndarray:
+    """A method's numbers, [count] float64; NaN where it was not measured."""
+    values = scores.values.get(metric)
+    return np.full(count, np.nan) if values is None else np.asarray(values, np.float64)
+
+
+@functools.lru_cache(maxsize=2)  # A table, a page and a file want the same, and resampling takes its time.
+def means(evaluation: Evaluation) -> list[dict[str, Mean]]:
+    """For each method its mean of each metric."""
+    table: list[dict[str, Mean]] = [{} for _ in evaluation.scores]
+    for metric in evaluation.metrics:
+        columns = [values_of(scores, metric, len(evaluation.images)) for scores in evaluation.scores]
+        intervals = [mean_interval(values) for values in columns]
+        best = _surely_best(columns, [interval.mean for interval in intervals], METRICS[metric])
+        for place, (values, interval) in enumerate(zip(columns, intervals, strict=True)):
+            infinite, missing = int(np.isinf(values).sum()), int(np.isnan(values).sum())
+            table[place][metric] = Mean(interval, place == best, infinite, missing)
+    return table
+
+
+def _surely_best(columns: Sequence[np.ndarray], mean_values: Sequence[float], metric: Metric) -> int | None:
+    """The place of the best method; None where it is not surely better than the second best."""
+    sign = -1 if metric.higher_is_better else 1
+    finite = [place for place, value in enumerate(mean_values) if np.isfinite(value)]
+    ranked = sorted(finite, key=lambda place: sign * mean_values[place])
+    if len(ranked) < 2:
+        return None
+    best, second = ranked[:2]
+    found = outcome(paired_interval(columns[best], columns[second]), metric)
+    return best if found == "better" else None
+
+
+def outcome(interval: Interval, metric: Metric) -> str:
+    """What an interval of differences says of the method that something was subtracted from."""
+    if np.isnan(interval.low):
+        return "too few images to tell"
+    if interval.low <= 0 <= interval.high:
+        return "no difference found"
+    return "better" if (interval.low > 0) == metric.higher_is_better else "worse"
+
+
+def differences(evaluation: Evaluation, method: int, other: int) -> dict[str, Interval]:
+    """The paired differences of two methods, `method - other`, by metric.
+
+    Args:
+      evaluation: What was measured.
+      method, other: Their places in `evaluation.scores`.
+    """
+    count = len(evaluation.images)
+    first, second = evaluation.scores[method], evaluation.scores[other]
+    return {
+        metric: paired_interval(values_of(first, metric, count), values_of(second, metric, count))
+        for metric in evaluation.metrics
+    }
+
+
+def verdict(evaluation: Evaluation) -> str:
+    """One sentence: the first method against the best classical fill, or the best other where there is none.
+
+    The rival is the best of each metric by itself; that it was chosen by the same images favours it.
+    """
+    subject, *others = evaluation.scores
+    count = len(evaluation.images)
+    classical = [scores for scores in others if scores.name.removesuffix(", blended") in CLASSICAL]
+    rivals = classical or others
+    against = "the best classical fill" if classical else "the best other method"
+    clauses = []
+    for name in ("hole_l1", "hole_psnr"):
+        metric = METRICS[name]
+        values = values_of(subject, name, count)
+        candidates = [(values_of(rival, name, count), rival.name) for rival in rivals]
+        candidates = [(numbers, rival) for numbers, rival in candidates if np.isfinite(numbers).any()]
+        if np.isfinite(values).any():
+            clauses.append(_clause(metric, values, candidates))
+    images = "1 image" if count == 1 else f"{count:,} images"
+    if not clauses:
+        return f"{subject.name} has no hole that could be measured, over {images}."
+    comparison = f" against {against} of each metric" if rivals else " by itself"
+    return f"{subject.name}{comparison}, over {images}: {'; '.join(clauses)}."
+
+
+def _clause(metric: Metric, values: np.ndarray, candidates: Sequence[tuple[np.ndarray, str]]) -> str:
+    label, _, unit = metric.label.partition(", ")
+    unit = f" {unit}" if unit else ""
+    own = f"{number(_finite_mean(values), metric.digits)}{unit}"
+    if not candidates:
+        return f"{label} {own}"
+    pick = max if metric.higher_is_better else min
+    numbers, rival = pick(candidates, key=lambda candidate: _finite_mean(candidate[0]))
+    found = paired_interval(values, numbers)
+    theirs = f"{number(_finite_mean(numbers), metric.digits)}{unit}"
+    gap = f"difference {difference(found.mean, metric.digits)}{unit}"
+    if not np.isnan(found.low):
+        gap += f", 95 % interval {bracket(found, metric.digits, difference)}"
+    return f"{outcome(found, metric)} on {label} ({own} against {theirs} of {rival}; {gap})"
+
+
+def _finite_mean(values: np.ndarray) -> float:
+    return float(values[np.isfinite(values)].mean())
+
+
+def bracket(interval: Interval, digits: int, form: Callable[[float, int], str] = number) -> str:
+    """An interval as text, "[low, high]"; empty where there is none."""
+    if np.isnan(interval.low):
+        return ""
+    return f"[{form(interval.low, digits)}, {form(interval.high, digits)}]"
+
+
+def left_out(evaluation: Evaluation, table: Sequence[dict[str, Mean]]) -> list[str]:
+    """A line for each metric and method that some images are left out of."""
+    lines = []
+    for metric in evaluation.metrics:
+        for scores, row in zip(evaluation.scores, table, strict=True):
+            parts = []
+            if row[metric].infinite:
+                parts.append(f"{row[metric].infinite:,} infinite")
+            if row[metric].missing:
+                parts.append(f"{row[metric].missing:,} without a number")
+            if parts:
+                label = METRICS[metric].label
+                lines.append(f"{label}, {scores.name}: {' and '.join(parts)} of {len(evaluation.images):,} images")
+    return lines
+
+
+def not_computed(evaluation: Evaluation) -> list[str]:
+    """A line for each metric that is missing, with the reason where there is one."""
+    missing = dict(evaluation.not_computed)
+    if "lpips" not in evaluation.metrics:
+        missing.setdefault("LPIPS", "")
+    if not has_fid(evaluation):
+        missing.setdefault("FID", "")
+    return [f"{label}: not computed" + (f" ({reason})" if reason else "") for label, reason in missing.items()]
+
+
+def has_fid(evaluation: Evaluation) -> bool:
+    """Whether any method has one."""
+    return any(scores.fid is not None for scores in evaluation.scores)
+
+
+class Ranked(NamedTuple):
+    """Images with neighbouring ranks.
+
+    Attributes:
+      title: Where they stand: "Best", "Median" or "Worst".
+      images: (rank, index) of each, the best first; the best of all has rank 1.
+    """
+
+    title: str
+    images: list[tuple[int, int]]
+
+
+def extremes(values: np.ndarray, most: int = 4) -> Iterator[Ranked]:
+    """The best, the middle and the worst images, none of them twice; of few images fewer.
+
+    Args:
+      values: [N], lower is better; those that are not finite have no rank.
+      most: Images of each kind.
+    """
+    order = np.argsort(values, kind="stable")
+    order = order[np.isfinite(values[order])]
+    count = len(order)
+    each = min(most, max(1, count // 3))
+    starts = {"Best": 0, "Median": (count - each) // 2, "Worst": count - each}
+    if count < 3:
+        starts = dict(list({"Best": 0, "Worst": 1}.items())[:count])
+    for title, start in starts.items():
+        yield Ranked(title, [(rank + 1, int(order[rank])) for rank in range(start, start + each)])
