@@ -51,7 +51,7 @@ def compare(request: Request, page: Path, tell: Tell) -> Evaluation:
     title = " and ".join(names) if len(names) < 3 else f"{len(names)} runs"
     found = conclude(evaluator, journal.records, scores, f"Comparison of {title}")
     places = [record["index"] for record in measured(journal.records)]
-    write_comparison(found, lambda place: evaluator.pictures(places[place]), records, page)
+    write_comparison(found, lambda place, names: evaluator.pictures(places[place], names), records, page)
     return found
 
 

@@ -60,6 +60,7 @@ def write_comparison(
     """
     means = score_summary.means(evaluation)
     first, *others = evaluation.scores
+    names = [scores.name for scores in evaluation.scores]
     pairs = [(scores.name, place, 0) for place, scores in enumerate(others, start=1)]
     shown = range(min(len(evaluation.images), MOST_IMAGES))
     page = render(
@@ -75,7 +76,7 @@ def write_comparison(
         area=(curves.WIDTH, curves.HEIGHT),
         config=differing([run.config for run in runs]),
         versions=differing([run.versions for run in runs]),
-        rows=[picture_row(evaluation, pictures(index), index) for index in shown],
+        rows=[picture_row(evaluation, pictures(index, names), index) for index in shown],
         kinds=labels(evaluation),
         markdown=markdown_table(evaluation),
         **what_to_know(evaluation, means),

@@ -177,6 +177,8 @@ def evaluate(request: Request, report: Path, restart: bool, tell: Tell) -> Evalu
         done = len(journal.done)
         if done:
             tell(f"{done:,} of {total:,} images were measured before")
+            if request.save is not None:
+                tell("--save writes those that are left; give --restart to have them all")
         with Progress("evaluating", total, tell, done, "images") as progress:
             evaluator.run(journal, features, progress.advance)
         scores = evaluator.scores(journal, features)
@@ -185,7 +187,7 @@ def evaluate(request: Request, report: Path, restart: bool, tell: Tell) -> Evalu
     write_markdown(found, report / "table.md")
     write_aside(report / "evaluation.json", json.dumps(_for_machines(found), indent=2) + "\n")
     places = [record["index"] for record in measured(journal.records)]
-    write_report(found, lambda place: evaluator.pictures(places[place]), report / "report.html")
+    write_report(found, lambda place, names: evaluator.pictures(places[place], names), report / "report.html")
     return found
 
 
@@ -270,6 +272,13 @@ def _notes(evaluator: Evaluator, records: Sequence[Record], skipped: Sequence[Re
         named = "; ".join(record["skipped"] for record in skipped[:3])
         more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
         notes.append(f"{len(skipped):,} images were passed over: {named}{more}.")
+    shown = evaluator.examples.images
+    trained = [row.name for row in evaluator.rows if f" on {shown.data}, step" in row.method.description]
+    if trained and shown.split.rpartition(", ")[2].startswith(("all", "train")):
+        notes.append(
+            f"{trained[0]} was trained on images of {shown.data}, which are among these; --split validation "
+            "measures those that training holds out."
+        )
     empty = sum(record["hole_ratio"] == 0 for record in records)
     if empty:
         notes.append(f"{empty:,} images have an empty hole: they have no metrics of the hole.")

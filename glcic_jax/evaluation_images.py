@@ -44,11 +44,14 @@ class EvaluationImages(NamedTuple):
       names: Short and distinct; of a folder, paths relative to it.
       read: The file of one image, as bytes. Raises DataError where it cannot be read.
       description: Which images these are, for a reader.
+      data, split: What was opened, and which part of it.
     """
 
     names: list[str]
     read: Callable[[int], bytes]
     description: str
+    data: str
+    split: str
 
 
 def open_images(data: str, part: Part) -> EvaluationImages:
@@ -76,6 +79,8 @@ def open_images(data: str, part: Part) -> EvaluationImages:
         lambda place: source.read(indices[place]),
         f"{printable(data)}, {split}: {which} {total:,} images"
         + ("" if which == "all" else ", spread evenly over the listing"),
+        data,
+        split,
     )
 
 

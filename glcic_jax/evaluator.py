@@ -2,16 +2,16 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
-from glcic_jax import fid, images
+from glcic_jax import fid
 from glcic_jax.evaluation import measure
 from glcic_jax.examples import Example, Examples, Skipped
+from glcic_jax.holes import bucket
 from glcic_jax.image_files import save_image
 from glcic_jax.journal import Journal, Record, Rows
 from glcic_jax.mask_sets import Digest
@@ -90,11 +90,15 @@ class Evaluator:
                 continue
             records = [_record(example) for example in found]
             image, hole = np.stack([one.image for one in found]), np.stack([one.hole for one in found])
-            if image.shape[1:3] not in warm:
-                self._warm_up(found)
-                warm.add(image.shape[1:3])
-            for row, completed, seconds in self._completed(found):
-                self._note(records, row, completed, image, hole, seconds)
+            # A batch of one has a program of its own.
+            size = (*map(bucket, image.shape[1:3]), min(len(found), 2))
+            if not warm:
+                for method in dict.fromkeys(row.method for row in self.rows):
+                    method.complete(found)
+                warm.add(size)
+            for row, completed, seconds in _completed(self.rows, found):
+                # The first of another size is the compiler's time.
+                self._note(records, row, completed, image, hole, seconds if size in warm else None)
                 if kept:
                     assert self.inception is not None
                     kept[row.name].add(self.inception.features(completed))
@@ -102,34 +106,16 @@ class Evaluator:
             if kept:
                 assert self.inception is not None
                 kept[_ORIGINALS].add(self.inception.features(image))
+            warm.add(size)
             journal.add(records)
             advance(len(found))
 
-    def pictures(self, index: int) -> dict[str, np.ndarray]:
-        """One image as every method completes it: "input", each row's name, "original"; [H, W, 3] uint8 each."""
+    def pictures(self, index: int, names: Collection[str]) -> dict[str, np.ndarray]:
+        """One image as the rows of these names complete it; see `page.Pictures`."""
         example = self.examples.read(index)
-        completed = {row.name: found[0] for row, found, _ in self._completed([example])}
+        rows = [row for row in self.rows if row.name in names]
+        completed = {row.name: found[0] for row, found, _ in _completed(rows, [example])}
         return {"input": example.masked, **completed, "original": example.image}
-
-    def _completed(self, batch: list[Example]) -> Iterator[tuple[Row, np.ndarray, float]]:
-        """Yields each row with its pictures [N, H, W, 3] uint8, and the seconds that they took."""
-        filled: list[np.ndarray] = []
-        method: Method | None = None
-        taken = 0.0
-        for row in self.rows:
-            if row.method is not method:
-                begun = time.perf_counter()
-                method, filled = row.method, row.method.complete(batch)
-                taken = time.perf_counter() - begun
-            begun = time.perf_counter()
-            shown = blended(filled, batch) if row.blended else filled
-            seconds = taken + time.perf_counter() - begun
-            yield row, np.asarray(images.to_uint8(jax.numpy.asarray(np.stack(shown)))), seconds
-
-    def _warm_up(self, batch: list[Example]) -> None:
-        """Compiles what pictures of a size need: it is not to be counted as their time."""
-        for method in dict.fromkeys(row.method for row in self.rows):
-            method.complete(batch[:1])
 
     def _note(
         self,
@@ -138,7 +124,7 @@ class Evaluator:
         completed: np.ndarray,
         image: np.ndarray,
         hole: np.ndarray,
-        seconds: float,
+        seconds: float | None,
     ) -> None:
         metrics = measure(completed, image, hole)
         if self.lpips is not None:
@@ -146,7 +132,7 @@ class Evaluator:
         outside = (completed != image).any(axis=-1) & ~hole
         for place, record in enumerate(records):
             record["values"][row.name] = {name: float(values[place]) for name, values in metrics.items()}
-            record["seconds"][row.name] = seconds / len(records)
+            record["seconds"][row.name] = None if seconds is None else seconds / len(records)
             if outside[place].any():
                 record.setdefault("changed", {})[row.name] = int(outside[place].sum())
 
@@ -178,6 +164,22 @@ class Evaluator:
 _ORIGINALS = "originals"
 
 
+def _completed(rows: Iterable[Row], batch: list[Example]) -> Iterator[tuple[Row, np.ndarray, float]]:
+    """Yields each row with its pictures [N, H, W, 3] uint8, and the seconds that they took."""
+    filled: list[np.ndarray] = []
+    method: Method | None = None
+    taken = 0.0
+    for row in rows:
+        if row.method is not method:
+            begun = time.perf_counter()
+            method, filled = row.method, row.method.complete(batch)
+            taken = time.perf_counter() - begun
+        begun = time.perf_counter()
+        shown = blended(filled, batch) if row.blended else filled
+        seconds = taken + time.perf_counter() - begun
+        yield row, np.rint(np.stack(shown) * np.float32(255)).astype(np.uint8), seconds
+
+
 def measured(records: Iterable[Record]) -> list[Record]:
     """The records of images that were measured, in the order of the images."""
     return sorted((record for record in records if "values" in record), key=lambda record: record["index"])
@@ -206,8 +208,8 @@ def _record(example: Example) -> Record:
 def _scores(name: str, records: Sequence[Mapping[str, Any]], distance: float | None) -> Scores:
     computed = [metric for metric in METRICS if records and metric in records[0]["values"][name]]
     values = {metric: np.array([one["values"][name][metric] for one in records]) for metric in computed}
-    seconds = sum(record["seconds"][name] for record in records)
-    return Scores(name, values, len(records) / seconds if seconds else None, distance)
+    timed = [record["seconds"][name] for record in records if record["seconds"][name] is not None]
+    return Scores(name, values, len(timed) / sum(timed) if timed else None, distance)
 
 
 def _frechet_distances(kept: Mapping[str, Rows]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What an evaluation has measured so far, on disk, so that the same command goes on where it was stopped."""
 
 import contextlib
+import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ class Journal:
       records: What was measured, in the order of the file.
 
     Raises:
-      DataError: The file is of another evaluation, cannot be read, or cannot be written.
+      DataError: The file is of another evaluation or in use, cannot be read, or cannot be written.
     """
 
     def __init__(self, path: Path | None, identity: Mapping[str, Any]):
@@ -36,14 +37,15 @@ class Journal:
             return
         with _worded(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            content = path.read_bytes() if path.exists() else b""
+            self._file = path.open("ab")
+            _lock(self._file, path)
+            content = path.read_bytes()
             # What a stopped process was writing has no end, and is measured again.
             content = content[: content.rfind(b"\n") + 1]
             head, *lines = content.splitlines() or [b""]
             if head:
                 _compare(path, json.loads(head), json.loads(json.dumps(identity)))
             self.records = [json.loads(line) for line in lines]
-            self._file = path.open("ab")
             self._file.truncate(len(content))
             if not head:
                 self._write([dict(identity)])
@@ -74,6 +76,14 @@ class Journal:
     def __exit__(self, *exception: object) -> None:
         with self._file:
             pass
+
+
+def _lock(file: Any, path: Path) -> None:
+    """Keeps a second process out, until this one ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DataError(f"{path}: another process is evaluating into it: name another --report") from error
 
 
 class Rows:

@@ -61,8 +61,8 @@ class NetworkMethod:
         colours = [to_colour(example.image) for example in examples]
         plans = [self._completer.plan(example.hole, self._strategy, self._max_side) for example in examples]
         if all(plan.strategy == "original" for plan in plans):
-            # Filled up, so that one program serves the last batch too.
-            missing = max(0, self._batch_size - len(examples))
+            # Filled up, so that one program serves the last batch too; and another one picture by itself.
+            missing = max(0, self._batch_size - len(examples)) if len(examples) > 1 else 0
             holes = [example.hole for example in examples]
             together = (np.stack(part + part[:1] * missing) for part in (colours, holes))
             return list(self._completer.fill_together(*together)[: len(examples)])

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+from collections.abc import Collection
 from typing import Any, NamedTuple, Protocol
 
 import jinja2
@@ -18,12 +19,12 @@ _JPEG_QUALITY = 85
 
 
 class Pictures(Protocol):
-    """Gives an image's pictures: "input" with its hole shown, each method's by its name, and "original".
+    """Gives an image's pictures: "input" with its hole shown, some methods' by their names, and "original".
 
     Each is [H, W, 3] uint8; sizes may differ between images.
     """
 
-    def __call__(self, index: int) -> dict[str, np.ndarray]: ...
+    def __call__(self, index: int, methods: Collection[str]) -> dict[str, np.ndarray]: ...
 
 
 class Embedded(NamedTuple):

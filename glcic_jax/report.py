@@ -105,7 +105,7 @@ def _with_pictures(evaluation: Evaluation, pictures: Pictures, metric: str) -> t
     ranks = {index: rank for group in extremes for rank, index in group.images}
     rows, listed = {}, []
     for index in sorted({*ranks, *range(min(count, MOST_LISTED))}):
-        of_image = pictures(index)
+        of_image = pictures(index, [scores.name for scores in evaluation.scores[: None if index in ranks else 1]])
         if index in ranks:
             rows[index] = picture_row(evaluation, of_image, index, f"rank {ranks[index]:,} of {ranked:,}")
         if index < MOST_LISTED:

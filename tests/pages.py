@@ -41,11 +41,13 @@ class Drawn:
         self._labels = ["input", *(scores.name for scores in of.scores), "original"]
         self._side = side
 
-    def __call__(self, index):
+    def __call__(self, index, methods):
         self.asked.append(index)
         shape = (self._side, 2 * self._side, 3)
         return {
-            label: np.full(shape, (index, 50 * place, 9), np.uint8) for place, label in enumerate(self._labels)
+            label: np.full(shape, (index, 50 * place, 9), np.uint8)
+            for place, label in enumerate(self._labels)
+            if label in ("input", "original", *methods)
         }
 
 

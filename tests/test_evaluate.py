@@ -387,6 +387,16 @@ def test_images_that_cannot_be_measured_at_all(here):
     assert "none of the 1 images can be measured: a.jpg" in said
 
 
+def test_what_a_network_was_trained_on_is_told(here, photographs, finished_run):
+    shutil.copytree(finished_run, "run")
+    notes = []
+    for split in ("all", "train", "validation"):
+        run("run", "--data", "samples" if split != "all" else f"folder:{photographs}", "--baselines", "", "--count", 2,
+            "--no-blending", "--report", split, *(["--split", split] if split != "all" else []))  # fmt: skip
+        notes.append(" ".join(json.loads(Path(split, "evaluation.json").read_text())["notes"]))
+    assert ["was trained on images of samples" in note for note in notes] == [False, True, False]
+
+
 def test_the_samples_and_a_count(here):
     run("mean", "--data", "samples", "--size", 32, "--count", 1, "--baselines", "", "--report", "out")
     protocol = json.loads(Path("out/evaluation.json").read_text())["protocol"]

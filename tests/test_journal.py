@@ -65,6 +65,12 @@ def test_damage_is_one_line(path):
         Journal(path, IDENTITY)
 
 
+def test_a_second_process_is_kept_out(path):
+    with Journal(path, IDENTITY), pytest.raises(DataError, match="another process is evaluating into it"):
+        Journal(path, IDENTITY)
+    write(path, 1)
+
+
 def test_without_a_path_nothing_is_written(tmp_path):
     with Journal(None, IDENTITY) as journal:
         journal.add([{"index": 4}])
