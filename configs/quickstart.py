@@ -2,7 +2,7 @@
 
 Command: python main.py --config=configs/quickstart.py
 Hardware: any; two CPU cores in five to six minutes.
-Result: PSNR of 20.2 dB in the holes of held-out photographs; a mean fill has 13.9, Telea's fill 22.5.
+Result: PSNR of 20.2 dB in the holes of held-out photographs; their mean colours have 18.7, Telea's fill 22.5.
 """
 
 from ml_collections import ConfigDict

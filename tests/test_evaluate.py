@@ -390,9 +390,9 @@ def test_images_that_cannot_be_measured_at_all(here):
 def test_what_a_network_was_trained_on_is_told(here, photographs, finished_run):
     shutil.copytree(finished_run, "run")
     notes = []
-    for split in ("all", "train", "validation"):
-        run("run", "--data", "samples" if split != "all" else f"folder:{photographs}", "--baselines", "", "--count", 2,
-            "--no-blending", "--report", split, *(["--split", split] if split != "all" else []))  # fmt: skip
+    for data_, split in ((f"folder:{photographs}", "all"), ("samples", "train"), ("samples", "validation")):
+        options = ("--split", split, "--baselines", "", "--no-blending", "--count", 2, "--report", split)
+        run("run", "--data", data_, *options)
         notes.append(" ".join(json.loads(Path(split, "evaluation.json").read_text())["notes"]))
     assert ["was trained on images of samples" in note for note in notes] == [False, True, False]
 
