@@ -16,7 +16,10 @@ mkdir -p "$3"
 out=$(cd "$3" && pwd)
 shift 3
 python=${PYTHON:-python}
+case $python in */*) python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python") ;; esac
 cd "$(dirname "$0")/.."
+PYTHONPATH=$(pwd)${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH
 
 fit() {
     variant=$1

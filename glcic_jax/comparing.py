@@ -7,11 +7,11 @@ from typing import Any
 
 from glcic_jax.checkpoints import Checkpoints
 from glcic_jax.comparison_page import RunRecord, write_comparison
+from glcic_jax.conclusions import conclude
 from glcic_jax.continuation import flatten
 from glcic_jax.errors import ConfigError, DataError, printable
-from glcic_jax.evaluating import Request, conclude, open_evaluator
+from glcic_jax.evaluating import Request, open_evaluator, pictures_of
 from glcic_jax.evaluation_images import Part
-from glcic_jax.evaluator import measured
 from glcic_jax.journal import Journal
 from glcic_jax.progress import Progress, Tell
 from glcic_jax.reporting import read_metrics
@@ -50,8 +50,7 @@ def compare(request: Request, page: Path, tell: Tell) -> Evaluation:
     records = [record._replace(name=name) for record, name in zip(records, names, strict=True)]
     title = " and ".join(names) if len(names) < 3 else f"{len(names)} runs"
     found = conclude(evaluator, journal.records, scores, f"Comparison of {title}")
-    places = [record["index"] for record in measured(journal.records)]
-    write_comparison(found, lambda place, names: evaluator.pictures(places[place], names), records, page)
+    write_comparison(found, pictures_of(evaluator, journal), records, page)
     return found
 
 

@@ -102,6 +102,11 @@ class Completer:
         """Where it computes."""
         return self._runner.device
 
+    @property
+    def programs(self) -> int:
+        """How many programs were compiled."""
+        return self._runner.programs
+
     def plan(self, hole: np.ndarray, strategy: str = "auto", max_side: int = MAX_SIDE) -> Plan:
         """Decides how a hole [H, W] bool is to be filled; see `windows.plan`."""
         return plan(hole, strategy, Limits(self.description.hole_sides[1], max_side))

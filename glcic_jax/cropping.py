@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+_LONGEST = 4  # Times the shorter side.
+
 
 def centre_square(image: np.ndarray, side: int) -> np.ndarray:
     """Resizes the shorter side to `side`, and cuts the square in the middle.
@@ -18,6 +20,12 @@ def centre_square(image: np.ndarray, side: int) -> np.ndarray:
       [side, side, 3] uint8, or [side, side] bool.
     """
     height, width = image.shape[:2]
+    if max(height, width) > _LONGEST * min(height, width):
+        # Only what is near the middle: a strip of 30,000 x 12 px would become one of hundreds of megapixels.
+        kept = _LONGEST * min(height, width)
+        top, left = max(0, (height - kept) // 2), max(0, (width - kept) // 2)
+        image = image[top : top + kept, left : left + kept]
+        height, width = image.shape[:2]
     scale = side / min(height, width)
     rows, columns = max(side, round(height * scale)), max(side, round(width * scale))
     if image.dtype == bool:

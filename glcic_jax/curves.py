@@ -37,6 +37,9 @@ class Line(NamedTuple):
     dots: list[tuple[str, str]]
 
 
+_LARGEST = 1e30  # What is beyond has left all scales.
+
+
 class Tick(NamedTuple):
     """A mark on an axis.
 
@@ -91,12 +94,15 @@ def _points(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
     """[N, 2] float64 of step and value, no more than `_MOST_POINTS`: neighbours are averaged."""
     pairs = [(row["step"], row[key]) for row in rows if _is_number(row.get(key)) and _is_number(row.get("step"))]
     points = np.array(pairs, np.float64).reshape(-1, 2)
+    points[np.abs(points[:, 1]) > _LARGEST, 1] = np.nan
     each = -(-len(points) // _MOST_POINTS)
     if each < 2:
         return points
     starts = np.arange(0, len(points), each)
-    counts = np.diff(np.append(starts, len(points)))
-    return np.add.reduceat(points, starts) / counts[:, None]
+    finite = np.isfinite(points[:, 1])
+    counts = np.add.reduceat(finite, starts, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # Where none of the neighbours is finite there is no point.
+        return np.add.reduceat(np.where(finite[:, None], points, 0.0), starts) / counts[:, None]
 
 
 def _is_number(value: Any) -> bool:

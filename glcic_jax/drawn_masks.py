@@ -55,6 +55,16 @@ class DrawnMasks:
         ]
         return f"{self.kind}:{','.join(options)}" if options else self.kind
 
+    @property
+    def fingerprint(self) -> str:
+        """See `MaskSet`."""
+        return self.name
+
+    @property
+    def description(self) -> str:
+        """See `MaskSet`."""
+        return self.name
+
     def hole(self, index: int, size: Size, original: Size | None = None, image: str = "") -> np.ndarray:
         """Draws a hole: as in `MaskSet`; the original and the image's name change nothing."""
         del original, image

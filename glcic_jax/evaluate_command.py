@@ -1,16 +1,23 @@
 """`glcic evaluate` and `glcic compare`: what their arguments mean. JAX is imported when it is needed."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from glcic_jax.errors import printable
+
 _COMMON = [
     click.option("--masks", default="paper:seed=0", show_default=True, help="A mask set: glcic masks --help."),
     click.option("--size", help="Squares of so many pixels, or 'original'.  [default: that trained on]"),
     click.option("--count", type=click.IntRange(1), help="Only so many images, spread evenly."),
-    click.option("--split", default="", help="all, train or validation of a folder; any of a TFDS data set."),
+    click.option(
+        "--split",
+        default="",
+        help="all, train or validation of a folder; train or validation of the samples; any of a TFDS data set.",
+    ),
     click.option("--validation-fraction", type=click.FloatRange(0, 1), default=0.02, show_default=True),
     click.option("--tfds-dir", default="", help="TFDS's data directory."),
     click.option(
@@ -96,9 +103,11 @@ def compare(runs: tuple[str, ...], output: Path, overwrite: bool, **options: Any
     """  # noqa: D301 - click reads the \\b.
     from glcic_jax.comparing import compare as run
     from glcic_jax.errors import DataError
+    from glcic_jax.files import check_writable
 
     if output.exists() and not overwrite:
         raise DataError(f"{output}: is there already: give --overwrite or another name")
+    check_writable(output)
     request = _request(runs, options, baselines=(), with_blending=False)
     try:
         run(request, output, _tell)
@@ -121,7 +130,7 @@ def _request(subjects: tuple[str, ...], options: dict[str, Any], **more: Any) ->
         options["masks"],
         _side(options["size"]),
         strategy=options["strategy"],
-        max_side=options["max_side"] or MAX_SIDE,
+        max_side=MAX_SIDE if options["max_side"] is None else options["max_side"],
         batch_size=options["batch_size"],
         device=options["device"],
         lpips=[Path(path) for path in (options["lpips"] or "").split(",") if path],
@@ -132,10 +141,10 @@ def _request(subjects: tuple[str, ...], options: dict[str, Any], **more: Any) ->
 def _side(size: str | None) -> int | None:
     if size is None or size == "original":
         return None if size is None else 0
-    if not size.isdecimal() or not int(size):
-        raise click.BadParameter(f"{size!r} is neither a number of pixels nor 'original'", param_hint="--size")
+    if not re.fullmatch("[1-9][0-9]{0,3}", size):
+        raise click.BadParameter(f"{size!r} is neither 1 to 9999 pixels nor 'original'", param_hint="--size")
     return int(size)
 
 
 def _tell(line: str) -> None:
-    click.echo(line, err=True)
+    click.echo(printable(line), err=True)

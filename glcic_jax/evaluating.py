@@ -1,38 +1,32 @@
 """`glcic evaluate`: from what was asked for to what goes through it, and to the report."""
 
 import dataclasses
-import datetime
-import hashlib
 import json
-import os
-import shlex
-import shutil
-import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from glcic_jax import fid, lpips
-from glcic_jax.checkpoints import package_versions
 from glcic_jax.compile_cache import enable_compile_cache
 from glcic_jax.completer import Completer
-from glcic_jax.errors import DataError, lookup
+from glcic_jax.conclusions import conclude, device, for_machines
+from glcic_jax.errors import ConfigError, DataError, lookup, printable
 from glcic_jax.evaluation_images import Part, open_images
-from glcic_jax.evaluator import Evaluator, Row, mask_digest, measured
+from glcic_jax.evaluator import Evaluator, Row, measured
 from glcic_jax.examples import Examples
 from glcic_jax.files import write_aside
-from glcic_jax.intervals import CONFIDENCE, RESAMPLES
-from glcic_jax.journal import Journal, Record
+from glcic_jax.journal import Journal
 from glcic_jax.mask_sets import open_mask_set
 from glcic_jax.methods import ClassicalMethod, FolderMethod, Method, NetworkMethod
+from glcic_jax.page import Pictures
 from glcic_jax.progress import Progress, Tell
 from glcic_jax.report import write_report
 from glcic_jax.runner import find_device
-from glcic_jax.score_summary import means
 from glcic_jax.score_tables import write_csv, write_markdown
-from glcic_jax.scores import Evaluation, Scores
+from glcic_jax.scores import Evaluation
 from glcic_jax.weight_store import find_weights, home
 from glcic_jax.weights import arrays_sha256
 from glcic_jax.windows import MAX_SIDE
@@ -108,8 +102,9 @@ def open_evaluator(request: Request) -> Evaluator:
     subjects = [_subject(name, request) for name in request.subjects]
     images = open_images(request.data, request.part)
     side = subjects[0].side if request.side is None else request.side
+    batch_size = min(request.batch_size, len(images.names))
     examples = Examples(images, open_mask_set(request.masks, images.names), side or None)
-    methods = [_method(subject, request, images.names) for subject in subjects]
+    methods = [_method(subject, request, batch_size, images.names) for subject in subjects]
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
         raise DataError(f"{max(names, key=names.count)} is named twice")
@@ -118,7 +113,7 @@ def open_evaluator(request: Request) -> Evaluator:
     return Evaluator(
         examples,
         _rows(methods, request.with_blending),
-        request.batch_size,
+        batch_size,
         lpips.load(request.lpips) if request.lpips else None,
         fid.load(request.fid) if request.fid else None,
         request.save,
@@ -130,13 +125,17 @@ def _rows(methods: Sequence[Method], with_blending: bool) -> list[Row]:
     for method in methods:
         rows.append(Row(method))
         # What a folder holds is finished.
-        if with_blending and not isinstance(method, FolderMethod):
+        if with_blending and not method.finished:
             rows.append(Row(method, blended=True))
     return rows
 
 
 def _subject(name: str, request: Request) -> _Subject:
     if name in BASELINES:
+        if Path(name).exists():
+            raise ConfigError(
+                f"{name} is a fill and a path here: give ./{name} for the path, or --baselines {name}"
+            )
         return _Subject(_SIDE, baseline=BASELINES[name])
     path = Path(name).expanduser()
     if path.is_dir() and run_at(path) is None:
@@ -146,9 +145,9 @@ def _subject(name: str, request: Request) -> _Subject:
     return _Subject(completer.description.image_size, (completer, arrays_sha256(found.weights)))
 
 
-def _method(subject: _Subject, request: Request, names: Sequence[str]) -> Method:
+def _method(subject: _Subject, request: Request, batch_size: int, names: Sequence[str]) -> Method:
     if subject.completer is not None:
-        return NetworkMethod(*subject.completer, request.batch_size, request.strategy, request.max_side)
+        return NetworkMethod(*subject.completer, batch_size, request.strategy, request.max_side)
     if subject.folder is not None:
         return FolderMethod(subject.folder, names)
     return ClassicalMethod(subject.baseline)
@@ -169,153 +168,54 @@ def evaluate(request: Request, report: Path, restart: bool, tell: Tell) -> Evalu
     """
     evaluator = open_evaluator(request)
     journal_path, features = report / "journal.jsonl", report / "features"
-    if restart:
-        journal_path.unlink(missing_ok=True)
-        shutil.rmtree(features, ignore_errors=True)
     total = len(evaluator.examples)
-    with Journal(journal_path, _identity(evaluator)) as journal:
+    with Journal(journal_path, _identity(evaluator), restart) as journal:
         done = len(journal.done)
         if done:
             tell(f"{done:,} of {total:,} images were measured before")
             if request.save is not None:
                 tell("--save writes those that are left; give --restart to have them all")
+        elif request.save is not None and request.save.exists() and any(request.save.iterdir()):
+            raise DataError(f"--save {printable(str(request.save))}: is not empty: name a new folder")
         with Progress("evaluating", total, tell, done, "images") as progress:
             evaluator.run(journal, features, progress.advance)
+        if evaluator.inception is not None:
+            tell("computing FID")
         scores = evaluator.scores(journal, features)
     found = conclude(evaluator, journal.records, scores, f"Evaluation of {evaluator.rows[0].name}")
     write_csv(found, report / "images.csv")
     write_markdown(found, report / "table.md")
-    write_aside(report / "evaluation.json", json.dumps(_for_machines(found), indent=2) + "\n")
-    places = [record["index"] for record in measured(journal.records)]
-    write_report(found, lambda place, names: evaluator.pictures(places[place], names), report / "report.html")
+    write_aside(report / "evaluation.json", json.dumps(for_machines(found), indent=2) + "\n")
+    write_report(found, pictures_of(evaluator, journal), report / "report.html")
     return found
+
+
+def pictures_of(evaluator: Evaluator, journal: Journal) -> Pictures:
+    """The pictures of the images that were measured; none of one that is not what it was any more."""
+    records = measured(journal.records)
+
+    def pictures(index: int, methods: Collection[str]) -> dict[str, np.ndarray]:
+        try:
+            return evaluator.pictures(records[index], methods)
+        except DataError:
+            return {}  # The page says that there is none.
+
+    return pictures
 
 
 def _identity(evaluator: Evaluator) -> dict[str, Any]:
     """All that the numbers depend on: a journal of anything else cannot be gone on with."""
     examples = evaluator.examples
     return {
-        "rows": {row.name: row.method.description for row in evaluator.rows},
+        "rows": {row.name: row.method.fingerprint for row in evaluator.rows},
         "data": examples.images.description,
-        "listing": hashlib.sha256("\n".join(examples.images.names).encode()).hexdigest(),
+        "image files": examples.images.fingerprint,
         "masks": examples.masks.name,
+        "mask files": examples.masks.fingerprint,
         "size": examples.side,
         "LPIPS": evaluator.lpips.description if evaluator.lpips else None,
         "FID": evaluator.inception.description if evaluator.inception else None,
+        "batch size": evaluator.batch_size,
+        "device": device().device_kind,
         "format": 1,
-    }
-
-
-def conclude(evaluator: Evaluator, records: Sequence[Record], scores: Sequence[Scores], title: str) -> Evaluation:
-    """Puts together what was measured.
-
-    Raises:
-      DataError: No image was.
-    """
-    good = measured(records)
-    skipped = [record for record in records if "skipped" in record]
-    if not good:
-        reason = f": {skipped[0]['skipped']}" if skipped else ""
-        raise DataError(f"none of the {len(records):,} images can be measured{reason}")
-    missing = {}
-    if evaluator.lpips is None:
-        missing["LPIPS"] = "no weights were given (--lpips)"
-    if evaluator.inception is None:
-        missing["FID"] = "no weights were given (--fid)"
-    ratios = jax.numpy.asarray([record["hole_ratio"] for record in good])
-    return Evaluation(
-        title,
-        _protocol(evaluator, good),
-        [record["name"] for record in good],
-        jax.device_get(ratios),
-        scores,
-        missing,
-        _notes(evaluator, good, skipped),
-    )
-
-
-def _protocol(evaluator: Evaluator, records: Sequence[Record]) -> dict[str, str]:
-    examples = evaluator.examples
-    pixels = hashlib.sha256("".join(record["image"] for record in records).encode()).hexdigest()
-    ratio = sum(record["hole_ratio"] for record in records) / len(records)
-    side = examples.side
-    size = (
-        f"shorter side to {side} px (area averaging, bicubic where enlarged), the centre square"
-        if side
-        else "as they are"
-    )
-    (device,) = jax.numpy.zeros(()).devices()
-    protocol = {row.method.name: row.method.description for row in evaluator.rows}
-    protocol |= {
-        "Images": f"{examples.images.description}; measured: {len(records):,}; sha256 of their pixels {pixels}",
-        "Size": size,
-        "Masks": f"{examples.masks.name}; sha256 {mask_digest(records)}; mean hole {ratio:.1%} of the image",
-        "Numbers": "of pictures in 8 bits, computed for each image and averaged over the images; brackets: "
-        f"{CONFIDENCE:.0%} percentile bootstrap intervals, {RESAMPLES:,} resamples of the images",
-        "Blended": "fast marching within 3 px of the hole's edge, then a Poisson equation on the hole's pixels",
-        "Speed": f"completion and blending alone, up to {evaluator.batch_size} images at a time, after a warm-up; "
-        f"networks on {device.device_kind}, the rest on {os.cpu_count()} CPU cores",
-    }
-    if evaluator.lpips is not None:
-        protocol["LPIPS"] = evaluator.lpips.description
-    if evaluator.inception is not None:
-        protocol["FID"] = evaluator.inception.description
-    protocol["Software"] = ", ".join(f"{name} {version}" for name, version in package_versions().items())
-    protocol["Command"] = shlex.join(["glcic", *sys.argv[1:]])
-    protocol["Date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return protocol
-
-
-def _notes(evaluator: Evaluator, records: Sequence[Record], skipped: Sequence[Record]) -> list[str]:
-    notes = []
-    if skipped:
-        named = "; ".join(record["skipped"] for record in skipped[:3])
-        more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-        notes.append(f"{len(skipped):,} images were passed over: {named}{more}.")
-    shown = evaluator.examples.images
-    trained = [row.name for row in evaluator.rows if f" on {shown.data}, step" in row.method.description]
-    if trained and shown.split.rpartition(", ")[2].startswith(("all", "train")):
-        notes.append(
-            f"{trained[0]} was trained on images of {shown.data}, which are among these; --split validation "
-            "measures those that training holds out."
-        )
-    empty = sum(record["hole_ratio"] == 0 for record in records)
-    if empty:
-        notes.append(f"{empty:,} images have an empty hole: they have no metrics of the hole.")
-    for row in evaluator.rows:
-        changed = [record["changed"][row.name] for record in records if row.name in record.get("changed", {})]
-        if changed:
-            notes.append(
-                f"{row.name}: {len(changed):,} pictures differ from their image outside the hole, too (in "
-                f"{sum(changed) / len(changed):,.0f} pixels on average); the numbers of the whole image show it."
-            )
-    if evaluator.inception is not None:
-        note = fid.bias_note(len(records))
-        notes += [note] if note else []
-    return notes
-
-
-def _for_machines(found: Evaluation) -> dict[str, Any]:
-    def plain(value: float) -> float | None:
-        return value if abs(value) < float("inf") else None  # NaN is no JSON.
-
-    rows = [
-        {
-            "name": scores.name,
-            "images_per_second": scores.images_per_second,
-            "fid": scores.fid,
-            "metrics": {
-                metric: {key: plain(value) for key, value in mean.interval._asdict().items()}
-                for metric, mean in row.items()
-            },
-        }
-        for scores, row in zip(found.scores, means(found), strict=True)
-    ]
-    return {
-        "title": found.title,
-        "images": len(found.images),
-        "protocol": dict(found.protocol),
-        "notes": list(found.notes),
-        "not_computed": dict(found.not_computed),
-        "rows": rows,
     }

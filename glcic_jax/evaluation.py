@@ -2,10 +2,11 @@
 
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import experimental
 
 from glcic_jax import images
 from glcic_jax.completion import complete
@@ -35,17 +36,26 @@ def measure(completed: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[
     sides = image.shape[1:3]
     padded = bucket(sides[0]), bucket(sides[1])
     # Divided here: a compiler may round the two differently where it does, and then equal pictures differ.
-    arrays = completed / np.float32(255), image / np.float32(255), hole[..., None].astype(np.float32)
-    if padded == sides:
-        found = _measured(*arrays)
-    else:  # Pictures of many sizes share few programs.
+    arrays: list[np.ndarray] = [completed / 255.0, image / 255.0, hole[..., None]]
+    extent = None
+    if padded != sides:  # Pictures of many sizes share few programs.
         padding = [(0, 0), *((0, to - side) for to, side in zip(padded, sides, strict=True)), (0, 0)]
         extent = np.tile(np.array(sides, np.int32), (len(image), 1))
-        found = _measured(*(np.pad(array, padding) for array in arrays), extent)
+        arrays = [np.pad(array, padding) for array in arrays]
+    # In float32, SSIM's variances lose more than 1e-5 where flat parts are bright and others dark.
+    with _float64():
+        found = _measured(*arrays, extent)
     return {name: np.asarray(value, np.float64) for name, value in vars(jax.device_get(found)).items()}
 
 
 _measured = jax.jit(image_metrics)
+
+
+def _float64() -> Any:
+    """A context in which JAX computes in float64 what is given in it."""
+    # In JAX's newer versions it is no experiment any more.
+    where: Any = jax if hasattr(jax, "enable_x64") else experimental
+    return where.enable_x64(True)
 
 
 def mean_metrics(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -17,15 +17,15 @@ from glcic_jax.data_sources import (
     training_splits,
 )
 from glcic_jax.errors import ConfigError, DataError, lookup, printable
-from glcic_jax.image_folders import COMPLETION_SUFFIXES, FileSource, list_folder, split_folder
+from glcic_jax.image_folders import COMPLETION_SUFFIXES, FileSource, fingerprint, list_folder, split_folder
 
 
 class Part(NamedTuple):
     """Which of the images.
 
     Attributes:
-      split: Of a folder or the samples: "all", or "train" or "validation" as training splits them; of a TFDS data
-        set any of its splits. Empty: all of a folder, the held-out part of anything else.
+      split: Of a folder "all", or "train" or "validation" as training splits it; of the samples one of these two;
+        of a TFDS data set any of its splits. Empty: all of a folder, the held-out part of anything else.
       most: So many at most, spread evenly over the listing; None: all.
       validation_fraction: Of a folder, as in `config.data`.
       tfds_dir: As in `config.data`.
@@ -41,10 +41,11 @@ class EvaluationImages(NamedTuple):
     """Images by index.
 
     Attributes:
-      names: Short and distinct; of a folder, paths relative to it.
+      names: Short and distinct; of a folder, paths relative to it, as they are: not all may be printable.
       read: The file of one image, as bytes. Raises DataError where it cannot be read.
       description: Which images these are, for a reader.
       data, split: What was opened, and which part of it.
+      fingerprint: Another one where a name, or a file of a folder, is another.
     """
 
     names: list[str]
@@ -52,6 +53,7 @@ class EvaluationImages(NamedTuple):
     description: str
     data: str
     split: str
+    fingerprint: str
 
 
 def open_images(data: str, part: Part) -> EvaluationImages:
@@ -75,12 +77,15 @@ def open_images(data: str, part: Part) -> EvaluationImages:
     which = "all" if len(chosen) == total else f"{len(chosen):,} of"
     indices = [int(index) for index in chosen]
     return EvaluationImages(
-        [printable(names[index]) for index in indices],
+        [names[index] for index in indices],
         lambda place: source.read(indices[place]),
         f"{printable(data)}, {split}: {which} {total:,} images"
         + ("" if which == "all" else ", spread evenly over the listing"),
         data,
         split,
+        fingerprint(
+            Path(argument).expanduser() if kind == "folder" else Path(), [names[index] for index in indices]
+        ),
     )
 
 

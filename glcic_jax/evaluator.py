@@ -1,6 +1,8 @@
 """Going through all examples with all methods: fill, blend, measure, note down; and what it comes to."""
 
+import collections
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from glcic_jax import fid
+from glcic_jax.errors import DataError
 from glcic_jax.evaluation import measure
 from glcic_jax.examples import Example, Examples, Skipped
-from glcic_jax.holes import bucket
 from glcic_jax.image_files import save_image
 from glcic_jax.journal import Journal, Record, Rows
 from glcic_jax.mask_sets import Digest
@@ -81,7 +83,7 @@ class Evaluator:
           UserError: An image's mask, a completed picture, the network or the disk fails.
         """
         kept = self._feature_rows(journal, features)
-        warm: set[tuple[int, ...]] = set()
+        warm = False
         waiting = [index for index in range(len(self.examples)) if index not in journal.done]
         for found in self.examples.batches(waiting, self.batch_size):
             if isinstance(found, Skipped):
@@ -90,15 +92,14 @@ class Evaluator:
                 continue
             records = [_record(example) for example in found]
             image, hole = np.stack([one.image for one in found]), np.stack([one.hole for one in found])
-            # A batch of one has a program of its own.
-            size = (*map(bucket, image.shape[1:3]), min(len(found), 2))
             if not warm:
-                for method in dict.fromkeys(row.method for row in self.rows):
+                for method in dict.fromkeys(row.method for row in self.rows if not row.method.finished):
                     method.complete(found)
-                warm.add(size)
+                warm = True
+            # Others are filled up with what is not counted.
+            whole = len(found) in (1, self.batch_size)
             for row, completed, seconds in _completed(self.rows, found):
-                # The first of another size is the compiler's time.
-                self._note(records, row, completed, image, hole, seconds if size in warm else None)
+                self._note(records, row, completed, image, hole, seconds if whole else None)
                 if kept:
                     assert self.inception is not None
                     kept[row.name].add(self.inception.features(completed))
@@ -106,13 +107,18 @@ class Evaluator:
             if kept:
                 assert self.inception is not None
                 kept[_ORIGINALS].add(self.inception.features(image))
-            warm.add(size)
             journal.add(records)
             advance(len(found))
 
-    def pictures(self, index: int, names: Collection[str]) -> dict[str, np.ndarray]:
-        """One image as the rows of these names complete it; see `page.Pictures`."""
-        example = self.examples.read(index)
+    def pictures(self, record: Record, names: Collection[str]) -> dict[str, np.ndarray]:
+        """The image of a record as the rows of these names complete it; see `page.Pictures`.
+
+        Raises:
+          DataError: The image, its mask or a completed picture cannot be read, or is not what was measured.
+        """
+        example = self.examples.read(record["index"])
+        if (example.image_digest, Digest.of(example.hole).hex()) != (record["image"], record["hole"]):
+            raise DataError(f"{example.name}: was changed since it was measured")
         rows = [row for row in self.rows if row.name in names]
         completed = {row.name: found[0] for row, found, _ in _completed(rows, [example])}
         return {"input": example.masked, **completed, "original": example.image}
@@ -140,10 +146,30 @@ class Evaluator:
         if self.save is None:
             return
         for picture, example in zip(completed, batch, strict=True):
-            file = Path(example.name).with_suffix(".png")
-            save_image(picture, self.save / _folder_name(name) / file)
+            file = self._file(example.name)
+            save_image(picture, self.save / self._folders[name] / file)
             save_image(example.image, self.save / "originals" / file)
             save_image(np.repeat(np.uint8(255) * example.hole[..., None], 3, axis=-1), self.save / "masks" / file)
+
+    def _file(self, name: str) -> Path:
+        """Where an image is saved; its suffix stays where it is what tells it from another's."""
+        file = Path(name).with_suffix(".png")
+        return Path(f"{name}.png") if self._saved[file] > 1 else file
+
+    @functools.cached_property
+    def _folders(self) -> dict[str, str]:
+        """Each row's folder below `save`."""
+        folders: dict[str, str] = {}
+        for row in self.rows:
+            name = plain = "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in row.name)
+            while name in ("originals", "masks", *folders.values()):
+                name = f"{name}_{plain}"
+            folders[row.name] = name
+        return folders
+
+    @functools.cached_property
+    def _saved(self) -> collections.Counter[Path]:
+        return collections.Counter(Path(name).with_suffix(".png") for name in self.examples.images.names)
 
     def _feature_rows(self, journal: Journal, folder: Path | None) -> dict[str, Rows]:
         if self.inception is None or folder is None:
@@ -164,19 +190,23 @@ class Evaluator:
 _ORIGINALS = "originals"
 
 
-def _completed(rows: Iterable[Row], batch: list[Example]) -> Iterator[tuple[Row, np.ndarray, float]]:
-    """Yields each row with its pictures [N, H, W, 3] uint8, and the seconds that they took."""
+def _completed(rows: Iterable[Row], batch: list[Example]) -> Iterator[tuple[Row, np.ndarray, float | None]]:
+    """Yields each row with its pictures [N, H, W, 3] uint8, and the seconds that they took.
+
+    None where these are not the method's own: it had to be compiled, or only read what was finished.
+    """
     filled: list[np.ndarray] = []
     method: Method | None = None
-    taken = 0.0
+    taken: float | None = None
     for row in rows:
         if row.method is not method:
-            begun = time.perf_counter()
-            method, filled = row.method, row.method.complete(batch)
-            taken = time.perf_counter() - begun
+            method, programs, begun = row.method, row.method.programs, time.perf_counter()
+            filled = method.complete(batch)
+            own = not method.finished and method.programs == programs
+            taken = time.perf_counter() - begun if own else None
         begun = time.perf_counter()
         shown = blended(filled, batch) if row.blended else filled
-        seconds = taken + time.perf_counter() - begun
+        seconds = None if taken is None else taken + time.perf_counter() - begun
         yield row, np.rint(np.stack(shown) * np.float32(255)).astype(np.uint8), seconds
 
 
@@ -213,15 +243,15 @@ def _scores(name: str, records: Sequence[Mapping[str, Any]], distance: float | N
 
 
 def _frechet_distances(kept: Mapping[str, Rows]) -> dict[str, float]:
-    statistics = {}
-    for name, rows in kept.items():
-        statistics[name] = fid.Statistics()
+    def statistics(rows: Rows) -> fid.Statistics:
+        found = fid.Statistics(fid.FEATURES)
         for part in rows:
-            statistics[name].add(part)
-    originals = statistics.pop(_ORIGINALS)
-    return {name: fid.frechet_distance(found, originals) for name, found in statistics.items()}
+            found.add(part)
+        return found
 
-
-def _folder_name(name: str) -> str:
-    """A method's name as a folder's."""
-    return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in name)
+    originals = statistics(kept[_ORIGINALS])
+    return {
+        name: fid.frechet_distance(statistics(rows), originals)
+        for name, rows in kept.items()
+        if name != _ORIGINALS
+    }

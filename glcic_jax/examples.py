@@ -6,14 +6,17 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 
+import cv2
 import numpy as np
 
 from glcic_jax.cropping import centre_square
-from glcic_jax.errors import DataError
+from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.evaluation_images import EvaluationImages
 from glcic_jax.image_files import load_image
-from glcic_jax.mask_sets import MaskSet
+from glcic_jax.mask_sets import MaskSet, Size
 from glcic_jax.metrics import SMALLEST_SIDE
+
+_MOST_PIXELS = 1 << 22  # Of a batch.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +85,19 @@ class Examples:
         Raises:
           DataError: The image cannot be read, or is smaller than 11 px; or its mask cannot.
         """
-        name = self.images.names[index]
+        return self._with_hole(index, *self._read_image(index))
+
+    def _read_image(self, index: int) -> tuple[np.ndarray, Size]:
+        """An image as it is evaluated, and its (height, width) before."""
+        name = printable(self.images.names[index])
         image = load_image(self.images.read(index), name)
         original = (image.shape[0], image.shape[1])
-        if self.side is not None:
-            image = centre_square(image, self.side)
         if min(original) < SMALLEST_SIDE:
             raise DataError(f"{name}: of {original[1]} x {original[0]} px; SSIM needs {SMALLEST_SIDE} at least")
-        size = (image.shape[0], image.shape[1])
+        return image if self.side is None else centre_square(image, self.side), original
+
+    def _with_hole(self, index: int, image: np.ndarray, original: Size) -> Example:
+        name, size = self.images.names[index], (image.shape[0], image.shape[1])
         return Example(index, name, image, self.masks.hole(index, size, original, name))
 
     def batches(self, indices: Iterable[int], most: int) -> Iterator[list[Example] | Skipped]:
@@ -97,14 +105,15 @@ class Examples:
 
         Args:
           indices: Which.
-          most: Examples of a batch at most.
+          most: Examples of a batch at most; of large images fewer, so that a batch has no more than four
+            megapixels, or one image.
 
         Yields:
           Examples of one size, in order; or an image that cannot be evaluated.
         """
         batch: list[Example] = []
-        for found in self._read_ahead(indices, 2 * most):
-            full = len(batch) == most
+        for found in self._read_ahead(indices, min(2 * most, 2 * (os.cpu_count() or 1))):
+            full = len(batch) == most or (batch and (len(batch) + 1) * batch[0].hole.size > _MOST_PIXELS)
             if batch and (full or isinstance(found, Skipped) or found.image.shape != batch[0].image.shape):
                 yield batch
                 batch = []
@@ -131,6 +140,8 @@ class Examples:
 
     def _try(self, index: int) -> Example | Skipped:
         try:
-            return self.read(index)
-        except (DataError, OSError) as error:
-            return Skipped(index, self.images.names[index], str(error))
+            image, original = self._read_image(index)
+        except (DataError, OSError, MemoryError, cv2.error) as error:
+            return Skipped(index, self.images.names[index], one_line(error))
+        # A mask that cannot be read is passed over by nobody: the set would be another one.
+        return self._with_hole(index, image, original)

@@ -86,6 +86,11 @@ class Statistics:
             raise DataError(f"FID needs two images at least, not {self.count}")
         return self._scatter / (self.count - 1)
 
+    @functools.cached_property
+    def factor(self) -> np.ndarray:
+        """X [D, R] with X X^T = the covariance; see `frechet_distance`."""
+        return _factor(self.covariance)
+
     def state(self) -> dict[str, np.ndarray]:
         """All that it knows, for `from_state`: `count` [] int64, `mean` [D] and `scatter` [D, D] float64."""
         return {"count": np.array(self.count), "mean": self.mean.copy(), "scatter": self._scatter.copy()}
@@ -110,6 +115,7 @@ class Statistics:
         return statistics
 
     def _join(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+        self.__dict__.pop("factor", None)
         total = self.count + count
         difference = mean - self.mean
         self._scatter += scatter
@@ -134,8 +140,7 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of {len(a.mean)} and of {len(b.mean)} numbers cannot be compared")
-    covariances = a.covariance, b.covariance
-    factors = [_factor(covariance) for covariance in covariances]
+    covariances, factors = (a.covariance, b.covariance), (a.factor, b.factor)
     overlap = 0.0
     if all(factor.size for factor in factors):
         overlap = linalg.svdvals(factors[0].T @ factors[1]).sum()

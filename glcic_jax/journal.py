@@ -21,6 +21,7 @@ class Journal:
     Args:
       path: Of the file; None: nothing is kept.
       identity: What the numbers depend on, by headings; a journal of others is refused.
+      restart: Whether what the file holds is forgotten.
 
     Attributes:
       records: What was measured, in the order of the file.
@@ -29,26 +30,35 @@ class Journal:
       DataError: The file is of another evaluation or in use, cannot be read, or cannot be written.
     """
 
-    def __init__(self, path: Path | None, identity: Mapping[str, Any]):
+    def __init__(self, path: Path | None, identity: Mapping[str, Any], restart: bool = False):
         self.records: list[Record] = []
         self._path = path
         self._file: Any = contextlib.nullcontext()
         if path is None:
             return
-        with _worded(path):
+        with _worded(path), contextlib.ExitStack() as opened:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab")
-            _lock(self._file, path)
-            content = path.read_bytes()
-            # What a stopped process was writing has no end, and is measured again.
-            content = content[: content.rfind(b"\n") + 1]
-            head, *lines = content.splitlines() or [b""]
-            if head:
-                _compare(path, json.loads(head), json.loads(json.dumps(identity)))
-            self.records = [json.loads(line) for line in lines]
-            self._file.truncate(len(content))
-            if not head:
-                self._write([dict(identity)])
+            self._file = opened.enter_context(path.open("ab"))
+            self._begin(path, identity, restart)
+            opened.pop_all()
+
+    def _begin(self, path: Path, identity: Mapping[str, Any], restart: bool) -> None:
+        _lock(self._file, path)
+        content = b"" if restart else path.read_bytes()
+        # What a stopped process was writing has no end, and is measured again.
+        content = content[: content.rfind(b"\n") + 1]
+        head, *lines = content.splitlines() or [b""]
+        if head and lines:
+            _compare(path, json.loads(head), json.loads(json.dumps(identity)))
+        else:
+            content = head = b""  # Nothing was measured yet.
+        # What could not be read may have been mended since, and is tried again.
+        self.records = [record for record in map(_record, lines) if "skipped" not in record]
+        if len(self.done) < len(self.records):
+            raise ValueError("an image stands in it twice")
+        self._file.truncate(len(content))
+        if not head:
+            self._write([dict(identity)])
 
     @property
     def done(self) -> set[int]:
@@ -76,6 +86,22 @@ class Journal:
     def __exit__(self, *exception: object) -> None:
         with self._file:
             pass
+
+
+def _flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by headings joined by colons."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = _flattened(value) if isinstance(value, dict) else {"": value}
+        flat |= {f"{key}: {name}" if name else key: one for name, one in inner.items()}
+    return flat
+
+
+def _record(line: bytes) -> Record:
+    record = json.loads(line)
+    if not isinstance(record, dict) or type(record.get("index")) is not int:
+        raise ValueError("a line is of no image")
+    return record
 
 
 def _lock(file: Any, path: Path) -> None:
@@ -118,10 +144,13 @@ class Rows:
                 yield np.frombuffer(chunk, "<f4").reshape(-1, self._width)
 
 
-def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _compare(path: Path, old: Any, new: Mapping[str, Any]) -> None:
+    old, new = (
+        _flattened(one) if isinstance(one, dict) else {"the first line": "says nothing"} for one in (old, new)
+    )
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if changed:
-        told = "; ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in changed)
+        told = "; ".join(f"{key}: {old.get(key, 'none')} -> {new.get(key, 'none')}" for key in changed[:3])
         raise DataError(f"{path}: is of another evaluation ({told}): name another --report, or give --restart")
 
 

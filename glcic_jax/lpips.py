@@ -27,6 +27,7 @@ _EPSILON = 1e-10
 # Pixels compared at a time, and images: bound the memory, and fix the shapes that are compiled.
 _PIXELS_AT_A_TIME = 1 << 19
 _MOST_AT_A_TIME = 16
+MOST_PIXELS = 1 << 21  # Of one picture: VGG16 takes 3 GiB.
 
 Params = dict[str, dict[str, Any]]
 
@@ -159,7 +160,8 @@ class Lpips:
           completed, image: [N, H, W, 3] uint8, any N.
 
         Returns:
-          [N] float32, 0 where the two are the same, mostly below 1.
+          [N] float32, 0 where the two are the same, mostly below 1; NaN where the pictures have more than
+          `MOST_PIXELS`, which would take many GiB.
 
         Raises:
           DataError: The pictures are smaller than the backbone's layers can be computed on.
@@ -170,6 +172,8 @@ class Lpips:
                 f"LPIPS with {self._backbone.title} needs pictures of at least {self._backbone.smallest} px a "
                 f"side, not {height} x {width}: evaluate at a larger size or without LPIPS"
             )
+        if height * width > MOST_PIXELS:
+            return np.full(len(image), np.nan, np.float32)
         size = max(1, min(_MOST_AT_A_TIME, _PIXELS_AT_A_TIME // (height * width)))
         found = [np.zeros(0, np.float32)]
         for start in range(0, len(image), size):

@@ -8,9 +8,9 @@ import numpy as np
 
 from glcic_jax.cropping import centre_square
 from glcic_jax.errors import DataError, printable
-from glcic_jax.image_folders import COMPLETION_SUFFIXES, list_folder
+from glcic_jax.image_folders import COMPLETION_SUFFIXES, fingerprint, list_folder
 from glcic_jax.mask_files import hole_from_pixels, read_mask, same_aspect
-from glcic_jax.mask_records import RECORD, Digest, Record, read_record
+from glcic_jax.mask_records import RECORD, REMEDY, Digest, Record, mask_file, read_record
 from glcic_jax.pairing import masks_by_picture
 
 Size = tuple[int, int]
@@ -26,6 +26,7 @@ class FolderMasks:
       files: All of them, relative to the folder, sorted.
       by_image: The mask of each image, by the image's name; empty where masks are taken in their order.
       images: The images' names in the order of their places.
+      record: What the folder says of itself, verified; None where it says nothing.
     """
 
     name: str
@@ -33,6 +34,28 @@ class FolderMasks:
     files: Sequence[str]
     by_image: Mapping[str, str]
     images: Sequence[str]
+    record: Record | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """See `MaskSet`; of the files' names, sizes and times of change."""
+        return fingerprint(self.folder, self.files)
+
+    @property
+    def description(self) -> str:
+        """See `MaskSet`."""
+        said = "by the images' names" if self.by_image else "in their order"
+        if self.record is not None:
+            said = f"{self.record.name}, verified; {said}"
+        return f"{printable(self.name)} ({said})"
+
+    @property
+    def extent(self) -> tuple[int, Size]:
+        """How many masks there are, and the (height, width) of the first."""
+        if self.record is not None:
+            return self.record.count, self.record.size
+        height, width = read_mask(self.folder / self.files[0], None).hole.shape
+        return len(self.files), (height, width)
 
     def hole(self, index: int, size: Size, original: Size | None = None, image: str = "") -> np.ndarray:
         """Reads a mask and brings it to the image's size.
@@ -76,7 +99,7 @@ def open_folder(name: str, folder: Path, images: Sequence[str] = ()) -> FolderMa
 
     Where the name of any mask is that of an image (NAME, or NAME_maskNNN), masks are by name and each image needs
     one; otherwise they are taken in the order of their paths, over and over. Where the folder holds a
-    `mask_set.json`, the masks are compared with it.
+    `mask_set.json`, the masks are compared with it, and taken in their order: their names are numbers.
 
     Args:
       name: Of the set.
@@ -98,6 +121,7 @@ def open_folder(name: str, folder: Path, images: Sequence[str] = ()) -> FolderMa
     record = read_record(folder)
     if record is not None:
         _verify(folder, listing.images, record)
+        return FolderMasks(name, folder, listing.images, {}, images, record)
     return FolderMasks(name, folder, listing.images, _by_image(folder, listing.images, images), images)
 
 
@@ -132,18 +156,19 @@ def _missing(folder: Path, images: Sequence[str]) -> DataError:
 def _verify(folder: Path, files: Sequence[str], record: Record) -> None:
     """Raises DataError where the masks are not those that the folder's record says."""
     where = printable(str(folder))
-    remedy = f"write the set anew with glcic masks, or take {RECORD} away to use the masks as they are"
-    if list(files) != record.files:
-        odd = sorted(set(files) ^ set(record.files))[0]
+    # One more than there are at most: a record may claim any number.
+    expected = [mask_file(index) for index in range(min(record.count, len(files) + 1))]
+    if list(files) != expected:
+        odd = sorted(set(files) ^ set(expected))[0]
         state = "is there and not in it" if odd in files else "is missing"
-        raise DataError(f"{where}: {RECORD} is of {record.count} masks, and {printable(odd)} {state}: {remedy}")
+        raise DataError(f"{where}: {RECORD} is of {record.count} masks, and {printable(odd)} {state}: {REMEDY}")
     digest = Digest()
     for file in files:
         digest.add(read_mask(folder / file, None).hole)
     if digest.hexdigest() != record.sha256:
         raise DataError(
             f"{where}: the masks have the sha256 {digest.hexdigest()[:12]}..., and {RECORD} says "
-            f"{printable(record.sha256[:12])}...: {remedy}"
+            f"{printable(record.sha256[:12])}...: {REMEDY}"
         )
 
 

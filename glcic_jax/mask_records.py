@@ -12,7 +12,7 @@ from glcic_jax.errors import DataError, one_line, printable
 
 RECORD = "mask_set.json"
 _FORMAT = 1
-_REMEDY = "write the set anew with glcic masks, or take the file away to use the masks as they are"
+REMEDY = "write the set anew with glcic masks, or take the file away to use the masks as they are"
 
 
 class Digest:
@@ -66,11 +66,6 @@ class Record:
     count: int
     sha256: str
 
-    @property
-    def files(self) -> list[str]:
-        """What the masks are called in a folder, in their order."""
-        return [mask_file(index) for index in range(self.count)]
-
     def to_json(self) -> str:
         """The text of a folder's `mask_set.json`."""
         return json.dumps(dataclasses.asdict(self) | {"format": _FORMAT}, indent=2) + "\n"
@@ -96,10 +91,10 @@ def read_record(folder: Path) -> Record | None:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{name}: cannot be read ({printable(one_line(error))})") from error
     if not isinstance(said, dict) or said.get("format") != _FORMAT:
-        raise DataError(f"{name}: is no record of format {_FORMAT}: {_REMEDY}")
+        raise DataError(f"{name}: is no record of format {_FORMAT}: {REMEDY}")
     record = _checked(said)
     if record is None:
-        raise DataError(f"{name}: lacks name, size, count or sha256 of the set: {_REMEDY}")
+        raise DataError(f"{name}: lacks name, size, count or sha256 of the set: {REMEDY}")
     return record
 
 
@@ -109,4 +104,5 @@ def _checked(said: dict[str, Any]) -> Record | None:
         return None
     if not all(type(number) is int and number > 0 for number in (*size, count)):
         return None
-    return Record(name, (size[0], size[1]), int(str(count)), sha256)
+    assert isinstance(count, int)
+    return Record(name, (size[0], size[1]), count, sha256)

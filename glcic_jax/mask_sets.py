@@ -27,6 +27,14 @@ class MaskSet(Protocol):
     def name(self) -> str:
         """The canonical name, which `open_mask_set` takes: of the options only what is not the default."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Another one where the masks are others."""
+
+    @property
+    def description(self) -> str:
+        """What a reader has to know: the name, and of files how they were chosen."""
+
     def hole(self, index: int, size: Size, original: Size | None = None, image: str = "") -> np.ndarray:
         """Gives the hole of one image; holes can be asked for in any order.
 
@@ -108,9 +116,9 @@ def store(masks: MaskSet, count: int, size: Size, directory: Path) -> Summary:
       DataError: It is there, or cannot be written; or a mask file cannot be used.
     """
     name = printable(str(directory))
+    directory = Path(os.path.abspath(directory))
     if os.path.lexists(directory):
         raise DataError(f"{name} is there already: name another directory")
-    directory = directory.absolute()
     aside = directory.with_name(f".glcic-{secrets.token_hex(8)}")
 
     def write(index: int, hole: np.ndarray) -> None:

@@ -33,14 +33,12 @@ class _Size(click.ParamType):
 
 @click.command()
 @click.argument("name", metavar="NAME[:OPTIONS]")
-@click.option("--count", type=click.IntRange(1, _MOST), default=1000, show_default=True, help="How many masks.")
+@click.option("--count", type=click.IntRange(1, _MOST), help="How many masks.  [default: 1000; of a folder all]")
 @click.option(
     "--size",
     metavar="SIZE",
     type=_Size(),
-    default="256",
-    show_default=True,
-    help="256, or 192x320 (height x width).",
+    help="256, or 192x320 (height x width).  [default: 256; of a folder its own]",
 )
 @click.option(
     "-o",
@@ -49,16 +47,19 @@ class _Size(click.ParamType):
     type=click.Path(path_type=Path),
     help="A new directory to write the masks to.",
 )
-def masks(name: str, count: int, size: tuple[int, int], output: Path | None) -> None:
+def masks(name: str, count: int | None, size: tuple[int, int] | None, output: Path | None) -> None:
     """Show the hash of a fixed set of masks, or write it as files.
 
     NAME is paper, box, mmagic, centre, free_form, rectangles, or folder:PATH. Options are those of the set, as in
     paper:seed=3 or rectangles:count=1-3. The same name and size give the same masks on every machine; the hash
     is what to cite. DIR gets 000000.png ..., white where the hole is, and mask_set.json; folder:DIR reads it.
     """
+    from glcic_jax.mask_folders import FolderMasks
     from glcic_jax.mask_sets import open_mask_set, store, summarise
 
     chosen = open_mask_set(name)
+    all_of_it = chosen.extent if isinstance(chosen, FolderMasks) else (1000, (256, 256))
+    count, size = count or all_of_it[0], size or all_of_it[1]
     show = summarise if output is None else functools.partial(store, directory=output.expanduser())
     summary = show(chosen, count, size)
     record = summary.record

@@ -1,7 +1,9 @@
 """What fills holes in an evaluation: a network, a classical fill, or a folder of pictures."""
 
+import collections
 import concurrent.futures
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
@@ -14,23 +16,32 @@ from glcic_jax.errors import DataError, printable
 from glcic_jax.examples import Example
 from glcic_jax.fills import FILLS, RADIUS, Fill
 from glcic_jax.image_files import load_image
-from glcic_jax.image_folders import COMPLETION_SUFFIXES, list_folder
+from glcic_jax.image_folders import COMPLETION_SUFFIXES, fingerprint, list_folder
 from glcic_jax.pixels import to_colour
+from glcic_jax.windows import Limits
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Method(Protocol):
-    """Completes examples of one size.
+    """Gives completed pictures of examples of one size.
 
     Attributes:
       name: What a table calls it.
       description: How it does it, for a reader; the settings and what they are fixed by.
+      fingerprint: Another one where what it does is something else.
+      finished: Whether the pictures come from elsewhere, finished: they are neither blended nor timed.
     """
 
     name: str
     description: str
+    fingerprint: str
+    finished: bool
+
+    @property
+    def programs(self) -> int:
+        """How many it has compiled: a time in which they become more is the compiler's."""
 
     def complete(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """Returns a picture [H, W, 3] float32 in [0, 1] for each."""
@@ -46,6 +57,8 @@ class NetworkMethod:
       strategy, max_side: As in `Completer.fill`.
     """
 
+    finished = False
+
     def __init__(self, completer: Completer, weights_sha256: str, batch_size: int, strategy: str, max_side: int):
         described = completer.description
         self.name = completer.name
@@ -53,8 +66,15 @@ class NetworkMethod:
             f"{described.origin}; licence: {described.licence}; arrays sha256 {weights_sha256}; "
             f"strategy {strategy}, longest side {max_side} px"
         )
+        self.fingerprint = self.description
+        Limits(described.hole_sides[1], max_side)  # Says at once what cannot be.
         self._completer, self._batch_size = completer, batch_size
         self._strategy, self._max_side = strategy, max_side
+
+    @property
+    def programs(self) -> int:
+        """See `Method`."""
+        return self._completer.programs
 
     def complete(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """See `Method`."""
@@ -76,10 +96,14 @@ class NetworkMethod:
 class ClassicalMethod:
     """A fill without a network, on all cores."""
 
+    finished = False
+    programs = 0
+
     def __init__(self, name: str):
         self.name = name
         opencv = f"OpenCV's, in 8 bits, radius {RADIUS:g} px; the hole was black before"
         self.description = "the mean colour of the known pixels" if name == "mean fill" else opencv
+        self.fingerprint = self.description
         self._fill: Fill = FILLS[name]
 
     def complete(self, examples: Sequence[Example]) -> list[np.ndarray]:
@@ -101,28 +125,42 @@ class FolderMethod:
       DataError: An image has no completed picture, or several.
     """
 
+    finished = True
+    programs = 0
+
     def __init__(self, folder: Path, names: Sequence[str]):
         self.name = printable(str(folder))
         self.description = "pictures from this folder, as they are"
         self._folder = folder
+        there = list_folder(folder, COMPLETION_SUFFIXES).images
         by_stem: dict[str, list[str]] = {}
-        for path in list_folder(folder, COMPLETION_SUFFIXES).images:
-            by_stem.setdefault(_stem(printable(path)), []).append(path)
+        for path in there:
+            by_stem.setdefault(_stem(path), []).append(path)
+        stems = collections.Counter(map(_stem, names))
         self._files: dict[str, str] = {}
         for name in names:
             stem = _stem(name)
-            found = by_stem.get(stem) or by_stem.get(f"{stem}_completed") or []
+            found = by_stem.get(stem, []) + by_stem.get(f"{stem}_completed", [])
+            found = [name] if name in there and found == by_stem[stem] else found
+            if stems[stem] > 1 and found != [name]:
+                raise DataError(
+                    f"{self.name}: several images are called {printable(stem)} but for their suffixes, so that "
+                    f"the completed picture of {printable(name)} has to be called just that"
+                )
             if len(found) > 1:
-                raise DataError(f"{self.name}: {' and '.join(map(printable, found))} are both {name}: remove one")
+                raise DataError(
+                    f"{self.name}: {' and '.join(map(printable, found))} are both {printable(name)}: remove one"
+                )
             if found:
                 self._files[name] = found[0]
         missing = [name for name in names if name not in self._files]
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise DataError(
-                f"{self.name}: holds no completed picture of {', '.join(missing[:3])}{more}; they are called as "
-                "the images are, with any suffix, or NAME_completed"
+                f"{self.name}: holds no completed picture of {printable(', '.join(missing[:3]))}{more}; they are "
+                "called as the images are, with any suffix, or NAME_completed"
             )
+        self.fingerprint = fingerprint(folder, sorted(self._files.values()))
 
     def complete(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """See `Method`."""
@@ -156,4 +194,5 @@ def on_all_cores(work: Callable[[Item], Result], items: Sequence[Item]) -> list[
 
 
 def _stem(path: str) -> str:
-    return PurePosixPath(path).with_suffix("").as_posix()
+    # A letter with an accent is one character or two, by the system that wrote the name.
+    return unicodedata.normalize("NFC", PurePosixPath(path).with_suffix("").as_posix())

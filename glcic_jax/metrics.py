@@ -1,8 +1,9 @@
 """How far a completed image is from the original: L1, L2, PSNR and SSIM, whole image and hole only.
 
-Computed in float32 on images in [0, 1] of any size from 1 x 1 (SSIM: from 11 x 11) on. SSIM has the settings
-of Wang et al. 2004: 11-tap Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance, the
-mean over the three channels; the mean over the image leaves out the 5 px border, as scikit-image does.
+Computed in float32, or in float64 where the images are, on images in [0, 1] of any size from 1 x 1 (SSIM: from
+11 x 11) on. SSIM has the settings of Wang et al. 2004: 11-tap Gaussian window of sigma 1.5, K1 = 0.01,
+K2 = 0.03, population covariance, the mean over the three channels; the mean over the image leaves out the 5 px
+border, as scikit-image does.
 """
 
 import jax
@@ -41,7 +42,7 @@ def _masked_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
 
 def psnr_of(mean_squared_error: jax.Array) -> jax.Array:
     """Peak signal to noise ratio in dB for a peak of 1; any shape."""
-    return -10.0 * jnp.log10(mean_squared_error)
+    return 0.0 - 10.0 * jnp.log10(mean_squared_error)  # Not -0.0 dB.
 
 
 def ssim_map(image: jax.Array, other: jax.Array, extent: jax.Array | None = None) -> jax.Array:
@@ -60,7 +61,7 @@ def ssim_map(image: jax.Array, other: jax.Array, extent: jax.Array | None = None
     if min(image.shape[1:3]) < SMALLEST_SIDE:
         raise ValueError(f"SSIM needs sides of at least {SMALLEST_SIDE} px, not {image.shape[1:3]}")
     window = np.exp(-0.5 * (np.arange(-_RADIUS, _RADIUS + 1) / _SIGMA) ** 2)
-    window = (window / window.sum()).astype(np.float32)
+    window = (window / window.sum()).astype(image.dtype)
 
     def blur(values: jax.Array) -> jax.Array:
         for axis in (1, 2):
@@ -113,7 +114,8 @@ def image_metrics(
     Returns:
       `ImageMetrics`, each field [N].
     """
-    completed, image = completed.astype(jnp.float32), image.astype(jnp.float32)
+    dtype = jnp.promote_types(image.dtype, jnp.float32)
+    completed, image, mask = completed.astype(dtype), image.astype(dtype), mask.astype(dtype)
     absolute = jnp.abs(completed - image)
     squared = jnp.square(completed - image)
     similarity = ssim_map(completed, image, extent)
@@ -142,4 +144,4 @@ def _inside(mask: jax.Array, extent: jax.Array | None, border: int) -> jax.Array
         place, end = jnp.arange(side), extent[:, axis, None]
         within = (place >= border) & (place < end - border)
         inside = inside & jnp.expand_dims(within, 2 - axis)
-    return inside[..., None].astype(jnp.float32)
+    return inside[..., None].astype(mask.dtype)

@@ -1,5 +1,6 @@
 """The page of an evaluation: one HTML file that holds its pictures and asks for nothing else."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from glcic_jax import score_cells, score_summary
 from glcic_jax.files import write_aside
 from glcic_jax.page import THUMBNAIL_SIDE, Embedded, Pictures, embed, render
 from glcic_jax.picture_rows import PictureRow, labels, picture_row
-from glcic_jax.score_cells import Cell, Head
+from glcic_jax.score_cells import FEWEST_WITH_INTERVAL, BinRows, Cell, Head
 from glcic_jax.score_tables import markdown_table
 from glcic_jax.scores import FID, METRICS, Evaluation
 
@@ -63,6 +64,7 @@ def write_report(evaluation: Evaluation, pictures: Pictures, path: str | Path) -
         paired=score_cells.paired(evaluation, pairs),
         bin_heads=bin_heads,
         bins=bins,
+        few_in_bins=_few_in_bins(bins),
         without_hole=int(np.count_nonzero(np.asarray(evaluation.hole_ratio) == 0)),
         ranked_by=METRICS[metric].label,
         groups=groups,
@@ -87,6 +89,16 @@ def what_to_know(evaluation: Evaluation, means: list[dict[str, score_summary.Mea
         "not_computed": score_summary.not_computed(evaluation),
         "metrics": [METRICS[name] for name in evaluation.metrics] + [FID] * fid,
     }
+
+
+def _few_in_bins(bins: Sequence[BinRows]) -> str:
+    few = [one.label for one in bins if one.images < score_summary.FEW_IMAGES]
+    if not few:
+        return ""
+    return (
+        f"Fewer than {score_summary.FEW_IMAGES} images, too few to rely on: {', '.join(few)}; fewer than "
+        f"{FEWEST_WITH_INTERVAL} have no interval."
+    )
 
 
 def _ranked_by(evaluation: Evaluation) -> str:

@@ -100,6 +100,11 @@ class Runner:
         self._program(1, bucket(height), bucket(width))
 
     @property
+    def programs(self) -> int:
+        """How many programs were compiled, one for each padded size and number of pictures."""
+        return len(self._programs)
+
+    @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
         """The padded sizes, (height, width), that programs have been compiled for."""
         return tuple(dict.fromkeys(shape[1:] for shape in self._programs))

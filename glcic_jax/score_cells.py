@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glcic_jax.intervals import hole_ratio_bins, mean_interval
+from glcic_jax.intervals import Interval, hole_ratio_bins, mean_interval
 from glcic_jax.score_summary import (
     Mean,
     bracket,
@@ -13,7 +13,6 @@ from glcic_jax.score_summary import (
     differences,
     has_fid,
     number,
-    outcome,
     speed,
     values_of,
 )
@@ -21,6 +20,7 @@ from glcic_jax.score_tables import arrow
 from glcic_jax.scores import FID, METRICS, Evaluation, Metric
 
 _OF_BINS = ("hole_l1", "hole_psnr", "ssim")
+FEWEST_WITH_INTERVAL = 10  # Of a bin's images.
 
 
 class Cell(NamedTuple):
@@ -121,9 +121,10 @@ def paired(evaluation: Evaluation, pairs: Sequence[tuple[str, int, int]]) -> Tab
     rows = []
     for name, method, other in pairs:
         cells = []
-        for metric, found in differences(evaluation, method, other).items():
-            digits, verdict = METRICS[metric].digits, outcome(found, METRICS[metric])
-            small = f"{bracket(found, digits, difference)}\n{verdict}".strip()
+        for metric, (found, verdict) in differences(evaluation, method, other).items():
+            digits = METRICS[metric].digits
+            over = f"{found.finite:,} of {len(evaluation.images):,} images" if found.left_out else ""
+            small = "\n".join(filter(None, (bracket(found, digits, difference), over, verdict)))
             cell = plain(found.mean, difference(found.mean, digits))
             cells.append(cell._replace(small=small, mark=verdict if verdict in ("better", "worse") else ""))
         rows.append((name, cells))
@@ -140,12 +141,18 @@ def by_hole_ratio(evaluation: Evaluation) -> tuple[list[Head], list[BinRows]]:
         for scores in evaluation.scores:
             intervals = [mean_interval(values_of(scores, name, count)[one.indices]) for name in names]
             cells = [
-                _mean(Mean(interval, False, 0, 0), METRICS[name])
+                _mean(Mean(_cautious(interval), False, 0, 0), METRICS[name])
                 for name, interval in zip(names, intervals, strict=True)
             ]
             rows.append((scores.name, cells))
         bins.append(BinRows(one.label, len(one.indices), rows))
     return [head(METRICS[name]) for name in names], bins
+
+
+def _cautious(interval: Interval) -> Interval:
+    """The same without its ends where it comes from so few images that they would say nothing."""
+    few = interval.finite < FEWEST_WITH_INTERVAL
+    return interval._replace(low=np.nan, high=np.nan) if few else interval
 
 
 def of_image(evaluation: Evaluation, method: int, index: int) -> list[Cell]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glcic_jax.intervals import Interval, mean_interval, paired_interval
+from glcic_jax.intervals import Interval, finite_mean, mean_interval, paired_interval
 from glcic_jax.scores import METRICS, Evaluation, Metric, Scores
 
 # What the pages call the fills that need no training; each also with ", blended".
@@ -57,8 +57,9 @@ def difference(value: float, digits: int) -> str:
 
 def speed(images_per_second: float | None) -> str:
     """Images/s with about three digits."""
-    few = images_per_second is not None and images_per_second < 100
-    return number(images_per_second, 1 if few else 0)
+    if images_per_second is None or not 0 < images_per_second < 1000:
+        return number(images_per_second, 0)
+    return number(images_per_second, next(digits for digits in range(9) if images_per_second * 10**digits >= 100))
 
 
 def values_of(scores: Scores, metric: str, count: int) -> np.ndarray:
@@ -89,20 +90,37 @@ def _surely_best(columns: Sequence[np.ndarray], mean_values: Sequence[float], me
     if len(ranked) < 2:
         return None
     best, second = ranked[:2]
-    found = outcome(paired_interval(columns[best], columns[second]), metric)
-    return best if found == "better" else None
+    found = compared(columns[best], columns[second], metric)
+    return best if found.verdict == "better" else None
 
 
-def outcome(interval: Interval, metric: Metric) -> str:
-    """What an interval of differences says of the method that something was subtracted from."""
+class Compared(NamedTuple):
+    """Two methods on the same images.
+
+    Attributes:
+      interval: Of the paired differences, the first minus the second.
+      verdict: What it says of the first.
+    """
+
+    interval: Interval
+    verdict: str
+
+
+def compared(values: np.ndarray, others: np.ndarray, metric: Metric) -> Compared:
+    """Compares two methods' numbers [N] of the same images."""
+    interval = paired_interval(values, others)
+    # Left out is then what one of the two does perfectly, and what is left speaks against it.
+    one_sided = int(np.count_nonzero(np.isinf(values) != np.isinf(others)))
+    if one_sided:
+        return Compared(interval, f"no verdict: infinite for one of the two in {one_sided:,}")
     if np.isnan(interval.low):
-        return "too few images to tell"
+        return Compared(interval, "too few images to tell")
     if interval.low <= 0 <= interval.high:
-        return "no difference found"
-    return "better" if (interval.low > 0) == metric.higher_is_better else "worse"
+        return Compared(interval, "no difference found")
+    return Compared(interval, "better" if (interval.low > 0) == metric.higher_is_better else "worse")
 
 
-def differences(evaluation: Evaluation, method: int, other: int) -> dict[str, Interval]:
+def differences(evaluation: Evaluation, method: int, other: int) -> dict[str, Compared]:
     """The paired differences of two methods, `method - other`, by metric.
 
     Args:
@@ -112,7 +130,7 @@ def differences(evaluation: Evaluation, method: int, other: int) -> dict[str, In
     count = len(evaluation.images)
     first, second = evaluation.scores[method], evaluation.scores[other]
     return {
-        metric: paired_interval(values_of(first, metric, count), values_of(second, metric, count))
+        metric: compared(values_of(first, metric, count), values_of(second, metric, count), METRICS[metric])
         for metric in evaluation.metrics
     }
 
@@ -145,21 +163,20 @@ def verdict(evaluation: Evaluation) -> str:
 def _clause(metric: Metric, values: np.ndarray, candidates: Sequence[tuple[np.ndarray, str]]) -> str:
     label, _, unit = metric.label.partition(", ")
     unit = f" {unit}" if unit else ""
-    own = f"{number(_finite_mean(values), metric.digits)}{unit}"
     if not candidates:
-        return f"{label} {own}"
+        return f"{label} {number(finite_mean(values), metric.digits)}{unit}"
     pick = max if metric.higher_is_better else min
-    numbers, rival = pick(candidates, key=lambda candidate: _finite_mean(candidate[0]))
-    found = paired_interval(values, numbers)
-    theirs = f"{number(_finite_mean(numbers), metric.digits)}{unit}"
-    gap = f"difference {difference(found.mean, metric.digits)}{unit}"
-    if not np.isnan(found.low):
-        gap += f", 95 % interval {bracket(found, metric.digits, difference)}"
-    return f"{outcome(found, metric)} on {label} ({own} against {theirs} of {rival}; {gap})"
-
-
-def _finite_mean(values: np.ndarray) -> float:
-    return float(values[np.isfinite(values)].mean())
+    numbers, rival = pick(candidates, key=lambda candidate: finite_mean(candidate[0]))
+    interval, verdict = compared(values, numbers, metric)
+    # Both means over the same images, so that they differ by the difference.
+    pairs = np.isfinite(values) & np.isfinite(numbers)
+    own, theirs = (f"{number(finite_mean(one[pairs]), metric.digits)}{unit}" for one in (values, numbers))
+    gap = f"difference {difference(interval.mean, metric.digits)}{unit}"
+    if not np.isnan(interval.low):
+        gap += f", 95 % interval {bracket(interval, metric.digits, difference)}"
+    if interval.left_out:
+        gap += f", over {interval.finite:,} of {len(values):,}"
+    return f"{verdict} on {label} ({own} against {theirs} of {rival}; {gap})"
 
 
 def bracket(interval: Interval, digits: int, form: Callable[[float, int], str] = number) -> str:

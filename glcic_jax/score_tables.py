@@ -26,7 +26,7 @@ from glcic_jax.score_summary import (
 )
 from glcic_jax.scores import FID, METRICS, Evaluation, Metric, Scores
 
-_MARKED = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|~&"})
+_MARKED = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|~&$@"})
 
 
 def arrow(metric: Metric) -> str:
@@ -84,8 +84,8 @@ def write_markdown(evaluation: Evaluation, path: str | Path) -> None:
 def write_csv(evaluation: Evaluation, path: str | Path) -> None:
     """Writes one line for each image and method, with every metric that was computed.
 
-    The numbers read back exactly; infinite ones are "inf", and the field is empty where there is none. Images
-    are numbered from 0.
+    The numbers read back exactly; infinite ones are "inf", and the field is empty where there is none. An image's
+    index is its place in the data set, which its mask goes by.
 
     Raises:
       DataError: The file cannot be written.
@@ -102,7 +102,7 @@ def write_csv(evaluation: Evaluation, path: str | Path) -> None:
         ratio = _exact(evaluation.hole_ratio[index])
         for name, values in columns:
             numbers = [_exact(value[index]) for value in values]
-            table.writerow([printable(image), index, ratio, printable(name), *numbers])
+            table.writerow([printable(image), evaluation.place(index), ratio, printable(name), *numbers])
     write_aside(path, text.getvalue())
 
 

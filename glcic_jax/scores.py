@@ -74,6 +74,7 @@ class Evaluation:
       scores: One for each method; the first is what the evaluation is about.
       not_computed: Why a metric is missing, by its label.
       notes: What a reader has to know, a sentence each.
+      places: [N], each image's place in the data set, which its mask goes by; empty: they are in one row from 0.
     """
 
     title: str
@@ -83,6 +84,11 @@ class Evaluation:
     scores: Sequence[Scores]
     not_computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
+    places: Sequence[int] = ()
+
+    def place(self, index: int) -> int:
+        """The place in the data set of the image with this index among those that were measured."""
+        return self.places[index] if self.places else index
 
     @property
     def metrics(self) -> list[str]:

@@ -32,7 +32,7 @@ def recorded(tmp_path):
     def run(*arguments: str) -> list[list[str]]:
         subprocess.run(
             [ROOT / "configs" / "ablation.sh", *arguments],
-            cwd=tmp_path, env={**os.environ, "PYTHON": str(stub)}, check=True,
+            cwd=tmp_path, env={**os.environ, "PYTHON": "./python"}, check=True,
         )  # fmt: skip
         return [
             call.split("\n") for call in (tmp_path / "calls").read_text().removesuffix("\n--\n").split("\n--\n")

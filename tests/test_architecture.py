@@ -37,6 +37,7 @@ LEVELS = {
     "methods": 7,
     "evaluator": 7,
     "evaluating": 8,
+    "conclusions": 8,
     "comparing": 8,
     "evaluate_command": 8,
     "score_summary": 1,

@@ -99,7 +99,7 @@ def test_the_page_has_curves_settings_and_what_is_missing(tmp_path):
     text, page = written(tmp_path)
     curves = Page(part(text, "curves"))
     assert [name for _, name in curves.all("li")] == [*NAMES[:2]]
-    assert [attributes["class"] for attributes, _ in curves.all("polyline")] == ["run-0 dash-0", "run-1 dash-0"]
+    assert [attributes["class"] for attributes, _ in curves.all("polyline")] == ["run-0 dash-0", "run-1 dash-1"]
     assert f"{NAMES[2]} has no training log." in [text for _, text in curves.all("p")]
     settings = Page(part(text, "settings"))
     assert settings.rows() == [["key", *NAMES], ["data.size", "64", "-", "-"], ["seed", "0", "1", "-"]]
@@ -140,6 +140,8 @@ def test_runs_without_anything_make_a_page(tmp_path):
     text, page = written(tmp_path, found, [RunRecord("<b>run</b>\udcff", [], {}, {})])
     assert "There is no other run." in text
     assert page.all("th", scope="row")[0][1] == "<b>run</b>\\udcff"
-    assert "No configuration differs" in text
+    assert "configuration differs" not in text
+    assert "The configuration of &lt;b&gt;run&lt;/b&gt;\\udcff is not known." in text
+    assert "ran with are not known" in text
     assert not page.all("polyline")
     assert "1 run on the same 1 image with" in page.all("p", class_="lead")[0][1]

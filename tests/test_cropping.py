@@ -34,3 +34,11 @@ def test_a_mask_goes_with_its_image():
     assert (square != expected).sum() <= 10  # A column at an edge.
     shown = centre_square(np.repeat(hole[..., None] * np.uint8(255), 3, axis=-1), 30)[..., 0]
     assert ((shown > 127) != square).sum() <= 10
+
+
+def test_a_strip_is_cut_before_it_is_enlarged():
+    strip = np.repeat(np.arange(20_000, dtype=np.uint32) % 251, 12).reshape(20_000, 12).T.astype(np.uint8)
+    square = centre_square(np.repeat(strip[..., None], 3, axis=-1), 128)
+    assert square.shape == (128, 128, 3)
+    middle = np.median(square[..., 0])
+    assert abs(float(middle) - 10_000 % 251) < 4

@@ -144,6 +144,10 @@ def test_every_number_is_that_of_the_saved_pictures(evaluated):
         for metric, value in expected(completed, image, hole).items():
             assert found[metric] == pytest.approx(value, abs=1e-5, rel=2e-6), (method, name, metric)
         assert found["hole_ratio"] == hole.mean()
+    # Places of the data set, in which the damaged file has one.
+    assert {name: numbers["index"] for (_, name), numbers in numbers.items()} == {
+        "below/p2.png": 0, "below/p5.png": 1, "p0.png": 3, "p1.png": 4, "p3.png": 5, "p4.png": 6, "p6.png": 7,
+    }  # fmt: skip
 
 
 def test_the_means_are_those_of_the_images(evaluated):
@@ -259,8 +263,9 @@ def test_the_same_command_goes_on_where_it_was_stopped(here, photographs, weight
 
     monkeypatch.setattr(evaluator.Examples, "batches", watched)
     _, said = run(*arguments, "--report", "parts")
-    assert "4 of 9 images were measured before" in said
-    assert looked_at == [json.loads(line)["index"] for line in lines[5:]]
+    kept = [record["index"] for record in map(json.loads, lines[1:5]) if "skipped" not in record]
+    assert f"{len(kept)} of 9 images were measured before" in said
+    assert looked_at == [index for index in range(9) if index not in kept]  # The damaged ones once more.
     parts, whole = table("parts"), table("whole")
     assert list(parts) == list(whole)
     for key, numbers in whole.items():
@@ -313,11 +318,13 @@ def test_a_picture_that_was_changed_outside_its_hole_is_told(here, evaluated):
         "theirs", "--data", f"folder:{saved / 'originals'}", "--masks", f"folder:{saved / 'masks'}",
         "--report", "out", "--baselines", "",
     )  # fmt: skip
-    assert "theirs: 1 pictures differ from their image outside the hole, too (in 5 pixels on average)" in said
+    assert (
+        "theirs: pictures that differ from their image outside the hole, too: 1 (in 5 pixels on average)" in said
+    )
 
 
 class Halves:
-    """Stands in for FID's network: 2,048 numbers that know the picture's colours."""
+    """Stands in for FID's network: numbers that know the picture's colours."""
 
     description = "a stand-in"
 
@@ -328,9 +335,10 @@ class Halves:
 
 def test_fid_goes_on_too_and_is_that_of_all_features(here, photographs, monkeypatch):
     monkeypatch.setattr(evaluating.fid, "load", lambda path: Halves())
+    monkeypatch.setattr(fid, "FEATURES", 24)
     arguments = ("telea", "--data", f"folder:{photographs}", "--size", 24, "--fid", "x.pth", "--batch-size", 2)
-    arguments += ("--baselines", "", "--no-blending", "--save", "saved")
-    run(*arguments, "--report", "whole")
+    arguments += ("--baselines", "", "--no-blending")
+    run(*arguments, "--report", "whole", "--save", "saved")
     run(*arguments, "--report", "parts")
     journal = Path("parts/journal.jsonl")
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:6]))
@@ -340,7 +348,7 @@ def test_fid_goes_on_too_and_is_that_of_all_features(here, photographs, monkeypa
     statistics = []
     for folder in ("Telea", "originals"):
         pictures = np.stack([picture(path) for path in sorted((Path("saved") / folder).rglob("*.png"))])
-        statistics.append(fid.Statistics())
+        statistics.append(fid.Statistics(24))
         statistics[-1].add(Halves().features(pictures))
     assert found["fid"] == pytest.approx(fid.frechet_distance(*statistics), rel=1e-6)
     assert "FID: not computed" not in stdout
@@ -387,6 +395,61 @@ def test_images_that_cannot_be_measured_at_all(here):
     assert "none of the 1 images can be measured: a.jpg" in said
 
 
+def test_files_that_were_replaced_are_not_taken_for_measured(here, evaluated):
+    saved = evaluated[0] / "saved"
+    for folder in ("originals", "masks", "Telea"):
+        shutil.copytree(saved / folder, folder)
+    arguments = (
+        "Telea",
+        "--data",
+        "folder:originals",
+        "--masks",
+        "folder:masks",
+        "--baselines",
+        "",
+        "--report",
+        "out",
+    )
+    run(*arguments)
+    for folder, said in (("Telea", "rows"), ("originals", "image files"), ("masks", "mask files")):
+        before = Path(folder, "p0.png").read_bytes()
+        shutil.copy(saved / folder / "p1.png", f"{folder}/p0.png")
+        _, message = run(*arguments, code=2)
+        assert f"is of another evaluation ({said}" in message
+        Path(folder, "p0.png").write_bytes(before)
+        run(*arguments, "--restart")
+
+
+def test_names_that_differ_in_their_suffix_are_kept_apart(here, photographs):
+    Path("photos").mkdir()
+    Image.open(photographs / "p0.png").save("photos/a.jpg")
+    shutil.copy(photographs / "p1.png", "photos/a.png")
+    shutil.copy(photographs / "p3.png", "photos/b.png")
+    run("mean", "--data", "folder:photos", "--size", 24, "--baselines", "", "--save", "saved", "--report", "out")
+    assert sorted(path.name for path in Path("saved/mean_fill").iterdir()) == ["a.jpg.png", "a.png.png", "b.png"]
+    _, said = run("saved/mean_fill", "--data", "folder:photos", "--size", 24, "--report", "other", code=2)
+    assert "several images are called a but for their suffixes" in said
+    run(
+        "saved/mean_fill", "--data", "folder:saved/originals", "--masks", "folder:saved/masks", "--report", "other"
+    )
+
+
+def test_names_that_are_not_printable_keep_their_masks_and_their_completions(here, photographs):
+    for folder in ("photos", "masks", "theirs"):
+        Path(folder).mkdir()
+    for index, name in enumerate(("a\u202fb", "c\udcffd", "e\u0301")):
+        shutil.copy(photographs / "p0.png", f"photos/{name}.png")
+        shutil.copy(photographs / "p0.png", f"theirs/{name}_completed.png")
+        hole = np.zeros((40, 52), np.uint8)
+        hole[:10, : 10 + index] = 255
+        Image.fromarray(hole).save(f"masks/{name}_mask.png")
+    run("theirs", "--data", "folder:photos", "--masks", "folder:masks", "--baselines", "", "--report", "out")
+    ratios = {name: numbers["hole_ratio"] for (_, name), numbers in table("out").items()}
+    assert sorted(ratios.values()) == pytest.approx([10 * width / 2080 for width in (10, 11, 12)])
+    assert "a\\u202fb.png" in ratios
+    assert "by the images' names" in Path("out/table.md").read_text().replace("\\", "")
+
+
 def test_what_a_network_was_trained_on_is_told(here, photographs, finished_run):
     shutil.copytree(finished_run, "run")
     notes = []
@@ -395,6 +458,52 @@ def test_what_a_network_was_trained_on_is_told(here, photographs, finished_run):
         run("run", "--data", data_, *options)
         notes.append(" ".join(json.loads(Path(split, "evaluation.json").read_text())["notes"]))
     assert ["was trained on images of samples" in note for note in notes] == [False, True, False]
+
+
+def test_a_damaged_image_that_was_mended_is_measured_too(here, photographs):
+    Path("photos").mkdir()
+    for name in ("p0", "p1", "p3"):
+        shutil.copy(photographs / f"{name}.png", "photos")
+    content = Path("photos/p1.png").read_bytes()
+    arguments = ("mean", "--data", "folder:photos", "--size", 24, "--baselines", "", "--report", "out")
+    Path("photos/p1.png").write_bytes(content[:50])
+    run(*arguments)
+    assert len(table("out")) == 4
+    Path("photos/p1.png").write_bytes(content)
+    _, said = run(*arguments, code=2)  # Another file than the one that was seen before.
+    assert "image files" in said
+    run(*arguments, "--restart")
+    assert len(table("out")) == 6
+
+
+def test_a_mask_that_cannot_be_read_ends_it(here, photographs):
+    Path("masks").mkdir()
+    Image.fromarray(np.full((24, 24), 255, np.uint8)).save("masks/0.png")
+    Path("masks/1.png").write_bytes(b"no mask")
+    _, said = run(
+        "mean", "--data", f"folder:{photographs}", "--size", 24, "--masks", "folder:masks", "--report", "o", code=2
+    )
+    assert "masks/1.png" in said
+
+
+def test_what_is_saved_does_not_lie_among_other_files(here, photographs):
+    Path("saved").mkdir()
+    Path("saved/mine.txt").write_text("precious")
+    _, said = run(
+        "mean", "--data", f"folder:{photographs}", "--size", 24, "--save", "saved", "--report", "out", code=2
+    )
+    assert "is not empty" in said
+
+
+def test_finished_pictures_have_no_speed_and_both_names_are_too_many(here, photographs):
+    run(photographs, "--data", f"folder:{photographs / 'below'}", "--report", "out", "--baselines", "", code=2)
+    run(photographs / "below", "--data", f"folder:{photographs / 'below'}", "--report", "out", "--baselines", "")
+    (found,) = rows("out").values()
+    assert found["images_per_second"] is None
+    shutil.copytree(photographs / "below", "both")
+    shutil.copy("both/p2.png", "both/p2_completed.jpg")
+    _, said = run("both", "--data", f"folder:{photographs / 'below'}", "--report", "other", code=2)
+    assert "p2.png and p2_completed.jpg are both p2.png" in said
 
 
 def test_the_samples_and_a_count(here):

@@ -71,6 +71,18 @@ def test_a_second_process_is_kept_out(path):
     write(path, 1)
 
 
+@pytest.mark.parametrize("line", ["[1]", "5", '{"index": "a"}', "{}", '{"index": 0}'])
+def test_a_line_of_no_image_is_damage(path, line):
+    write(path, 0, 1)
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(DataError, match="is damaged"):
+        Journal(path, IDENTITY)
+    with Journal(path, IDENTITY, restart=True) as journal:
+        assert journal.records == []
+    write(path, 5)
+
+
 def test_without_a_path_nothing_is_written(tmp_path):
     with Journal(None, IDENTITY) as journal:
         journal.add([{"index": 4}])

@@ -235,3 +235,33 @@ def test_wrong_arguments_of_the_command():
         assert "192x320" in result.output
     assert run("box", "--count", "0").exit_code == 2
     assert isinstance(run("cubes").exception, ConfigError)
+
+
+def test_a_stored_set_is_taken_in_its_order_whatever_images_are_called(tmp_path):
+    store(open_mask_set("paper"), 5, (32, 32), tmp_path / "set")
+    images = [f"{number:06}.jpg" for number in range(1, 6)]  # As CelebA's.
+    stored, drawn = open_mask_set(f"folder:{tmp_path / 'set'}", images), open_mask_set("paper")
+    for index, image in enumerate(images):
+        np.testing.assert_array_equal(
+            stored.hole(index, (32, 32), image=image), drawn.hole(index, (32, 32), image=image)
+        )
+    assert "paper:seed=0, verified; in their order" in stored.description
+
+
+def test_a_stored_set_shows_its_own_hash(tmp_path):
+    stored = store(open_mask_set("box"), 3, (24, 40), tmp_path / "set")
+    shown = run(f"folder:{tmp_path / 'set'}")
+    assert stored.record.sha256 in shown.stdout
+
+
+def test_a_record_that_claims_millions_is_refused_at_once(tmp_path):
+    store(open_mask_set("box"), 2, (16, 16), tmp_path / "set")
+    path = tmp_path / "set" / "mask_set.json"
+    path.write_text(path.read_text().replace('"count": 2', '"count": 900000000'))
+    assert "000002.png is missing" in error(f"folder:{tmp_path / 'set'}")
+
+
+def test_a_directory_above_is_no_new_one(tmp_path):
+    with pytest.raises(DataError, match="is there already"):
+        store(open_mask_set("box"), 2, (16, 16), tmp_path / "new" / "..")
+    assert list(tmp_path.iterdir()) == []

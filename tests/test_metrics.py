@@ -6,6 +6,7 @@ import pytest
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from glcic_jax.evaluation import measure
 from glcic_jax.metrics import ImageMetrics, image_metrics, ssim_map
 
 NAMES = ("natural against noisy", "natural against filled", "noise against noise", "flat against flat", "dark")
@@ -171,3 +172,16 @@ def test_what_lies_beyond_the_extent_counts_nowhere(pairs, compute, measured):
     together = compute(*padded, extents)
     assert together.ssim[0] == pytest.approx(float(measured.ssim[0]), abs=1e-6)
     assert abs(float(together.ssim[2]) - float(measured.ssim[2])) > 1e-4
+
+
+def test_flat_bright_and_dark_parts_lose_nothing():
+    image = np.zeros((96, 96, 3), np.uint8)
+    image[:, 48:] = 255
+    hole = np.zeros((96, 96), bool)
+    hole[20:80, 20:80] = True
+    noise = np.random.default_rng(0).integers(-2, 3, image.shape)
+    completed = np.where(hole[..., None], np.clip(image + noise, 0, 255), image).astype(np.uint8)
+    found = measure(completed[None], image[None], hole[None])
+    mean, full = skimage_ssim(image / 255.0, completed / 255.0, full=True)
+    assert found["ssim"][0] == pytest.approx(mean, abs=1e-9)
+    assert found["hole_ssim"][0] == pytest.approx(full[hole].mean(), abs=1e-9)

@@ -206,3 +206,19 @@ def test_files_that_cannot_be_written_are_one_line(tmp_path):
 def test_every_metric_can_be_shown(tmp_path):
     found = evaluation(metrics=tuple(METRICS))
     assert len(cells(markdown_table(found).splitlines()[0])) == len(METRICS) + 2
+
+
+def test_what_one_method_does_perfectly_does_not_speak_against_it():
+    rng = np.random.default_rng(0)
+    perfect = np.where(np.arange(100) < 90, np.inf, 20.0)
+    other = rng.uniform(20.5, 30.0, 100)
+    found = score_summary.compared(perfect, other, METRICS["psnr"])
+    assert found.verdict == "no verdict: infinite for one of the two in 90"
+    assert found.interval.finite == 10
+    assert score_summary.compared(other, other - 1, METRICS["psnr"]).verdict == "better"
+    assert score_summary.compared(other, other - 1, METRICS["l1"]).verdict == "worse"
+
+
+@pytest.mark.parametrize(("rate", "text"), [(0.0312, "0.0312"), (1.25, "1.25"), (48.26, "48.3"), (1151.4, "1151")])
+def test_a_speed_has_three_digits(rate, text):
+    assert score_summary.speed(rate) == text
