@@ -1,6 +1,7 @@
 """`glcic evaluate` as a user runs it, against scikit-image on the pictures that it writes."""
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -504,6 +505,41 @@ def test_finished_pictures_have_no_speed_and_both_names_are_too_many(here, photo
     shutil.copy("both/p2.png", "both/p2_completed.jpg")
     _, said = run("both", "--data", f"folder:{photographs / 'below'}", "--report", "other", code=2)
     assert "p2.png and p2_completed.jpg are both p2.png" in said
+
+
+def test_a_tfds_data_set(here, tmp_path_factory, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from tensorflow_datasets.core.utils import gcs_utils
+
+    monkeypatch.setattr(gcs_utils, "_is_gcs_disabled", True)  # It would ask the network for known data sets.
+    with tfds.core.registered.skip_registration():
+
+        class SomePhotos(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                features = tfds.features.FeaturesDict({"image": tfds.features.Image()})
+                return tfds.core.DatasetInfo(builder=self, features=features)
+
+            def _split_generators(self, dl_manager):
+                return {"train": self._generate_examples([0, 1, 2]), "validation": self._generate_examples([3, 4])}
+
+            def _generate_examples(self, tags):
+                for tag in tags:
+                    file = io.BytesIO()
+                    Image.fromarray(data.astronaut()[20 * tag :][:40, :50]).save(file, "PNG")
+                    file.seek(0)
+                    yield tag, {"image": file}
+
+        SomePhotos(data_dir="prepared", file_format="array_record").download_and_prepare()
+    arguments = ("mean", "--data", "tfds:some_photos", "--tfds-dir", "prepared", "--size", 24, "--baselines", "")
+    run(*arguments, "--report", "held_out")
+    assert {name for _, name in table("held_out")} == {"some_photos/validation[0]", "some_photos/validation[1]"}
+    run(*arguments, "--split", "train", "--report", "train", "--save", "saved")
+    assert len(table("train")) == 6
+    assert len(list(Path("saved/originals").rglob("*.png"))) == 3
+    _, said = run(*arguments, "--split", "test", "--report", "test", code=2)
+    assert "choose from train, validation" in said
 
 
 def test_the_samples_and_a_count(here):
