@@ -2,7 +2,7 @@
 
 Command: configs/ablation.sh TRAIN_FOLDER HELD_OUT_FOLDER OUT, which trains all variants and measures them; one of
 them: python main.py --config=configs/ablation.py:global --config.data.source=folder:/path/to/photographs
-Hardware: two CPU cores in about an hour and a half. Result: README, Ablation.
+Hardware: two CPU cores in about two hours. Result: README, Ablation.
 Reference: Iizuka et al. 2017, Section 4.3.
 """
 
