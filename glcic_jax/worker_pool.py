@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from typing import Any, TypeVar
 
 from glcic_jax.errors import DataError
@@ -89,6 +89,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+        # Starting the tracker unblocks Ctrl-C again, and the worker that is started after it would hear it.
+        resource_tracker.ensure_running()
         with _ctrl_c_held_back():
             try:
                 self._process.start()
