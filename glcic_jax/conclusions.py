@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +16,6 @@ from glcic_jax.errors import DataError
 from glcic_jax.evaluator import Evaluator, mask_digest, measured
 from glcic_jax.intervals import CONFIDENCE, RESAMPLES
 from glcic_jax.journal import Record
-from glcic_jax.score_summary import means
 from glcic_jax.scores import Evaluation, Scores
 
 
@@ -34,9 +32,9 @@ def conclude(evaluator: Evaluator, records: Sequence[Record], scores: Sequence[S
         raise DataError(f"none of the {len(records):,} images can be measured{reason}")
     missing = {}
     if evaluator.lpips is None:
-        missing["LPIPS"] = "no weights were given: --lpips"
+        missing["LPIPS"] = "no weights were given"
     if evaluator.inception is None:
-        missing["FID"] = "no weights were given: --fid"
+        missing["FID"] = "no weights were given"
     return Evaluation(
         title,
         _protocol(evaluator, good),
@@ -116,31 +114,3 @@ def _notes(evaluator: Evaluator, records: Sequence[Record], skipped: Sequence[Re
         note = fid.bias_note(len(records))
         notes += [note] if note else []
     return notes
-
-
-def for_machines(found: Evaluation) -> dict[str, Any]:
-    """All means with their intervals, and the protocol, as plain values for JSON."""
-
-    def plain(value: float) -> float | None:
-        return value if abs(value) < float("inf") else None  # NaN is no JSON.
-
-    rows = [
-        {
-            "name": scores.name,
-            "images_per_second": scores.images_per_second,
-            "fid": scores.fid,
-            "metrics": {
-                metric: {key: plain(value) for key, value in mean.interval._asdict().items()}
-                for metric, mean in row.items()
-            },
-        }
-        for scores, row in zip(found.scores, means(found), strict=True)
-    ]
-    return {
-        "title": found.title,
-        "images": len(found.images),
-        "protocol": dict(found.protocol),
-        "notes": list(found.notes),
-        "not_computed": dict(found.not_computed),
-        "rows": rows,
-    }

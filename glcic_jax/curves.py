@@ -9,6 +9,7 @@ from matplotlib import ticker
 # Of the plotting area, in the units of the drawing.
 WIDTH, HEIGHT = 420.0, 200.0
 _MOST_POINTS = 500
+_LARGEST = 1e30  # What is beyond has left all scales.
 # Positive numbers that span more than this are drawn on a logarithmic scale.
 _LOGARITHMIC_FROM = 30.0
 _TICK_STEPS = (1, 2, 2.5, 5, 10)
@@ -35,9 +36,6 @@ class Line(NamedTuple):
     run: int
     pieces: list[str]
     dots: list[tuple[str, str]]
-
-
-_LARGEST = 1e30  # What is beyond has left all scales.
 
 
 class Tick(NamedTuple):

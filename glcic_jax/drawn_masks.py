@@ -26,6 +26,7 @@ _LIMITS: dict[str, Range] = {
     "vertices": (1, 64),
     "brush": (1, 50),
 }
+_ORDERED = ("min", "max", "local", "at")  # Each option at most the next, of those that a set has.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,14 @@ class DrawnMasks:
                 raise ConfigError(
                     f"mask set {self.name}: {field.name}={_text(value)} is not from {lowest} to {highest}{order}"
                 )
+        self._check_order()
+
+    def _check_order(self) -> None:
+        names = [name for name in _ORDERED if hasattr(self, name)]
+        lengths = [getattr(self, name) for name in names]
+        if lengths != sorted(lengths):
+            given = ", ".join(f"{name}={length}" for name, length in zip(names, lengths, strict=True))
+            raise ConfigError(f"mask set {self.name}: needs {' <= '.join(names)}, and has {given}")
 
     @property
     def name(self) -> str:
@@ -64,6 +73,11 @@ class DrawnMasks:
     def description(self) -> str:
         """See `MaskSet`."""
         return self.name
+
+    @property
+    def extent(self) -> tuple[int, Size]:
+        """See `MaskSet`."""
+        return 1000, (256, 256)
 
     def hole(self, index: int, size: Size, original: Size | None = None, image: str = "") -> np.ndarray:
         """Draws a hole: as in `MaskSet`; the original and the image's name change nothing."""
@@ -97,10 +111,6 @@ class Paper(DrawnMasks):
     local: int = 128
     at: int = 256
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_order(self.name, min=self.min, max=self.max, local=self.local, at=self.at)
-
     def draw(self, random: TextRandom, size: Size) -> np.ndarray:
         shortest, longest, local = (_scaled(length, size, self.at) for length in (self.min, self.max, self.local))
         corner = [random.integer(0, side - local) for side in size]
@@ -121,10 +131,6 @@ class Box(DrawnMasks):
     min: int = 108
     max: int = 128
     at: int = 256
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_order(self.name, min=self.min, max=self.max, at=self.at)
 
     def draw(self, random: TextRandom, size: Size) -> np.ndarray:
         square = random.integer(_scaled(self.min, size, self.at), _scaled(self.max, size, self.at))
@@ -184,10 +190,6 @@ class Rectangles(DrawnMasks):
     min: int = 32
     max: int = 80
     at: int = 256
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_order(self.name, min=self.min, max=self.max, at=self.at)
 
     def draw(self, random: TextRandom, size: Size) -> np.ndarray:
         shortest, longest = _scaled(self.min, size, self.at), _scaled(self.max, size, self.at)
@@ -256,13 +258,6 @@ def _text(value: int | Range) -> str:
     if isinstance(value, tuple):
         return str(value[0]) if value[0] == value[1] else f"{value[0]}-{value[1]}"
     return str(value)
-
-
-def _check_order(name: str, **lengths: int) -> None:
-    """Raises ConfigError where one of the lengths is greater than the next."""
-    if list(lengths.values()) != sorted(lengths.values()):
-        given = ", ".join(f"{key}={value}" for key, value in lengths.items())
-        raise ConfigError(f"mask set {name}: needs {' <= '.join(lengths)}, and has {given}")
 
 
 def _scaled(length: int, size: Size, at: int) -> int:

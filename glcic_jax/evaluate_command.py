@@ -43,9 +43,7 @@ def _common(command: Any) -> Any:
 @_common
 @click.option(
     "--baselines",
-    default="mean,telea,navier-stokes",
-    show_default=True,
-    help="Fills without a network to compare with; '': none.",
+    help="Fills without a network to compare with: mean,telea,navier-stokes; '': none.  [default: all]",
 )
 @click.option("--no-blending", is_flag=True, help="Leave out the rows with blending.")
 @click.option("--fid", type=click.Path(path_type=Path), help="Weights of FID's Inception network.")
@@ -70,7 +68,7 @@ def evaluate(subjects: tuple[str, ...], report: Path, restart: bool, **options: 
     request = _request(
         subjects,
         options,
-        baselines=[name for name in options["baselines"].split(",") if name],
+        **_baselines(options["baselines"]),
         with_blending=not options["no_blending"],
         fid=options["fid"],
         save=options["save"],
@@ -136,6 +134,10 @@ def _request(subjects: tuple[str, ...], options: dict[str, Any], **more: Any) ->
         lpips=[Path(path) for path in (options["lpips"] or "").split(",") if path],
         **more,
     )
+
+
+def _baselines(names: str | None) -> dict[str, Any]:
+    return {} if names is None else {"baselines": [name for name in names.split(",") if name]}
 
 
 def _side(size: str | None) -> int | None:

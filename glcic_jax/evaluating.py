@@ -1,7 +1,6 @@
 """`glcic evaluate`: from what was asked for to what goes through it, and to the report."""
 
 import dataclasses
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +11,12 @@ import numpy as np
 from glcic_jax import fid, lpips
 from glcic_jax.compile_cache import enable_compile_cache
 from glcic_jax.completer import Completer
-from glcic_jax.conclusions import conclude, device, for_machines
+from glcic_jax.conclusions import conclude, device
 from glcic_jax.errors import ConfigError, DataError, lookup, printable
 from glcic_jax.evaluation_images import Part, open_images
 from glcic_jax.evaluator import Evaluator, Row, measured
 from glcic_jax.examples import Examples
-from glcic_jax.files import write_aside
+from glcic_jax.fills import FILLS
 from glcic_jax.journal import Journal
 from glcic_jax.mask_sets import open_mask_set
 from glcic_jax.methods import ClassicalMethod, FolderMethod, Method, NetworkMethod
@@ -25,7 +24,7 @@ from glcic_jax.page import Pictures
 from glcic_jax.progress import Progress, Tell
 from glcic_jax.report import write_report
 from glcic_jax.runner import find_device
-from glcic_jax.score_tables import write_csv, write_markdown
+from glcic_jax.score_tables import write_csv, write_json, write_markdown
 from glcic_jax.scores import Evaluation
 from glcic_jax.weight_store import find_weights, home
 from glcic_jax.weights import arrays_sha256
@@ -33,7 +32,7 @@ from glcic_jax.windows import MAX_SIDE
 from glcic_jax.workdirs import run_at
 
 # What the command line calls the fills without a network.
-BASELINES = {"mean": "mean fill", "telea": "Telea", "navier-stokes": "Navier-Stokes"}
+BASELINES = {name.removesuffix(" fill").lower(): name for name in FILLS}
 _SIDE = 256
 
 
@@ -185,7 +184,7 @@ def evaluate(request: Request, report: Path, restart: bool, tell: Tell) -> Evalu
     found = conclude(evaluator, journal.records, scores, f"Evaluation of {evaluator.rows[0].name}")
     write_csv(found, report / "images.csv")
     write_markdown(found, report / "table.md")
-    write_aside(report / "evaluation.json", json.dumps(for_machines(found), indent=2) + "\n")
+    write_json(found, report / "evaluation.json")
     write_report(found, pictures_of(evaluator, journal), report / "report.html")
     return found
 

@@ -33,6 +33,14 @@ def measure(completed: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[
     Returns:
       The fields of `metrics.ImageMetrics`, each [N] float64.
     """
+    parts = [
+        _measure_together(completed[start:stop], image[start:stop], hole[start:stop])
+        for start, stop in ((start, start + _LARGEST_BATCH) for start in range(0, len(image), _LARGEST_BATCH))
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _measure_together(completed: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[str, np.ndarray]:
     sides = image.shape[1:3]
     padded = bucket(sides[0]), bucket(sides[1])
     # Divided here: a compiler may round the two differently where it does, and then equal pictures differ.
@@ -113,27 +121,19 @@ class FixedExamples:
             output, one = jax.device_get(found)
             outputs.append(output)
             completed.append(one)
-        return Completions(np.concatenate(outputs), *self._measured(np.concatenate(completed)))
+        return self._measured(np.concatenate(outputs), np.concatenate(completed))
 
     def classical_fills(self) -> dict[str, Completions]:
         """The same holes filled without a network."""
+        hole = self.mask[..., 0] > 0.5
         filled = {
-            name: np.stack([fill(*one) for one in zip(self.image, self._hole, strict=True)])
+            name: np.stack([fill(*one) for one in zip(self.image, hole, strict=True)])
             for name, fill in FILLS.items()
         }
-        return {name: Completions(fill / np.float32(255), *self._measured(fill)) for name, fill in filled.items()}
+        return {name: self._measured(fill / np.float32(255), fill) for name, fill in filled.items()}
 
-    @property
-    def _hole(self) -> np.ndarray:
-        return self.mask[..., 0] > 0.5
-
-    def _measured(self, completed: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        parts = [
-            measure(completed[start:stop], self.image[start:stop], self._hole[start:stop])
-            for start in range(0, len(completed), _LARGEST_BATCH)
-            for stop in [start + _LARGEST_BATCH]
-        ]
-        return completed, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    def _measured(self, output: np.ndarray, completed: np.ndarray) -> Completions:
+        return Completions(output, completed, measure(completed, self.image, self.mask[..., 0] > 0.5))
 
 
 def _complete(

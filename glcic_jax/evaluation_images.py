@@ -1,5 +1,6 @@
 """The images that an evaluation looks at: of a folder, of a split of a TFDS data set, or the samples."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -69,27 +70,27 @@ def open_images(data: str, part: Part) -> EvaluationImages:
     """
     kind, _, argument = data.partition(":")
     opener = lookup(_OPENERS, kind, "kind of data (--data folder:PATH, tfds:NAME or samples)")
-    source, names, split = opener(argument, part)
+    source, names, split, root = opener(argument, part)
     total = len(names)
     chosen = np.arange(total)
     if part.most is not None and part.most < total:
         chosen = np.linspace(0, total - 1, part.most).round().astype(int)
     which = "all" if len(chosen) == total else f"{len(chosen):,} of"
     indices = [int(index) for index in chosen]
+    named = [names[index] for index in indices]
     return EvaluationImages(
-        [names[index] for index in indices],
+        named,
         lambda place: source.read(indices[place]),
         f"{printable(data)}, {split}: {which} {total:,} images"
         + ("" if which == "all" else ", spread evenly over the listing"),
         data,
         split,
-        fingerprint(
-            Path(argument).expanduser() if kind == "folder" else Path(), [names[index] for index in indices]
-        ),
+        fingerprint(root, named) if root is not None else hashlib.sha256(repr(named).encode()).hexdigest(),
     )
 
 
-_Opened = tuple[ImageSource, Sequence[str], str]
+# The images, their names, what the part is called; of files also the folder that the names are relative to.
+_Opened = tuple[ImageSource, Sequence[str], str, Path | None]
 
 
 def _open_folder(argument: str, part: Part) -> _Opened:
@@ -104,7 +105,7 @@ def _open_folder(argument: str, part: Part) -> _Opened:
         train, validation = split_folder(paths, part.validation_fraction)
         paths = lookup({"all": paths, "train": train, "validation": validation}, split, "split of a folder")
     described = split if split == "all" else f"{split} (validation fraction {part.validation_fraction})"
-    return FileSource([root / path for path in paths]), paths, described
+    return FileSource([root / path for path in paths]), paths, described, root
 
 
 def _open_tfds(argument: str, part: Part) -> _Opened:
@@ -117,7 +118,7 @@ def _open_tfds(argument: str, part: Part) -> _Opened:
     builder = open_prepared(directory, command)
     split = part.split or training_splits(list(builder.info.splits))[1]
     source = open_split(builder, split)
-    return source, [source.name(index) for index in range(len(source))], f"{directory.name}, {split}"
+    return source, [source.name(index) for index in range(len(source))], f"{directory.name}, {split}", None
 
 
 def _open_samples(argument: str, part: Part) -> _Opened:
@@ -125,7 +126,7 @@ def _open_samples(argument: str, part: Part) -> _Opened:
     parts = {"validation": validation, "train": train}
     split = part.split or "validation"
     source = lookup(parts, split, "split of the samples")
-    return source, [Path(source.name(index)).name for index in range(len(source))], split
+    return source, [Path(source.name(index)).name for index in range(len(source))], split, None
 
 
 _OPENERS: dict[str, Callable[[str, Part], _Opened]] = {

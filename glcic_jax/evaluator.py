@@ -18,7 +18,11 @@ from glcic_jax.image_files import save_image
 from glcic_jax.journal import Journal, Record, Rows
 from glcic_jax.mask_sets import Digest
 from glcic_jax.methods import Method, blended
-from glcic_jax.scores import METRICS, Scores
+from glcic_jax.pixels import from_colour
+from glcic_jax.scores import BLENDED, METRICS, Scores
+
+# What is saved, and what FID compares, beside the rows.
+_ORIGINALS, _MASKS = "originals", "masks"
 
 
 class Distance(Protocol):
@@ -49,7 +53,7 @@ class Row:
     @property
     def name(self) -> str:
         """What the table calls it."""
-        return f"{self.method.name}, blended" if self.blended else self.method.name
+        return self.method.name + BLENDED if self.blended else self.method.name
 
 
 @dataclasses.dataclass
@@ -82,9 +86,10 @@ class Evaluator:
         Raises:
           UserError: An image's mask, a completed picture, the network or the disk fails.
         """
-        kept = self._feature_rows(journal, features)
+        inception, kept = self.inception, self._feature_rows(journal, features)
         warm = False
-        waiting = [index for index in range(len(self.examples)) if index not in journal.done]
+        done = journal.done
+        waiting = [index for index in range(len(self.examples)) if index not in done]
         for found in self.examples.batches(waiting, self.batch_size):
             if isinstance(found, Skipped):
                 journal.add([{"index": found.index, "name": found.name, "skipped": found.reason}])
@@ -100,13 +105,13 @@ class Evaluator:
             whole = len(found) in (1, self.batch_size)
             for row, completed, seconds in _completed(self.rows, found):
                 self._note(records, row, completed, image, hole, seconds if whole else None)
-                if kept:
-                    assert self.inception is not None
-                    kept[row.name].add(self.inception.features(completed))
-                self._save(row.name, completed, found)
-            if kept:
-                assert self.inception is not None
-                kept[_ORIGINALS].add(self.inception.features(image))
+                if inception is not None and kept:
+                    kept[row.name].add(inception.features(completed))
+                self._save(self._folders[row.name], completed, found)
+            if inception is not None and kept:
+                kept[_ORIGINALS].add(inception.features(image))
+            self._save(_ORIGINALS, image, found)
+            self._save(_MASKS, np.repeat(np.uint8(255) * hole[..., None], 3, axis=-1), found)
             journal.add(records)
             advance(len(found))
 
@@ -142,14 +147,10 @@ class Evaluator:
             if outside[place].any():
                 record.setdefault("changed", {})[row.name] = int(outside[place].sum())
 
-    def _save(self, name: str, completed: np.ndarray, batch: list[Example]) -> None:
-        if self.save is None:
-            return
-        for picture, example in zip(completed, batch, strict=True):
-            file = self._file(example.name)
-            save_image(picture, self.save / self._folders[name] / file)
-            save_image(example.image, self.save / "originals" / file)
-            save_image(np.repeat(np.uint8(255) * example.hole[..., None], 3, axis=-1), self.save / "masks" / file)
+    def _save(self, folder: str, pictures: np.ndarray, batch: list[Example]) -> None:
+        if self.save is not None:
+            for picture, example in zip(pictures, batch, strict=True):
+                save_image(picture, self.save / folder / self._file(example.name))
 
     def _file(self, name: str) -> Path:
         """Where an image is saved; its suffix stays where it is what tells it from another's."""
@@ -162,7 +163,7 @@ class Evaluator:
         folders: dict[str, str] = {}
         for row in self.rows:
             name = plain = "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in row.name)
-            while name in ("originals", "masks", *folders.values()):
+            while name in (_ORIGINALS, _MASKS, *folders.values()):
                 name = f"{name}_{plain}"
             folders[row.name] = name
         return folders
@@ -187,9 +188,6 @@ class Evaluator:
         return [_scores(row.name, records, distances.get(row.name)) for row in self.rows]
 
 
-_ORIGINALS = "originals"
-
-
 def _completed(rows: Iterable[Row], batch: list[Example]) -> Iterator[tuple[Row, np.ndarray, float | None]]:
     """Yields each row with its pictures [N, H, W, 3] uint8, and the seconds that they took.
 
@@ -207,7 +205,8 @@ def _completed(rows: Iterable[Row], batch: list[Example]) -> Iterator[tuple[Row,
         begun = time.perf_counter()
         shown = blended(filled, batch) if row.blended else filled
         seconds = None if taken is None else taken + time.perf_counter() - begun
-        yield row, np.rint(np.stack(shown) * np.float32(255)).astype(np.uint8), seconds
+        pictures = [from_colour(picture, example.image) for picture, example in zip(shown, batch, strict=True)]
+        yield row, np.stack(pictures), seconds
 
 
 def measured(records: Iterable[Record]) -> list[Record]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from glcic_jax.errors import DataError, printable
 from glcic_jax.image_folders import COMPLETION_SUFFIXES, fingerprint, list_folder
 from glcic_jax.mask_files import hole_from_pixels, read_mask, same_aspect
 from glcic_jax.mask_records import RECORD, REMEDY, Digest, Record, mask_file, read_record
-from glcic_jax.pairing import masks_by_picture
+from glcic_jax.pairing import masks_by_picture, stem_of
 
 Size = tuple[int, int]
 
@@ -51,7 +51,7 @@ class FolderMasks:
 
     @property
     def extent(self) -> tuple[int, Size]:
-        """How many masks there are, and the (height, width) of the first."""
+        """See `MaskSet`: how many masks there are, and the size of the first."""
         if self.record is not None:
             return self.record.count, self.record.size
         height, width = read_mask(self.folder / self.files[0], None).hole.shape
@@ -127,7 +127,7 @@ def open_folder(name: str, folder: Path, images: Sequence[str] = ()) -> FolderMa
 
 def _by_image(folder: Path, files: Sequence[str], images: Sequence[str]) -> dict[str, str]:
     """The mask of each image, or none of any."""
-    stems = {image: PurePosixPath(image).with_suffix("").as_posix() if image else "" for image in images}
+    stems = {image: stem_of(image) if image else "" for image in images}
     masks_of, _ = masks_by_picture(set(stems.values()), files)
     if not masks_of:
         return {}

@@ -35,6 +35,10 @@ class MaskSet(Protocol):
     def description(self) -> str:
         """What a reader has to know: the name, and of files how they were chosen."""
 
+    @property
+    def extent(self) -> tuple[int, Size]:
+        """How many masks, and of which (height, width), stand for the set where nobody asks for others."""
+
     def hole(self, index: int, size: Size, original: Size | None = None, image: str = "") -> np.ndarray:
         """Gives the hole of one image; holes can be asked for in any order.
 

@@ -54,12 +54,11 @@ def masks(name: str, count: int | None, size: tuple[int, int] | None, output: Pa
     paper:seed=3 or rectangles:count=1-3. The same name and size give the same masks on every machine; the hash
     is what to cite. DIR gets 000000.png ..., white where the hole is, and mask_set.json; folder:DIR reads it.
     """
-    from glcic_jax.mask_folders import FolderMasks
     from glcic_jax.mask_sets import open_mask_set, store, summarise
 
     chosen = open_mask_set(name)
-    all_of_it = chosen.extent if isinstance(chosen, FolderMasks) else (1000, (256, 256))
-    count, size = count or all_of_it[0], size or all_of_it[1]
+    usual_count, usual_size = chosen.extent
+    count, size = count or usual_count, size or usual_size
     show = summarise if output is None else functools.partial(store, directory=output.expanduser())
     summary = show(chosen, count, size)
     record = summary.record

@@ -5,7 +5,7 @@ import concurrent.futures
 import os
 import unicodedata
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from glcic_jax.examples import Example
 from glcic_jax.fills import FILLS, RADIUS, Fill
 from glcic_jax.image_files import load_image
 from glcic_jax.image_folders import COMPLETION_SUFFIXES, fingerprint, list_folder
+from glcic_jax.pairing import stem_of
 from glcic_jax.pixels import to_colour
 from glcic_jax.windows import Limits
 
@@ -132,16 +133,16 @@ class FolderMethod:
         self.name = printable(str(folder))
         self.description = "pictures from this folder, as they are"
         self._folder = folder
-        there = list_folder(folder, COMPLETION_SUFFIXES).images
         by_stem: dict[str, list[str]] = {}
-        for path in there:
+        for path in list_folder(folder, COMPLETION_SUFFIXES).images:
             by_stem.setdefault(_stem(path), []).append(path)
         stems = collections.Counter(map(_stem, names))
         self._files: dict[str, str] = {}
         for name in names:
             stem = _stem(name)
             found = by_stem.get(stem, []) + by_stem.get(f"{stem}_completed", [])
-            found = [name] if name in there and found == by_stem[stem] else found
+            # Its very name tells it from another that differs in the suffix alone.
+            found = [name] if name in found and found == by_stem[stem] else found
             if stems[stem] > 1 and found != [name]:
                 raise DataError(
                     f"{self.name}: several images are called {printable(stem)} but for their suffixes, so that "
@@ -195,4 +196,4 @@ def on_all_cores(work: Callable[[Item], Result], items: Sequence[Item]) -> list[
 
 def _stem(path: str) -> str:
     # A letter with an accent is one character or two, by the system that wrote the name.
-    return unicodedata.normalize("NFC", PurePosixPath(path).with_suffix("").as_posix())
+    return unicodedata.normalize("NFC", stem_of(path))

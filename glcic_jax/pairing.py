@@ -67,30 +67,30 @@ def pair(images: Path, masks: Path | None, results: Path | None = None) -> Pairs
     """
     found, failures = _listed(images, leave_out=(masks, results))
     if masks is None:
-        return _distinct([Job(images / path, None, _stem(path)) for path in found], failures)
+        return _distinct([Job(images / path, None, stem_of(path)) for path in found], failures)
     if not masks.exists():
         raise DataError(f"{printable(str(masks))}: no such file or folder")
     if masks.is_file():
-        jobs = [Job(images / path, masks, _stem(path)) for path in found]
+        jobs = [Job(images / path, masks, stem_of(path)) for path in found]
         return _distinct(jobs, failures)
     if _same_file(images, masks):
-        of_masks = [path for path in found if _MASK_NAME.fullmatch(_stem(path))]
-        found = [path for path in found if not _MASK_NAME.fullmatch(_stem(path))]
+        of_masks = [path for path in found if _MASK_NAME.fullmatch(stem_of(path))]
+        found = [path for path in found if not _MASK_NAME.fullmatch(stem_of(path))]
     else:
         of_masks, unopened = _listed(masks, leave_out=(images, results))
         failures += unopened
     if not found or not of_masks:
         missing = "masks (NAME_mask)" if found else "pictures for its masks"
         raise DataError(f"{printable(str(masks))}: holds no {missing}")
-    masks_of, strays = masks_by_picture({_stem(path) for path in found}, of_masks)
+    masks_of, strays = masks_by_picture({stem_of(path) for path in found}, of_masks)
     failures += [_failure(masks / path, "no picture has the name of this mask") for path in strays]
     jobs = []
     for path in found:
-        own = masks_of[_stem(path)]
+        own = masks_of[stem_of(path)]
         if not own:
-            name = printable(PurePosixPath(_stem(path)).name)
+            name = printable(PurePosixPath(stem_of(path)).name)
             failures.append(_failure(images / path, f"has no mask: it would be called {name}_mask"))
-        jobs += [Job(images / path, masks / mask, _stem(mask if len(own) > 1 else path)) for mask in own]
+        jobs += [Job(images / path, masks / mask, stem_of(mask if len(own) > 1 else path)) for mask in own]
     return _distinct(jobs, failures)
 
 
@@ -126,7 +126,8 @@ def _same_file(one: Path, other: Path) -> bool:
     return other.exists() and one.samefile(other)
 
 
-def _stem(path: str) -> str:
+def stem_of(path: str) -> str:
+    """A relative path without its suffix."""
     return PurePosixPath(path).with_suffix("").as_posix()
 
 
@@ -145,7 +146,7 @@ def masks_by_picture(stems: set[str], masks: Iterable[str]) -> tuple[dict[str, l
     # A letter with an accent is one character or two, by the system that wrote the name; both look the same.
     composed = {unicodedata.normalize("NFC", stem): stem for stem in sorted(stems)}
     for path in masks:
-        stem = _stem(path)
+        stem = stem_of(path)
         named = _MASK_NAME.fullmatch(stem)
         # A picture may be called NAME_mask itself: then the mask of just that name is its own.
         for name in (stem, named[1]) if named else (stem,):

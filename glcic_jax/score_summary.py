@@ -6,17 +6,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glcic_jax.intervals import Interval, finite_mean, mean_interval, paired_interval
-from glcic_jax.scores import METRICS, Evaluation, Metric, Scores
+from glcic_jax.fills import FILLS
+from glcic_jax.intervals import CONFIDENCE, RESAMPLES, Interval, finite_mean, mean_interval, paired_interval
+from glcic_jax.scores import BLENDED, METRICS, Evaluation, Metric, Scores
 
 # What the pages call the fills that need no training; each also with ", blended".
-CLASSICAL = ("mean fill", "Telea", "Navier-Stokes")
+CLASSICAL = tuple(FILLS)
 FEW_IMAGES = 30
 MINUS = "\u2212"  # As wide as a plus, unlike the hyphen.
 
 INTERVALS = (
-    "In brackets: 95 % percentile bootstrap intervals from 2,000 resamples of the images. They say how far a mean "
-    "would move on other images of the same kind, and nothing of another training run."
+    f"In brackets: {100 * CONFIDENCE:.0f} % percentile bootstrap intervals from {RESAMPLES:,} resamples of the "
+    "images. They say how far a mean would move on other images of the same kind, and nothing of another "
+    "training run."
 )
 BOLD = (
     "Bold: the best mean, where the interval of its paired differences from the second best does not contain 0. "
@@ -75,18 +77,24 @@ def means(evaluation: Evaluation) -> list[dict[str, Mean]]:
     for metric in evaluation.metrics:
         columns = [values_of(scores, metric, len(evaluation.images)) for scores in evaluation.scores]
         intervals = [mean_interval(values) for values in columns]
-        best = _surely_best(columns, [interval.mean for interval in intervals], METRICS[metric])
+        best = _surely_best(columns, METRICS[metric])
         for place, (values, interval) in enumerate(zip(columns, intervals, strict=True)):
             infinite, missing = int(np.isinf(values).sum()), int(np.isnan(values).sum())
             table[place][metric] = Mean(interval, place == best, infinite, missing)
     return table
 
 
-def _surely_best(columns: Sequence[np.ndarray], mean_values: Sequence[float], metric: Metric) -> int | None:
+def _level(values: np.ndarray) -> float:
+    """The mean of the numbers that there are: infinite where one is. NaN without any."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if there.size else np.nan
+
+
+def _surely_best(columns: Sequence[np.ndarray], metric: Metric) -> int | None:
     """The place of the best method; None where it is not surely better than the second best."""
     sign = -1 if metric.higher_is_better else 1
-    finite = [place for place, value in enumerate(mean_values) if np.isfinite(value)]
-    ranked = sorted(finite, key=lambda place: sign * mean_values[place])
+    levels = [_level(values) for values in columns]
+    ranked = sorted(np.flatnonzero(~np.isnan(levels)).tolist(), key=lambda place: sign * levels[place])
     if len(ranked) < 2:
         return None
     best, second = ranked[:2]
@@ -142,7 +150,7 @@ def verdict(evaluation: Evaluation) -> str:
     """
     subject, *others = evaluation.scores
     count = len(evaluation.images)
-    classical = [scores for scores in others if scores.name.removesuffix(", blended") in CLASSICAL]
+    classical = [scores for scores in others if scores.name.removesuffix(BLENDED) in CLASSICAL]
     rivals = classical or others
     against = "the best classical fill" if classical else "the best other method"
     clauses = []
@@ -150,7 +158,7 @@ def verdict(evaluation: Evaluation) -> str:
         metric = METRICS[name]
         values = values_of(subject, name, count)
         candidates = [(values_of(rival, name, count), rival.name) for rival in rivals]
-        candidates = [(numbers, rival) for numbers, rival in candidates if np.isfinite(numbers).any()]
+        candidates = [(numbers, rival) for numbers, rival in candidates if not np.isnan(_level(numbers))]
         if np.isfinite(values).any():
             clauses.append(_clause(metric, values, candidates))
     images = "1 image" if count == 1 else f"{count:,} images"
@@ -166,14 +174,14 @@ def _clause(metric: Metric, values: np.ndarray, candidates: Sequence[tuple[np.nd
     if not candidates:
         return f"{label} {number(finite_mean(values), metric.digits)}{unit}"
     pick = max if metric.higher_is_better else min
-    numbers, rival = pick(candidates, key=lambda candidate: finite_mean(candidate[0]))
+    numbers, rival = pick(candidates, key=lambda candidate: _level(candidate[0]))
     interval, verdict = compared(values, numbers, metric)
     # Both means over the same images, so that they differ by the difference.
     pairs = np.isfinite(values) & np.isfinite(numbers)
     own, theirs = (f"{number(finite_mean(one[pairs]), metric.digits)}{unit}" for one in (values, numbers))
     gap = f"difference {difference(interval.mean, metric.digits)}{unit}"
     if not np.isnan(interval.low):
-        gap += f", 95 % interval {bracket(interval, metric.digits, difference)}"
+        gap += f", {100 * CONFIDENCE:.0f} % interval {bracket(interval, metric.digits, difference)}"
     if interval.left_out:
         gap += f", over {interval.finite:,} of {len(values):,}"
     return f"{verdict} on {label} ({own} against {theirs} of {rival}; {gap})"

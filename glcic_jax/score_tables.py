@@ -1,7 +1,8 @@
-"""An evaluation as tables: Markdown to paste, and CSV with the numbers of every image."""
+"""An evaluation as tables: Markdown to paste, CSV with the numbers of every image, JSON for machines."""
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,36 @@ def write_csv(evaluation: Evaluation, path: str | Path) -> None:
 
 def _exact(value: float) -> str:
     return "" if np.isnan(value) else repr(float(value))
+
+
+def write_json(evaluation: Evaluation, path: str | Path) -> None:
+    """Writes the means with their intervals, and the protocol; null where there is no number.
+
+    Raises:
+      DataError: The file cannot be written.
+    """
+
+    def plain(value: float) -> float | None:
+        return value if abs(value) < float("inf") else None  # NaN is no JSON.
+
+    rows = [
+        {
+            "name": scores.name,
+            "images_per_second": scores.images_per_second,
+            "fid": scores.fid,
+            "metrics": {
+                metric: {key: plain(value) for key, value in mean.interval._asdict().items()}
+                for metric, mean in row.items()
+            },
+        }
+        for scores, row in zip(evaluation.scores, means(evaluation), strict=True)
+    ]
+    content = {
+        "title": evaluation.title,
+        "images": len(evaluation.images),
+        "protocol": dict(evaluation.protocol),
+        "notes": list(evaluation.notes),
+        "not_computed": dict(evaluation.not_computed),
+        "rows": rows,
+    }
+    write_aside(path, json.dumps(content, indent=2) + "\n")

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+BLENDED = ", blended"  # Behind the name of a method whose completions are.
+
 
 class Metric(NamedTuple):
     """How a metric is shown.

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import command_runner
 from PIL import Image
+from reference_metrics import skimage_ssim
 from skimage import data
-from skimage.metrics import structural_similarity
 
 from glcic_jax import evaluating, evaluator, fid
 from glcic_jax.commands import cli
@@ -89,16 +89,7 @@ def rows(report) -> dict[str, dict]:
 def expected(completed, image, hole) -> dict[str, float]:
     """The metrics of two pictures of 8 bits, by scikit-image and NumPy in float64."""
     one, other = completed / 255.0, image / 255.0
-    mean, full = structural_similarity(
-        one,
-        other,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        data_range=1,
-        channel_axis=-1,
-        full=True,
-    )
+    mean, full = skimage_ssim(one, other, full=True)
     l1, l2 = np.abs(one - other), (one - other) ** 2
     return {
         "l1": l1.mean(),

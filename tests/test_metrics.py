@@ -3,26 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from reference_metrics import skimage_ssim
 from skimage import data
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import peak_signal_noise_ratio
 
 from glcic_jax.evaluation import measure
 from glcic_jax.metrics import ImageMetrics, image_metrics, ssim_map
 
 NAMES = ("natural against noisy", "natural against filled", "noise against noise", "flat against flat", "dark")
-
-
-def skimage_ssim(image, other, full=False):
-    return structural_similarity(
-        image.astype(np.float64),
-        other.astype(np.float64),
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        data_range=1,
-        channel_axis=-1,
-        full=full,
-    )
 
 
 @pytest.fixture(scope="module")
