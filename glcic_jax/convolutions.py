@@ -1,18 +1,57 @@
-"""How the strided transposed convolution of the decoder is computed."""
+"""How convolutions are computed: one function for each kind, and for each platform the way that is fast there.
+
+Accelerators get XLA's own convolutions. On a CPU XLA is slow at their gradients, and at times without bound: there
+they are made of matrix products.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
+from glcic_jax import winograd
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+# On a CPU. Below so many channels the additions of Winograd's transforms cost more than the products they save.
+_WINOGRAD_CHANNELS = 64
+_WINOGRAD_GRADIENT_CHANNELS = 32
+# Small images leave so much of a dilated tile empty that little is saved.
+_WINOGRAD_SAVING = 1.5
+# Below so many channels a product for each tap is too thin, and XLA's own convolution is no slower.
+_PRODUCT_CHANNELS = 16
+# Up to so many output pixels the kernel is larger than the image, and XLA's convolution repacks it too often.
+_FEW_PIXELS = 1024
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolution(image: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
+    """A convolution padded by `dilation * (K // 2)` on every side, without a bias.
+
+    Args:
+      image: [N, H, W, I], float32 or bfloat16.
+      kernel: [K, K, I, O], the dtype of `image`.
+      stride: Distance between the output's pixels in those of the input.
+      dilation: Distance between the kernel's taps.
+
+    Returns:
+      [N, H', W', O], the dtype of `image`. H' is H where K is odd and the stride 1, H / 2 where it is 2 and H is
+      even, and H + 1 where K is 2.
+    """
+    forward = functools.partial(_forward_by_xla, stride=stride, dilation=dilation)
+    if not _has_fixed_shape(image):
+        return forward(image, kernel)
+    on_cpu = functools.partial(_forward_on_cpu, stride=stride, dilation=dilation)
+    return jax.lax.platform_dependent(image, kernel, cpu=on_cpu, default=forward)
+
 
 def upsampling_convolution(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 4x4 transposed convolution of stride 2 that doubles the size of its input.
+    """A 4x4 transposed convolution of stride 2 that doubles the size of its input, without a bias.
 
     Computes what `flax.linen.ConvTranspose(features, (4, 4), (2, 2), "SAME")` computes from the same kernel,
     in sub-pixel form: every output pixel sees 2x2 input pixels, and which taps it sees them through depends
-    only on the parity of its position. So four matrix products, one for each input offset, give all four
-    parities, and no inserted zero is multiplied. Plain products also differentiate into plain products:
-    XLA:CPU takes 50 times longer over the weight gradient of the 2x2 convolution that they add up to, and
-    longer still over that of the dilated form.
+    only on the parity of its position. One 2x2 convolution gives all four parities, and no inserted zero is
+    multiplied.
 
     Args:
       image: [N, H, W, I].
@@ -26,14 +65,128 @@ def upsampling_convolution(image: jax.Array, kernel: jax.Array) -> jax.Array:
     outputs = kernel.shape[-1]
     # Tap 2 * offset + parity of the kernel joins that input offset to that output parity.
     taps = kernel.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 4, 1, 3, 5)
-    taps = taps.reshape(2, 2, inputs, 4 * outputs)
-    padded = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    products = [
-        padded[:, top : top + height + 1, left : left + width + 1] @ taps[top, left]
-        for top in (0, 1)
-        for left in (0, 1)
-    ]
-    parities = sum(products[1:], products[0]).reshape(batch, height + 1, width + 1, 2, 2, outputs)
+    parities = convolution(image, taps.reshape(2, 2, inputs, 4 * outputs))
+    parities = parities.reshape(batch, height + 1, width + 1, 2, 2, outputs)
     # An odd row (or column) lies half an input pixel further on than the even one before it.
     rows = [jnp.stack([parities[:, p : p + height, q : q + width, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
     return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, outputs)
+
+
+def _keep(
+    image: jax.Array, kernel: jax.Array, stride: int, dilation: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return convolution(image, kernel, stride, dilation), (image, kernel)
+
+
+def _gradients(
+    stride: int, dilation: int, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    by_xla = functools.partial(_gradients_by_xla, stride=stride, dilation=dilation)
+    if not _has_fixed_shape(cotangent):
+        return by_xla(*kept, cotangent)
+    on_cpu = functools.partial(_gradients_on_cpu, stride=stride, dilation=dilation)
+    return jax.lax.platform_dependent(*kept, cotangent, cpu=on_cpu, default=by_xla)
+
+
+convolution.defvjp(_keep, _gradients)
+
+
+def _has_fixed_shape(image: jax.Array) -> bool:
+    """Exported programs may leave sizes open; they get XLA's convolution on every platform."""
+    return all(isinstance(side, int) for side in image.shape)
+
+
+def _forward_by_xla(image: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    padding = dilation * (kernel.shape[0] // 2)
+    return jax.lax.conv_general_dilated(
+        image,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=_LAYOUT,
+    )
+
+
+def _gradients_by_xla(
+    image: jax.Array, kernel: jax.Array, cotangent: jax.Array, stride: int, dilation: int
+) -> tuple[jax.Array, jax.Array]:
+    forward = functools.partial(_forward_by_xla, stride=stride, dilation=dilation)
+    return jax.vjp(forward, image, kernel)[1](cotangent)
+
+
+def _forward_on_cpu(image: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    result = _plain_forward_on_cpu(image.astype(jnp.float32), kernel.astype(jnp.float32), stride, dilation)
+    return result.astype(image.dtype)
+
+
+def _plain_forward_on_cpu(image: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    if _suits_winograd(image.shape, kernel.shape, stride, dilation, _WINOGRAD_CHANNELS):
+        return winograd.convolve(image, kernel, dilation)
+    few = image.shape[0] * image.shape[1] * image.shape[2] <= _FEW_PIXELS * stride**2
+    if few and _suits_products(kernel.shape):
+        return _sum_of_products(image, kernel, stride, dilation)
+    return _forward_by_xla(image, kernel, stride, dilation)
+
+
+def _gradients_on_cpu(
+    image: jax.Array, kernel: jax.Array, cotangent: jax.Array, stride: int, dilation: int
+) -> tuple[jax.Array, jax.Array]:
+    dtype = image.dtype
+    image, kernel, cotangent = (array.astype(jnp.float32) for array in (image, kernel, cotangent))
+    of_image = _image_gradient(image, kernel, cotangent, stride, dilation)
+    of_kernel = _kernel_gradient(image, kernel, cotangent, stride, dilation)
+    return of_image.astype(dtype), of_kernel.astype(dtype)
+
+
+def _image_gradient(
+    image: jax.Array, kernel: jax.Array, cotangent: jax.Array, stride: int, dilation: int
+) -> jax.Array:
+    if _suits_winograd(image.shape, kernel.shape, stride, dilation, _WINOGRAD_CHANNELS):
+        return winograd.image_gradient(image, kernel, cotangent, dilation)
+    if stride > 1 and _suits_products(kernel.shape):
+        products = functools.partial(_sum_of_products, kernel=kernel, stride=stride, dilation=dilation)
+        return jax.linear_transpose(products, image)(cotangent)[0]
+    return _gradients_by_xla(image, kernel, cotangent, stride, dilation)[0]
+
+
+def _kernel_gradient(
+    image: jax.Array, kernel: jax.Array, cotangent: jax.Array, stride: int, dilation: int
+) -> jax.Array:
+    if _suits_winograd(image.shape, kernel.shape, stride, dilation, _WINOGRAD_GRADIENT_CHANNELS):
+        return winograd.kernel_gradient(image, cotangent, kernel.shape[0], dilation)
+    if _suits_products(kernel.shape):
+        products = functools.partial(_sum_of_products, image, stride=stride, dilation=dilation)
+        return jax.linear_transpose(products, kernel)(cotangent)[0]
+    return _gradients_by_xla(image, kernel, cotangent, stride, dilation)[1]
+
+
+def _suits_winograd(
+    image: tuple[int, ...], kernel: tuple[int, ...], stride: int, dilation: int, channels: int
+) -> bool:
+    if stride != 1 or kernel[0] not in winograd.SIZES or min(kernel[2:]) < channels:
+        return False
+    return winograd.saving(image[1], image[2], kernel[0], dilation) >= _WINOGRAD_SAVING
+
+
+def _suits_products(kernel: tuple[int, ...]) -> bool:
+    return min(kernel[2:]) >= _PRODUCT_CHANNELS
+
+
+def _sum_of_products(image: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """The convolution as a matrix product for each tap; those that see the padding alone are left out."""
+    batch, height, width, inputs = image.shape
+    size = kernel.shape[0]
+    pad = dilation * (size // 2)
+    padded = jnp.pad(image, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    # Of the padded image, how far the last output pixel lies from the first one.
+    high, wide = (side + 2 * pad - dilation * (size - 1) - 1 for side in (height, width))
+    products = []
+    for top in range(0, dilation * size, dilation):
+        for left in range(0, dilation * size, dilation):
+            if top + high < pad or left + wide < pad or top >= pad + height or left >= pad + width:
+                continue
+            stop = batch, top + high + 1, left + wide + 1, inputs
+            seen = jax.lax.slice(padded, (0, top, left, 0), stop, (1, stride, stride, 1))
+            products.append(seen @ kernel[top // dilation, left // dilation])
+    return sum(products[1:], products[0])

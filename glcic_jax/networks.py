@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from glcic_jax.convolutions import upsampling_convolution
+from glcic_jax.convolutions import convolution, upsampling_convolution
 from glcic_jax.errors import ConfigError, lookup
 from glcic_jax.images import crop_patch
 
@@ -59,37 +59,27 @@ LAST_COMPLETION_LAYER = Layer("conv17", 3)
 LAYER_ORDERS = ("conv_bn_relu", "conv_relu_bn")
 
 
-class Deconvolution(nn.Module):
-    """A 4x4 transposed convolution of stride 2, with bias: [N, H, W, I] -> [N, 2H, 2W, features].
+class Convolution(nn.Module):
+    """The convolution of a `Layer`, with bias: [N, H, W, I] -> [N, H / stride, W / stride, features].
 
-    Parameters: `kernel` [4, 4, I, features] and `bias` [features], as `nn.ConvTranspose` has them.
+    A transposed one, whose layer's name begins with "deconv", doubles the height and width instead.
+    Parameters: `kernel` [K, K, I, features] and `bias` [features], as `nn.Conv` and `nn.ConvTranspose` have them.
     """
 
+    layer: Layer
     features: int
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", _INITIALIZER, (4, 4, image.shape[-1], self.features), jnp.float32)
+        layer = self.layer
+        shape = layer.kernel, layer.kernel, image.shape[-1], self.features
+        kernel = self.param("kernel", _INITIALIZER, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         image, kernel, bias = nn.dtypes.promote_dtype(image, kernel, bias, dtype=self.dtype)
-        return upsampling_convolution(image, kernel) + bias
-
-
-def _convolution(layer: Layer, features: int, dtype: Any) -> nn.Module:
-    if layer.name.startswith("deconv"):
-        return Deconvolution(features, dtype=dtype, name=layer.name)
-    padding = layer.dilation * (layer.kernel // 2)
-    return nn.Conv(
-        features,
-        (layer.kernel, layer.kernel),
-        strides=layer.stride,
-        padding=padding,
-        kernel_dilation=layer.dilation,
-        dtype=dtype,
-        kernel_init=_INITIALIZER,
-        name=layer.name,
-    )
+        if layer.name.startswith("deconv"):
+            return upsampling_convolution(image, kernel) + bias
+        return convolution(image, kernel, layer.stride, layer.dilation) + bias
 
 
 def _normalise_and_activate(
@@ -173,12 +163,13 @@ class CompletionNetwork(nn.Module):
         activate = lookup(OUTPUT_ACTIVATIONS, self.output_activation, "output activation")
         hidden = _cut(network_input.astype(self.dtype), extent, height)
         for index, layer in enumerate(COMPLETION_LAYERS, start=1):
-            hidden = _convolution(layer, scaled(layer.features, self.width), self.dtype)(hidden)
+            features = scaled(layer.features, self.width)
+            hidden = Convolution(layer, features, self.dtype, name=layer.name)(hidden)
             hidden = _normalise_and_activate(
                 hidden, self.layer_order, f"bn{index}", train, self.dtype, self.axis_name
             )
             hidden = _cut(hidden, extent, height)
-        output = _convolution(Layer("conv17", 3), 3, self.dtype)(hidden)
+        output = Convolution(LAST_COMPLETION_LAYER, 3, self.dtype, name=LAST_COMPLETION_LAYER.name)(hidden)
         return activate(output.astype(jnp.float32))
 
 
@@ -197,15 +188,8 @@ class _Branch(nn.Module):
         """[N, S, S, 3] float in [0, 1] to [N, features * width] float >= 0."""
         hidden = image.astype(self.dtype)
         for index, channels in enumerate(self.channels, start=1):
-            hidden = nn.Conv(
-                scaled(channels, self.width),
-                (5, 5),
-                strides=2,
-                padding=2,
-                dtype=self.dtype,
-                kernel_init=_INITIALIZER,
-                name=f"conv{index}",
-            )(hidden)
+            layer = Layer(f"conv{index}", channels, kernel=5, stride=2)
+            hidden = Convolution(layer, scaled(channels, self.width), self.dtype, name=layer.name)(hidden)
             hidden = _normalise_and_activate(
                 hidden, self.layer_order, f"bn{index}", train, self.dtype, self.axis_name
             )

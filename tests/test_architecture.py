@@ -15,6 +15,7 @@ LEVELS = {
     "intervals": 0,
     "scores": 0,
     "convolutions": 0,
+    "winograd": 0,
     "errors": 0,
     "files": 0,
     "gradient_balance": 0,
@@ -125,7 +126,8 @@ LEVELS = {
     "weight_store": 5,
     "weights_commands": 5,
 }
-LEAVES = ("__init__", "convolutions", "errors", "images", "files")  # What level 0 may import of itself.
+# What level 0 may import of itself.
+LEAVES = ("__init__", "convolutions", "winograd", "errors", "images", "files")
 SEE_THE_CONFIGURATION = {"training", "opening", "continuation", "input_pipeline", "state", "evaluation"}
 MOST_LINES_OF_A_FILE = 330
 MOST_LINES_OF_A_FUNCTION = 60

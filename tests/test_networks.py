@@ -17,8 +17,9 @@ from glcic_jax.networks import (
     OUTPUT_ACTIVATIONS,
     CompletionNetwork,
     ContextDiscriminator,
-    Deconvolution,
+    Convolution,
     GlobalDiscriminator,
+    Layer,
     LocalDiscriminator,
 )
 
@@ -323,7 +324,8 @@ def deconvolution():
     image = rng.normal(size=(2, 5, 7, 3)).astype(np.float32)
     weights = {"deconv.weight": rng.normal(size=(3, 2, 4, 4)), "deconv.bias": rng.normal(size=2)}
     variables = {"params": reference.to_flax(weights)["params"]["deconv"]}
-    return image, weights, variables, Deconvolution(2), nn.ConvTranspose(2, (4, 4), strides=(2, 2), padding="SAME")
+    ours = Convolution(Layer("deconv13", 2, kernel=4), 2)
+    return image, weights, variables, ours, nn.ConvTranspose(2, (4, 4), strides=(2, 2), padding="SAME")
 
 
 def test_deconvolution_stamps_as_torch_does(deconvolution):

@@ -1,0 +1,142 @@
+"""Convolutions as a CPU computes them against XLA's own, gradients too."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glcic_jax.convolutions import convolution, upsampling_convolution
+from glcic_jax.networks import COMPLETION_LAYERS
+
+# Height, width, inputs, outputs, kernel, stride, dilation.
+CASES = {
+    "winograd": (16, 12, 64, 96, 3, 1, 1),
+    "winograd, odd sides": (15, 17, 64, 64, 3, 1, 1),
+    "winograd, dilated": (20, 28, 64, 64, 3, 1, 4),
+    "winograd, kernel gradient alone": (12, 16, 64, 32, 3, 1, 1),
+    "winograd, 2x2": (9, 14, 64, 64, 2, 1, 1),
+    "dilated beyond the image": (8, 8, 64, 64, 3, 1, 16),
+    "one pixel": (1, 1, 64, 64, 3, 1, 1),
+    "stride 2": (64, 48, 16, 24, 3, 2, 1),
+    "stride 2, few pixels": (8, 12, 32, 64, 5, 2, 1),
+    "stride 2, odd sides": (9, 7, 32, 64, 5, 2, 1),
+    "thin input": (16, 16, 4, 64, 5, 1, 1),
+    "thin output": (16, 16, 32, 3, 3, 1, 1),
+}
+
+
+def by_xla(image, kernel, stride, dilation):
+    padding = dilation * (kernel.shape[0] // 2)
+    return jax.lax.conv_general_dilated(
+        image,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def with_gradients(function, image, kernel):
+    """The result of a function, and the gradients of its product with fixed noise."""
+
+    def run(image, kernel):
+        result, pullback = jax.vjp(function, image, kernel)
+        return result, *pullback(normal(2, *result.shape).astype(result.dtype))
+
+    return jax.jit(run)(image, kernel)
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    for name, one, other in zip(("result", "image", "kernel"), found, expected, strict=True):
+        assert one.dtype == other.dtype
+        largest = np.abs(np.asarray(other, np.float64)).max()
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest, err_msg=name)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_results_and_gradients_are_xlas(case):
+    height, width, inputs, outputs, size, stride, dilation = case
+    image, kernel = normal(0, 2, height, width, inputs), normal(1, size, size, inputs, outputs)
+    found = with_gradients(lambda x, k: convolution(x, k, stride, dilation), image, kernel)
+    assert_close(found, with_gradients(lambda x, k: by_xla(x, k, stride, dilation), image, kernel))
+
+
+@pytest.mark.parametrize("layer", [one for one in COMPLETION_LAYERS if not one.name.startswith("deconv")])
+def test_every_layer_at_its_width(layer):
+    inputs = 128 if layer.name == "conv1" else layer.features
+    image = normal(0, 1, 16, 16, inputs)
+    kernel = normal(1, layer.kernel, layer.kernel, inputs, layer.features)
+    found = with_gradients(lambda x, k: convolution(x, k, layer.stride, layer.dilation), image, kernel)
+    assert_close(found, with_gradients(lambda x, k: by_xla(x, k, layer.stride, layer.dilation), image, kernel))
+
+
+@pytest.mark.parametrize("shape", [(16, 12, 64, 32), (7, 9, 64, 64), (8, 8, 8, 4)])
+def test_upsampling_is_flaxs_transposed_convolution(shape):
+    height, width, inputs, outputs = shape
+    image, kernel = normal(0, 2, height, width, inputs), normal(1, 4, 4, inputs, outputs)
+    layer = nn.ConvTranspose(outputs, (4, 4), (2, 2), "SAME", use_bias=False, precision="highest")
+    expected = with_gradients(lambda x, k: layer.apply({"params": {"kernel": k}}, x), image, kernel)
+    assert_close(with_gradients(upsampling_convolution, image, kernel), expected)
+
+
+def test_winograd_is_as_exact_as_xla_in_float32():
+    image, kernel = normal(0, 1, 32, 32, 256), normal(1, 3, 3, 256, 256)
+    padded = np.pad(np.asarray(image[0], np.float64), ((1, 1), (1, 1), (0, 0)))
+    exact = sum(
+        padded[row : row + 32, column : column + 32] @ np.asarray(kernel[row, column], np.float64)
+        for row in range(3)
+        for column in range(3)
+    )
+    errors = [
+        np.abs(np.asarray(function(image, kernel)[0], np.float64) - exact).max()
+        for function in (jax.jit(convolution), jax.jit(lambda x, k: by_xla(x, k, 1, 1)))
+    ]
+    assert errors[0] <= 4 * errors[1]
+
+
+def test_a_gradient_can_be_differentiated_again():
+    image, kernel = normal(0, 1, 6, 6, 64), normal(1, 3, 3, 64, 64) / 24
+
+    def penalty(function):
+        def norm(kernel):
+            return jnp.square(jax.grad(lambda x: jnp.sin(function(x, kernel)).sum())(image)).sum()
+
+        return jax.jit(jax.grad(norm))(kernel)
+
+    found, expected = penalty(convolution), penalty(lambda x, k: by_xla(x, k, 1, 1))
+    np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
+
+
+def lowered(platform, dtype=jnp.float32):
+    image, kernel = jnp.zeros((1, 16, 16, 64), dtype), jnp.zeros((3, 3, 64, 64), dtype)
+    gradients = jax.jit(jax.grad(lambda x, k: convolution(x, k).astype(jnp.float32).sum(), argnums=(0, 1)))
+    return gradients.trace(image, kernel).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_each_platform_gets_its_way_alone():
+    on_gpu, on_cpu = lowered("cuda"), lowered("cpu")
+    assert on_gpu.count("stablehlo.convolution") >= 2
+    assert "stablehlo.dot_general" not in on_gpu
+    assert "stablehlo.convolution" not in on_cpu
+    assert on_cpu.count("stablehlo.dot_general") >= 32
+
+
+def test_a_gpu_convolves_bfloat16_as_it_is():
+    lines = [line for line in lowered("cuda", jnp.bfloat16).splitlines() if "stablehlo.convolution" in line]
+    assert lines
+    assert all("f32" not in line for line in lines)
+
+
+def test_bfloat16_keeps_its_type_on_a_cpu_and_is_rounded_once():
+    image, kernel = normal(0, 2, 8, 8, 64).astype(jnp.bfloat16), normal(1, 3, 3, 64, 64).astype(jnp.bfloat16)
+    found = jax.jit(convolution)(image, kernel)
+    assert found.dtype == jnp.bfloat16
+    exact = by_xla(image.astype(jnp.float32), kernel.astype(jnp.float32), 1, 1)
+    np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
