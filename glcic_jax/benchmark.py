@@ -1,135 +1,141 @@
-"""Times one update of each phase on the devices at hand: `python -m glcic_jax.benchmark --help`.
+"""How fast it is: `python -m glcic_jax.benchmark --help`. Figures for the README come from here.
 
-Needs no data: images are noise, and arithmetic takes as long on noise. Figures for the README come from here.
+Every command prints what it ran on, and a Markdown table. JAX is imported inside the commands.
 """
 
-import importlib.util
-import time
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from glcic_jax.errors import UserError
+from glcic_jax.benchmark_setup import ARGUMENTS
+from glcic_jax.errors import UserError, printable
+
+_COUNT = click.IntRange(1)
 
 
-@click.command(context_settings={"show_default": True})
+class _OneLineErrors(click.Group):
+    """A group whose errors are one line on stderr, and which remembers the command line."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
+        given = list(args)
+        context = super().make_context(info_name, args, *rest, **extra)
+        context.meta[ARGUMENTS] = given
+        return context
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            return self._end(ctx, error.format_message(), error.exit_code)
+        except UserError as error:
+            return self._end(ctx, str(error), error.exit_code)
+
+    @staticmethod
+    def _end(context: click.Context, message: str, code: int) -> None:
+        click.echo(f"error: {printable(message)}", err=True)
+        context.exit(code)
+
+
+@click.group(cls=_OneLineErrors, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """How fast it is, as Markdown tables."""
+
+
+@cli.command()
 @click.option("--config", "config_path", default="configs/joint.py", help="Whose sizes are taken.")
-@click.option("--batch-size", type=int, help="Images per step over all devices; the configuration's if not given.")
+@click.option(
+    "--batch-size", type=_COUNT, help="Images per step over all devices; the configuration's if not given."
+)
 @click.option("--dtypes", default="float32,bfloat16", help="Types of the arithmetic, joined by commas.")
-@click.option("--steps", default=20, help="Updates timed, after two that are not.")
+@click.option("--steps", type=_COUNT, default=20, help="Updates timed, after two that are not.")
 @click.option("--agree/--no-agree", default=True, help="First compare a float32 update with the CPU's.")
-def main(config_path: str, batch_size: int | None, dtypes: str, steps: int, agree: bool) -> None:
-    """Prints images/s, time, TFLOP/s and memory of one update of each phase."""
-    try:
-        config = _load(config_path)
-        config.batch_size = batch_size or config.batch_size
-        if agree:
-            _print_agreement(config.copy_and_resolve_references())
-        click.echo(
-            "| phase | type | compile s | ms/step | images/s | TFLOP/s | GiB |\n|---|---|---|---|---|---|---|"
-        )
-        for dtype in dtypes.split(","):
-            config.compute_dtype = dtype
-            for row in _time_phases(config, steps):
-                click.echo("| " + " | ".join(row) + " |")
-    except UserError as error:
-        raise click.UsageError(str(error)) from error
+@click.option(
+    "--trace", type=click.Path(path_type=Path), help="Write a profile of a few steps into this directory."
+)
+@click.option(
+    "--matrix-side",
+    type=_COUNT,
+    help="Side of the matrices to compare with; 8192, and none on a CPU, if not given.",
+)
+def phases(**options: Any) -> None:
+    """One update of each phase: images/s, time, TFLOP/s, memory."""
+    from glcic_jax.benchmark_phases import print_phases
+
+    print_phases(**options)
 
 
-def _load(path: str) -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_config", Path(path))
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise click.UsageError(f"{path}: no such configuration; run this where configs/ is")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+@cli.command()
+@click.option(
+    "--config", "config_path", default="configs/joint.py", help="Whose options are taken, but for sizes."
+)
+@click.option("--size", type=_COUNT, default=256, help="Side of the images in the rows of C alone.")
+@click.option("--batch-size", type=_COUNT, default=2, help="How many of them.")
+@click.option("--joint-size", type=_COUNT, default=128, help="Side of the images of the joint step.")
+@click.option("--joint-batch-size", type=_COUNT, default=4, help="How many of them.")
+@click.option("--picture", type=_COUNT, default=512, help="Side of the picture to complete.")
+@click.option("--width", type=click.FloatRange(0, min_open=True), default=1.0, help="Of the networks.")
+@click.option("--rounds", type=_COUNT, default=7, help="How often each is run; medians are printed.")
+@click.option(
+    "--torch/--no-torch", "with_torch", default=True, help="Compare with PyTorch, which has to be there."
+)
+def cpu(config_path: str, rounds: int, with_torch: bool, **sizes: Any) -> None:
+    """The networks on a CPU, beside the same in PyTorch."""
+    from glcic_jax.benchmark_cpu import Sizes, print_cpu
+
+    print_cpu(config_path, Sizes(**sizes), rounds, with_torch)
 
 
-def _fresh(config: Any, axis_name: str | None) -> Any:
-    import jax
-    import jax.numpy as jnp
+@cli.command("input")
+@click.option("--config", "config_path", default="configs/joint.py", help="Whose crops are made.")
+@click.option(
+    "--source", type=click.Path(path_type=Path), help="A folder of photographs; made from samples if not given."
+)
+@click.option("--files", type=_COUNT, default=300, help="How many JPEG files are made.")
+@click.option("--images", type=_COUNT, default=2000, help="How many are timed with each number of threads.")
+@click.option(
+    "--threads", default="", help="Numbers of threads, joined by commas; 1, 2, 4 ... cores if not given."
+)
+@click.option("--batch-size", type=_COUNT, help="Images of a batch; the configuration's if not given.")
+def input_(**options: Any) -> None:
+    """The input pipeline alone, from JPEG files to batches."""
+    from glcic_jax.benchmark_input import print_input
 
-    from glcic_jax.state import create_recipe, create_state
-
-    recipe = create_recipe(config, axis_name)
-    return create_state(recipe, jax.random.key(0), config.data.image_size, jnp.full((3,), 0.45))
-
-
-def _noise(config: Any) -> dict[str, Any]:
-    import numpy as np
-
-    size = config.data.image_size
-    shape = (config.batch_size, size, size, 3)
-    return {"image": np.random.default_rng(0).integers(0, 256, shape, np.uint8)}
-
-
-def _time_phases(config: Any, steps: int) -> list[tuple[str, ...]]:
-    import jax
-
-    from glcic_jax.devices import AXIS, parallel, replicate, share
-    from glcic_jax.steps import STEPS
-
-    rows: list[tuple[str, ...]] = []
-    state, batch, key = replicate(_fresh(config, AXIS)), share(_noise(config)), jax.random.key(1)
-    for phase, step in STEPS.items():
-        if state.discriminator is None and phase != "completion":
-            continue
-        begun = time.perf_counter()
-        update = parallel(step).lower(state, batch, key).compile()
-        compiled = time.perf_counter() - begun
-        for timed in (2, steps):
-            begun = time.perf_counter()
-            for _ in range(timed):
-                state, metrics = update(state, batch, key)
-            jax.block_until_ready((state, metrics))
-            seconds = (time.perf_counter() - begun) / timed
-        # Counted by XLA for one device, from the program as it was compiled.
-        flops = (update.cost_analysis() or {}).get("flops", float("nan")) * jax.device_count()
-        # Planned by XLA for one device: the state and the batch, and the activations between them.
-        plan: Any = update.memory_analysis()
-        planned = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
-        planned -= plan.alias_size_in_bytes
-        rows.append(
-            (
-                phase,
-                config.compute_dtype,
-                f"{compiled:.1f}",
-                f"{1e3 * seconds:.1f}",
-                f"{config.batch_size / seconds:.1f}",
-                f"{flops / seconds / 1e12:.3f}",
-                f"{planned / 2**30:.2f}",
-            )
-        )
-    return rows
+    print_input(**options)
 
 
-def _print_agreement(config: Any) -> None:
-    """Runs one float32 update of each phase here and on the CPU, and prints how far the metrics are apart."""
-    import jax
-    import numpy as np
+@cli.command()
+@click.option("--config", "config_path", default="configs/quickstart.py", help="Whose sizes are taken.")
+@click.option("--batch-size", type=_COUNT, default=4, help="Images per step on each device.")
+@click.option("--devices", default="1,2,4", help="Numbers of simulated devices, joined by commas.")
+@click.option("--steps", type=_COUNT, default=10, help="Updates timed, after two that are not.")
+@click.option(
+    "--step-ms",
+    type=click.FloatRange(0, min_open=True),
+    default=86.0,
+    help="Of a step beside the communication's.",
+)
+def scale(**options: Any) -> None:
+    """Several devices: time, copies, compilations, and a calculation of what they exchange."""
+    from glcic_jax.benchmark_scale import print_scale
 
-    from glcic_jax.steps import STEPS
+    print_scale(**options)
 
-    if jax.default_backend() == "cpu":
-        click.echo("agreement with the CPU: this is the CPU")
-        return
-    config.compute_dtype = "float32"
-    config.batch_size = 4
-    state, batch = _fresh(config, None), _noise(config)
-    for phase, step in STEPS.items():
-        if state.discriminator is None and phase != "completion":
-            continue
-        results = []
-        for device in (jax.local_devices()[0], jax.local_devices(backend="cpu")[0]):
-            there = jax.device_put((state, batch, jax.random.key(1)), device)
-            with jax.default_matmul_precision("highest"):  # No TF32: it would be 1e-3 apart by design.
-                results.append(jax.device_get(jax.jit(step)(*there)[1]))
-        here, cpu = (vars(metrics) for metrics in results)
-        apart = {name: abs(float(here[name]) - float(cpu[name])) / (abs(float(cpu[name])) + 1e-12) for name in cpu}
-        worst = max(apart, key=lambda name: apart[name])
-        click.echo(f"agreement with the CPU, {phase}: metrics within {np.max(list(apart.values())):.1e} ({worst})")
+
+@cli.command()
+@click.option("--config", "config_path", default="configs/quickstart.py", help="Whose first joint step is made.")
+@click.option("--weights", type=click.Path(path_type=Path), help="A safetensors file; new weights if not given.")
+@click.option("--size", type=_COUNT, default=512, help="Side of the picture to complete.")
+@click.option(
+    "--rounds", type=_COUNT, default=5, help="How often each is run, but for cold starts; medians are printed."
+)
+def start(**options: Any) -> None:
+    """From a new process to the help, the first step, the first picture."""
+    from glcic_jax.benchmark_start import print_start
+
+    print_start(**options)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli(prog_name="python -m glcic_jax.benchmark"))

@@ -1,0 +1,95 @@
+"""Two processes that take turns: each does a piece of work when it is told to, and sleeps otherwise.
+
+Frameworks keep their threads waiting in a loop for a while after each piece of work; in one process, or without
+turns, the threads of one would take the cores of the other.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from glcic_jax.errors import DataError, printable
+
+_SETTLE = 0.2  # Seconds until the other's threads sleep.
+
+Jobs = Mapping[str, Callable[..., Any]]
+
+
+class Worker:
+    """A process that runs one of the package's modules, which ends in `answer`.
+
+    Args:
+      module: Its name, as "benchmark_torch".
+      arguments: Its arguments.
+      environment: Set beside this process's.
+    """
+
+    def __init__(self, module: str, arguments: list[str], environment: Mapping[str, str]):
+        self._name = module
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"glcic_jax.{module}", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()  # The worker reads to the end of it.
+        self._process.wait()
+
+    def ask(self, job: str, **arguments: Any) -> Any:
+        """Has a job done, and waits for its answer.
+
+        Raises:
+          DataError: The process has ended; what it said is on stderr.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps([job, arguments]) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self._ended(job) from error
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._ended(job)
+        return json.loads(line)
+
+    def timed(self, work: str) -> float:
+        """Seconds of one run of a piece of work, after a pause in which the cores come to rest."""
+        time.sleep(_SETTLE)
+        return self.ask("run", work=work)
+
+    def _ended(self, job: str) -> DataError:
+        return DataError(
+            f"the process {printable(self._name)} ended at {printable(job)}: code {self._process.wait()}"
+        )
+
+
+def answer(jobs: Jobs, asked: TextIO, answers: TextIO) -> None:
+    """Does the jobs that come in, a JSON line each, until no more can come.
+
+    Args:
+      jobs: By name; each returns what JSON can hold.
+      asked, answers: The two pipes.
+    """
+    for line in asked:
+        name, arguments = json.loads(line)
+        answers.write(json.dumps(jobs[name](**arguments)) + "\n")
+        answers.flush()
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """Wall time of one call, which has to wait for its own result."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun

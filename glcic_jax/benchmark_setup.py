@@ -1,0 +1,145 @@
+"""What all benchmarks share: the configuration, noise to work on, the first line, and tables."""
+
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from glcic_jax.errors import ConfigError, DataError, one_line, printable
+
+ARGUMENTS = "glcic_jax.benchmark.arguments"  # Where click's context keeps the command line.
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def load_config(path: str, batch_size: int | None = None) -> Any:
+    """Runs a configuration file.
+
+    Args:
+      path: A file as those in configs/.
+      batch_size: Put in place of the configuration's; None: its own.
+
+    Raises:
+      ConfigError: It is not there, or fails.
+    """
+    spec = importlib.util.spec_from_file_location("benchmark_config", Path(path))
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise ConfigError(
+            f"{printable(path)}: no such configuration; run this where configs/ is, or give --config"
+        )
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:  # A configuration is a program: it can fail in any way.
+        raise ConfigError(f"{printable(path)}: the configuration fails ({one_line(error)})") from error
+    config.batch_size = batch_size or config.batch_size
+    return config
+
+
+def check_batch_size(batch_size: int, devices: int) -> None:
+    """Raises ConfigError where a batch cannot be dealt out evenly."""
+    if batch_size % devices:
+        raise ConfigError(
+            f"a batch of {batch_size} cannot be shared by {devices} devices: "
+            f"give --batch-size {devices * max(1, batch_size // devices)}"
+        )
+
+
+def fresh_state(config: Any, axis_name: str | None) -> Any:
+    """A state at step 0, as training begins with; `axis_name` as in `state.create_recipe`."""
+    import jax
+    import jax.numpy as jnp
+
+    from glcic_jax.state import create_recipe, create_state
+
+    recipe = create_recipe(config, axis_name)
+    return create_state(recipe, jax.random.key(0), config.data.image_size, jnp.full((3,), 0.45))
+
+
+def noise(config: Any) -> dict[str, Any]:
+    """A batch of noise, as `devices.share` takes it: arithmetic takes as long on noise."""
+    import numpy as np
+
+    size = config.data.image_size
+    shape = (config.batch_size, size, size, 3)
+    return {"image": np.random.default_rng(0).integers(0, 256, shape, np.uint8)}
+
+
+def trained_phases(config: Any) -> tuple[str, ...]:
+    """The phases that a configuration's networks can train."""
+    return ("completion", "discriminator", "joint") if config.discriminator.branches else ("completion",)
+
+
+def core_count() -> int:
+    """How many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Only Linux tells.
+        return os.cpu_count() or 1
+
+
+def devices_here() -> str:
+    """JAX's devices in words, as "2 x NVIDIA H200"; begins to use them."""
+    import jax
+
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def print_heading(devices: str, packages: Sequence[str] = ()) -> None:
+    """Prints the first line: hardware, versions, date, command.
+
+    Args:
+      devices: In words, as `devices_here` has them.
+      packages: Whose versions count here beside those that always do.
+    """
+    versions = [f"Python {platform.python_version()}"]
+    for package in (*_PACKAGES, *packages):
+        versions.append(f"{package} {importlib.metadata.version(package)}")
+    arguments = click.get_current_context().meta.get(ARGUMENTS, sys.argv[1:])
+    command = printable(shlex.join(["python", "-m", "glcic_jax.benchmark", *arguments]))
+    today = datetime.datetime.now(datetime.UTC).date()
+    click.echo(f"{_processor()}, {core_count()} cores, {devices}; {', '.join(versions)}; {today}; `{command}`\n")
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a Markdown table, each row as soon as it is there."""
+    click.echo(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for row in rows:
+        click.echo(f"| {' | '.join(row)} |")
+
+
+def run_module(module: str, task: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Runs one of the package's modules in a process of its own.
+
+    Args:
+      module: Its name, as "benchmark_scale". Called with the task as JSON, it prints JSON on its last line.
+      task: What it is to do.
+      environment: Set beside this process's.
+
+    Raises:
+      DataError: It fails.
+    """
+    command = [sys.executable, "-m", f"glcic_jax.{module}", json.dumps(task)]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise DataError(f"a process of the benchmark ended with code {done.returncode}: {printable(last)[:300]}")
+    return json.loads(done.stdout.splitlines()[-1])
