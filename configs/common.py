@@ -83,6 +83,7 @@ def get_config() -> ConfigDict:
     balance.hold_steps = 40_000  # Joint steps at that ratio; ours.
     balance.handover_steps = 40_000  # Joint steps over which alpha takes over; ours.
     balance.max_weight = 10.0  # Upper bound of the weight that keeps the ratio; ours.
+    balance.measure_every = 10  # Joint steps from one look at the two norms, which is dear, to the next; ours.
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adadelta"  # [P 3.4]; or "adam".

@@ -15,7 +15,9 @@ from glcic_jax import images, losses, steps
 from glcic_jax.benchmark_pipes import answer, seconds_of
 from glcic_jax.benchmark_setup import fresh_state, load_config, noise
 from glcic_jax.completer import Completer
+from glcic_jax.gradient_balance import BalanceState
 from glcic_jax.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER
+from glcic_jax.step_parts import draw_examples
 from glcic_jax.weights import Description, Weights
 
 _KEY = 1
@@ -32,7 +34,7 @@ class Ours:
     def __init__(self, task: dict[str, Any]):
         self._folder = Path(task["folder"])
         config = joint_config(task)
-        self._state = fresh_state(config, None)
+        self._state = _with_norms(fresh_state(config, None))
         self._batch = {**noise(config), "place": np.arange(config.batch_size, dtype=np.int32)}
         self._key = jax.random.key(_KEY)
         self._outputs: dict[str, dict[str, Any]] = {}
@@ -99,7 +101,7 @@ class Ours:
         return run
 
     def _joint(self) -> Callable[[], None]:
-        step = jax.jit(steps.joint_step)
+        step = jax.jit(steps.joint_step_between_measurements)  # C is differentiated once, as there.
 
         def run() -> None:
             # From the same state each time: as much work, and none that depends on how often it was done.
@@ -117,7 +119,7 @@ class Ours:
 
     def _joint_data(self) -> dict[str, Any]:
         """What the other side needs to make the same joint step: holes are drawn on the device here."""
-        examples = steps._draw_examples(self._state, self._batch, self._key)
+        examples = draw_examples(self._state, self._batch, self._key)
         drawn = {f"joint_{name}": np.asarray(value) for name, value in vars(examples).items()}
         arrays = {"completion": self._variables()}
         assert self._state.discriminator is not None
@@ -149,6 +151,16 @@ class Ours:
             "branches": list(config.discriminator.branches),
             "local_size": config.discriminator.local_size,
         }
+
+
+def _with_norms(state: Any) -> Any:
+    """The state, its balance remembering norms of 1, so that the adversarial gradient has a weight."""
+    one = jax.numpy.ones((), jax.numpy.float32)
+    chain = tuple(
+        part._replace(reconstruction_norm=one, adversarial_norm=one) if isinstance(part, BalanceState) else part
+        for part in state.completion.optimizer_state
+    )
+    return state.replace(completion=state.completion.replace(optimizer_state=chain))
 
 
 def joint_config(task: dict[str, Any]) -> Any:

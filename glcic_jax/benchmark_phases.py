@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import click
 
 from glcic_jax.benchmark_setup import (
+    MEASURING,
     check_batch_size,
     devices_here,
     fresh_state,
@@ -15,7 +16,7 @@ from glcic_jax.benchmark_setup import (
     noise,
     print_heading,
     print_table,
-    trained_phases,
+    trained_steps,
 )
 from glcic_jax.errors import ConfigError, lookup
 
@@ -31,7 +32,7 @@ class Timing(NamedTuple):
     """One phase in one type.
 
     Attributes:
-      phase: Its name.
+      phase: The name of the step, see `trained_steps`.
       compile_seconds: What compiling took; little where the compile cache had it.
       seconds: One update.
       flops: Nominal operations of an update over all devices.
@@ -83,20 +84,24 @@ def print_phases(
     if matrix_side:
         columns += ["product TFLOP/s", "share"]
     print_table(columns, _rows(config, dtypes.split(","), steps, trace, matrix_side, timings))
-    if len(trained_phases(config)) == len(PAPER_STEPS):
+    if config.discriminator.branches:
         click.echo("")
         columns = ["paper's schedule", "images/s", f"hours for 500,000 x {PAPER_BATCH} images"]
-        print_table(columns, _schedule_rows(config.batch_size, timings))
+        print_table(columns, _schedule_rows(config, timings))
 
 
-def scheduled_rate(rates: dict[str, float]) -> float:
+def scheduled_rate(rates: dict[str, float], measure_every: int = 1) -> float:
     """Images/s over the paper's schedule: all its images by all its time.
 
     Args:
-      rates: Images/s of each phase.
+      rates: Images/s of each step, by the names of `trained_steps`.
+      measure_every: As in `config.balance`: every so many joint steps one measures.
     """
-    seconds = sum(steps / rates[phase] for phase, steps in PAPER_STEPS.items())
-    return sum(PAPER_STEPS.values()) / seconds
+    steps: dict[str, float] = dict(PAPER_STEPS)
+    if MEASURING in rates:
+        steps[MEASURING] = steps["joint"] / measure_every
+        steps["joint"] -= steps[MEASURING]
+    return sum(steps.values()) / sum(count / rates[name] for name, count in steps.items())
 
 
 def _check(config: Any, dtypes: list[str], trace: Path | None) -> None:
@@ -140,9 +145,10 @@ def _rows(
             yield row if rate is None else row + [f"{rate:.4g}", f"{100 * achieved / rate:.1f} %"]
 
 
-def _schedule_rows(batch_size: int, timings: dict[str, list[Timing]]) -> Iterator[list[str]]:
+def _schedule_rows(config: Any, timings: dict[str, list[Timing]]) -> Iterator[list[str]]:
     for dtype, phases in timings.items():
-        rate = scheduled_rate({timing.phase: batch_size / timing.seconds for timing in phases})
+        rates = {timing.phase: config.batch_size / timing.seconds for timing in phases}
+        rate = scheduled_rate(rates, config.balance.measure_every)
         hours = sum(PAPER_STEPS.values()) * PAPER_BATCH / rate / 3600
         yield [dtype, f"{rate:.1f}", f"{hours:.1f}"]
 
@@ -171,12 +177,11 @@ def _time_phases(config: Any, steps: int, trace: Path | None) -> Iterator[Timing
     import jax
 
     from glcic_jax.devices import AXIS, parallel, replicate, share
-    from glcic_jax.steps import STEPS
 
-    state, batch, key = replicate(fresh_state(config, AXIS)), share(noise(config)), jax.random.key(1)
-    for phase in trained_phases(config):
+    state, batch, key = replicate(fresh_state(config, AXIS)), share(noise(config)), replicate(jax.random.key(1))
+    for phase, step in trained_steps(config).items():
         begun = time.perf_counter()
-        update = parallel(STEPS[phase]).lower(state, batch, key).compile()
+        update = parallel(step).lower(state, batch, key).compile()
         compiled = time.perf_counter() - begun
         for timed in (2, steps):
             begun = time.perf_counter()
@@ -201,7 +206,7 @@ def phase_flops(config: Any, phase: str, state: Any) -> int:
 
     Args:
       config: The configuration.
-      phase: Its name.
+      phase: The name of the step, see `trained_steps`.
       state: Of that configuration, for any number of devices; only shapes are looked at.
     """
     import jax
@@ -209,7 +214,6 @@ def phase_flops(config: Any, phase: str, state: Any) -> int:
 
     from glcic_jax.operation_counts import nominal_flops
     from glcic_jax.state import create_recipe
-    from glcic_jax.steps import STEPS
 
     size, count = config.data.image_size, config.batch_size
     batch = {
@@ -217,7 +221,7 @@ def phase_flops(config: Any, phase: str, state: Any) -> int:
         "place": jax.ShapeDtypeStruct((count,), np.int32),
     }
     alone = state.replace(recipe=create_recipe(config))  # Without the axis, which there is only under pmap.
-    return nominal_flops(STEPS[phase], alone, batch, jax.random.key(1))
+    return nominal_flops(trained_steps(config)[phase], alone, batch, jax.random.key(1))
 
 
 def _print_agreement(config: Any) -> None:
@@ -225,18 +229,16 @@ def _print_agreement(config: Any) -> None:
     import jax
     import numpy as np
 
-    from glcic_jax.steps import STEPS
-
     config.compute_dtype = "float32"
     config.batch_size = 4
     batch = {**noise(config), "place": np.arange(config.batch_size, dtype=np.int32)}
     state = fresh_state(config, None)
-    for phase in trained_phases(config):
+    for phase, step in trained_steps(config).items():
         results = []
         for device in (jax.local_devices()[0], jax.local_devices(backend="cpu")[0]):
             there = jax.device_put((state, batch, jax.random.key(1)), device)
             with jax.default_matmul_precision("highest"):  # No TF32: it would be 1e-3 apart by design.
-                results.append(jax.device_get(jax.jit(STEPS[phase])(*there)[1]))
+                results.append(jax.device_get(jax.jit(step)(*there)[1]))
         here, cpu = (vars(metrics) for metrics in results)
         apart = {name: abs(float(here[name]) - float(cpu[name])) / (abs(float(cpu[name])) + 1e-12) for name in cpu}
         worst = max(apart, key=lambda name: apart[name])

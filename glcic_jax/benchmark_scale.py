@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from glcic_jax.benchmark_setup import (
+    MEASURING,
     devices_here,
     fresh_state,
     load_config,
@@ -20,7 +21,7 @@ from glcic_jax.benchmark_setup import (
     print_heading,
     print_table,
     run_module,
-    trained_phases,
+    trained_steps,
 )
 from glcic_jax.errors import ConfigError, one_line
 
@@ -150,7 +151,6 @@ def _time_phases(config: Any, steps: int) -> dict[str, dict[str, Any]]:
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from glcic_jax.devices import AXIS, parallel, replicate, share
-    from glcic_jax.steps import STEPS
 
     compilations: list[str] = []
 
@@ -162,8 +162,8 @@ def _time_phases(config: Any, steps: int) -> dict[str, dict[str, Any]]:
     state, key = replicate(fresh_state(config, AXIS)), replicate(jax.random.key(1))
     shares = NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec(AXIS))
     found = {}
-    for phase in trained_phases(config):
-        update, batch = parallel(STEPS[phase]), share(noise(config))
+    for phase, step in trained_steps(config).items():
+        update, batch = parallel(step), share(noise(config))
         for _ in range(2):
             state, metrics = update(state, jax.device_put(batch, shares), key)
         jax.block_until_ready((state, metrics))
@@ -188,7 +188,6 @@ def _exchanged(config: Any) -> dict[str, dict[str, int]]:
 
     from glcic_jax.devices import AXIS, parallel, share
     from glcic_jax.operation_counts import exchanged
-    from glcic_jax.steps import STEPS
 
     state, batch, key = fresh_state(config, AXIS), share(noise(config)), jax.random.key(1)
     bytes_of = {
@@ -198,8 +197,9 @@ def _exchanged(config: Any) -> dict[str, dict[str, int]]:
     }
     bytes_of["joint"] = sum(bytes_of.values())
     found = {}
-    for phase in trained_phases(config):
-        count, total = exchanged(parallel(STEPS[phase]), state, batch, key)
+    bytes_of[MEASURING] = bytes_of["joint"] + bytes_of["completion"]  # Both of C's gradients.
+    for phase, step in trained_steps(config).items():
+        count, total = exchanged(parallel(step), state, batch, key)
         found[phase] = {"count": count, "bytes": total, "gradients": bytes_of[phase]}
     return found
 

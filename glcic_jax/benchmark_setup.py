@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from glcic_jax.errors import ConfigError, DataError, one_line, printable
 
 ARGUMENTS = "glcic_jax.benchmark.arguments"  # Where click's context keeps the command line.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+MEASURING = "joint, measuring"
 
 
 def load_config(path: str, batch_size: int | None = None) -> Any:
@@ -75,9 +77,17 @@ def noise(config: Any) -> dict[str, Any]:
     return {"image": np.random.default_rng(0).integers(0, 256, shape, np.uint8)}
 
 
-def trained_phases(config: Any) -> tuple[str, ...]:
-    """The phases that a configuration's networks can train."""
-    return ("completion", "discriminator", "joint") if config.discriminator.branches else ("completion",)
+def trained_steps(config: Any) -> dict[str, Callable[..., Any]]:
+    """The steps that a configuration's networks can train with, by name.
+
+    Those of a phase begin with its name; `MEASURING` is the joint step that measures the gradients' norms.
+    """
+    from glcic_jax.steps import STEPS, STEPS_BETWEEN
+
+    if not config.discriminator.branches:
+        return {"completion": STEPS["completion"]}
+    steps = {**STEPS, **STEPS_BETWEEN}
+    return {**steps, MEASURING: STEPS["joint"]} if config.balance.measure_every > 1 else STEPS
 
 
 def core_count() -> int:

@@ -5,6 +5,7 @@ roughly the same order of magnitude as the norm of the discriminator gradient. T
 learning." (Iizuka et al. 2017, Section 3.4)
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -21,10 +22,10 @@ class BalanceState(NamedTuple):
     """What the balance remembers, and what it last did.
 
     Attributes:
-      joint_updates: int32 scalar, updates seen that had an adversarial gradient.
-      reconstruction_norm: float32 scalar, the last MSE gradient's norm.
-      adversarial_norm: float32 scalar, the last adversarial gradient's norm, before it was scaled.
-      adversarial_weight: float32 scalar, the factor that it was scaled by.
+      joint_updates: int32 scalar, updates of the joint phase seen.
+      reconstruction_norm: float32 scalar, the MSE gradient's norm when it was last measured.
+      adversarial_norm: float32 scalar, the adversarial gradient's norm, before it was scaled, at that time.
+      adversarial_weight: float32 scalar, the factor that it was last scaled by.
     """
 
     joint_updates: jax.Array
@@ -68,30 +69,72 @@ def adversarial_weight(
     return jnp.where(progress >= 1.0, alpha, jnp.where(progress <= 0.0, balanced, blended))
 
 
-def balance_gradients(
-    *, alpha: float, ratio: float, hold_steps: int, handover_steps: int, max_weight: float
-) -> optax.GradientTransformationExtraArgs:
+@dataclasses.dataclass(frozen=True)
+class Balance:
+    """How the adversarial gradient is weighed against the MSE gradient; static under jit.
+
+    To measure the two norms C has to be differentiated twice, which takes half as long again as a whole joint
+    update does without. Norms change slowly, so they are measured every few updates only; between two
+    measurements the weight follows from the norms last seen, and C is differentiated once, for the sum.
+
+    Attributes:
+      alpha, ratio, hold_steps, handover_steps, max_weight: As in `adversarial_weight`.
+      measure_every: Updates from one measurement to the next; 1: each.
+
+    Raises:
+      ConfigError: A length or a weight is negative, the ratio or the bound is not above 0, or measure_every is
+        below 1.
+    """
+
+    alpha: float
+    ratio: float
+    hold_steps: int
+    handover_steps: int
+    max_weight: float
+    measure_every: int
+
+    def __post_init__(self) -> None:
+        if min(self.alpha, self.hold_steps, self.handover_steps) < 0 or min(self.ratio, self.max_weight) <= 0:
+            raise ConfigError(
+                "balance: alpha, hold_steps and handover_steps must be at least 0, ratio and max_weight above 0"
+            )
+        if self.measure_every < 1:
+            raise ConfigError(f"balance.measure_every is {self.measure_every}: it must be at least 1")
+
+    def is_measured(self, joint_updates: int) -> bool:
+        """Whether the update after so many of the joint phase measures the norms; the first one does."""
+        return joint_updates % self.measure_every == 0
+
+    def weight(self, state: BalanceState) -> jax.Array:
+        """The weight of the next update by the norms that the state holds, float32 scalar."""
+        return adversarial_weight(
+            state.joint_updates,
+            state.reconstruction_norm,
+            state.adversarial_norm,
+            alpha=self.alpha,
+            ratio=self.ratio,
+            hold_steps=self.hold_steps,
+            handover_steps=self.handover_steps,
+            max_weight=self.max_weight,
+        )
+
+
+def balance_gradients(balance: Balance) -> optax.GradientTransformationExtraArgs:
     """Adds the adversarial gradient to the MSE gradient, at a ratio of norms first and at alpha later.
 
-    Put it before the optimiser in an `optax.chain`, and call the chain with the MSE gradient as updates and
-    the adversarial one, unscaled, as the keyword `adversarial_updates`. Without the keyword (phase 1) the
-    MSE gradient passes through and nothing is counted.
+    Put it before the optimiser in an `optax.chain`, and call the chain with
 
-    Args:
-      alpha, ratio, hold_steps, handover_steps, max_weight: As in `adversarial_weight`.
+    - the MSE gradient as updates and the adversarial one, unscaled, as the keyword `adversarial_updates`: their
+      norms are measured, and they are added;
+    - or their sum, the adversarial one at the weight `balance.weight(state)`, which is given as the keyword
+      `adversarial_weight`: it passes through, and is counted;
+    - or the MSE gradient alone (phase 1): it passes through, and nothing is counted.
 
     Returns:
       An optax transformation whose state is a `BalanceState`.
 
-    Raises:
-      ConfigError: A length or a weight is negative, or the ratio or the bound is not above 0.
-
     Reference: Iizuka et al. 2017, Equation 4 and the paragraph after it.
     """
-    if min(alpha, hold_steps, handover_steps) < 0 or min(ratio, max_weight) <= 0:
-        raise ConfigError(
-            "balance: alpha, hold_steps and handover_steps must be at least 0, ratio and max_weight above 0"
-        )
 
     def init(params: Any) -> BalanceState:
         del params
@@ -99,27 +142,34 @@ def balance_gradients(
         return BalanceState(jnp.zeros((), jnp.int32), zero, zero, zero)
 
     def update(
-        updates: Any, state: BalanceState, params: Any = None, *, adversarial_updates: Any = None, **extra: Any
+        updates: Any,
+        state: BalanceState,
+        params: Any = None,
+        *,
+        adversarial_updates: Any = None,
+        adversarial_weight: jax.Array | None = None,
+        **extra: Any,
     ) -> tuple[Any, BalanceState]:
         del params, extra
-        if adversarial_updates is None:
+        if adversarial_updates is not None:
+            state = state._replace(
+                reconstruction_norm=optax.tree.norm(updates).astype(jnp.float32),
+                adversarial_norm=optax.tree.norm(adversarial_updates).astype(jnp.float32),
+            )
+            adversarial_weight = balance.weight(state)
+            updates = add_adversarial(updates, adversarial_updates, adversarial_weight)
+        if adversarial_weight is None:
             return updates, state
-        reconstruction_norm = optax.tree.norm(updates).astype(jnp.float32)
-        adversarial_norm = optax.tree.norm(adversarial_updates).astype(jnp.float32)
-        weight = adversarial_weight(
-            state.joint_updates,
-            reconstruction_norm,
-            adversarial_norm,
-            alpha=alpha,
-            ratio=ratio,
-            hold_steps=hold_steps,
-            handover_steps=handover_steps,
-            max_weight=max_weight,
+        return updates, state._replace(
+            joint_updates=state.joint_updates + 1, adversarial_weight=adversarial_weight
         )
-        total = jax.tree.map(lambda mse, adversarial: mse + weight * adversarial, updates, adversarial_updates)
-        return total, BalanceState(state.joint_updates + 1, reconstruction_norm, adversarial_norm, weight)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def add_adversarial(updates: Any, adversarial_updates: Any, weight: jax.Array) -> Any:
+    """The sum of two gradients, or of two cotangents, of the same structure: Equation 4 with any weight."""
+    return jax.tree.map(lambda mse, adversarial: mse + weight * adversarial, updates, adversarial_updates)
 
 
 def balance_state(optimizer_state: Any) -> BalanceState:

@@ -12,7 +12,7 @@ from flax import struct
 
 from glcic_jax import images, losses, masks, networks
 from glcic_jax.errors import ConfigError, lookup
-from glcic_jax.gradient_balance import balance_gradients
+from glcic_jax.gradient_balance import Balance, balance_gradients
 
 Variables = Mapping[str, Any]
 
@@ -28,6 +28,7 @@ class Recipe:
       context_discriminator: D; None where only the MSE trains.
       completion_optimizer: A chain that begins with `balance_gradients`.
       discriminator_optimizer: The chain for D.
+      balance: What C's chain begins with.
       mask_sampler: One example's mask and local box, see `masks`.
       reconstruction_loss, adversarial_loss, discriminator_loss: Per-example losses, see `losses`.
       discriminator_weight: Factor on D's loss.
@@ -43,6 +44,7 @@ class Recipe:
     context_discriminator: networks.ContextDiscriminator | None
     completion_optimizer: optax.GradientTransformationExtraArgs
     discriminator_optimizer: optax.GradientTransformationExtraArgs
+    balance: Balance
     mask_sampler: masks.Sampler
     reconstruction_loss: losses.ReconstructionLoss
     adversarial_loss: Callable[[jax.Array], jax.Array]
@@ -101,18 +103,17 @@ def _adam(options: Mapping[str, Any]) -> optax.GradientTransformation:
 
 
 def create_optimizers(
-    name: str, options: Mapping[str, Mapping[str, Any]], balance: Mapping[str, Any], alpha: float
+    name: str, options: Mapping[str, Mapping[str, Any]], balance: Balance
 ) -> tuple[optax.GradientTransformationExtraArgs, optax.GradientTransformationExtraArgs]:
     """Returns the optax chains of C (gradient balance, then the optimizer) and of D (the optimizer).
 
     Args:
       name: A name in `OPTIMIZERS`.
       options: The hyperparameters of every optimizer, by its name.
-      balance: Keyword arguments of `balance_gradients`, less alpha.
-      alpha: Equation 4's weight.
+      balance: Of the adversarial gradient against that of the MSE.
     """
     create = lookup(OPTIMIZERS, name, "optimizer")
-    completion = optax.chain(balance_gradients(alpha=alpha, **balance), create(options[name]))
+    completion = optax.chain(balance_gradients(balance), create(options[name]))
     return completion, optax.with_extra_args_support(create(options[name]))
 
 
@@ -135,8 +136,9 @@ def create_recipe(config: Any, axis_name: str | None = None) -> Recipe:
     mask_sampler = masks.create_sampler(config.mask.sampler, config.mask.to_dict())
     # Tells of holes that do not fit, before anything is compiled.
     jax.eval_shape(lambda key: mask_sampler(key, (size, size), local_size), jax.random.key(0))
+    balance = Balance(alpha=config.loss.alpha, **config.balance.to_dict())
     completion_optimizer, discriminator_optimizer = create_optimizers(
-        config.optimizer.name, config.optimizer.to_dict(), config.balance.to_dict(), config.loss.alpha
+        config.optimizer.name, config.optimizer.to_dict(), balance
     )
     completion_network, context_discriminator = _create_networks(config, axis_name)
     return Recipe(
@@ -144,6 +146,7 @@ def create_recipe(config: Any, axis_name: str | None = None) -> Recipe:
         context_discriminator=context_discriminator,
         completion_optimizer=completion_optimizer,
         discriminator_optimizer=discriminator_optimizer,
+        balance=balance,
         mask_sampler=mask_sampler,
         reconstruction_loss=losses.create_reconstruction_loss(config.loss.reconstruction.to_dict()),
         adversarial_loss=lookup(losses.ADVERSARIAL_LOSSES, config.loss.adversarial, "adversarial loss"),

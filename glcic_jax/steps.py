@@ -10,7 +10,7 @@ Reference: Iizuka et al. 2017, Section 3.4 and Algorithm 1.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,18 @@ import optax
 from flax import struct
 
 from glcic_jax import images
-from glcic_jax.gradient_balance import balance_state
-from glcic_jax.masks import random_local_box
+from glcic_jax.gradient_balance import add_adversarial, balance_state
 from glcic_jax.state import NetworkState, Recipe, TrainState
-
-Batch = dict[str, jax.Array]
-T = TypeVar("T")
+from glcic_jax.step_parts import (
+    Batch,
+    Examples,
+    Forward,
+    completion_forward,
+    draw_examples,
+    mean_over_devices,
+    over_parts,
+    update,
+)
 
 
 class CompletionMetrics(struct.PyTreeNode):
@@ -52,43 +58,45 @@ class JointMetrics(DiscriminatorMetrics):
     adversarial_weight: jax.Array
 
 
-class _Examples(struct.PyTreeNode):
-    image: jax.Array
-    mask: jax.Array
-    local_box: jax.Array
-    real_local_box: jax.Array
-    network_input: jax.Array
+class _JointLosses(NamedTuple):
+    """C's two losses on some examples, and their gradients in C's output."""
+
+    forward: Forward
+    mse: jax.Array
+    of_mse: jax.Array
+    adversarial: jax.Array
+    of_adversarial: jax.Array
 
 
-class _Forward(NamedTuple):
-    output: jax.Array
-    batch_stats: Any
-    pullback: Callable[[jax.Array], tuple[Any]]
+# The state, the examples, and what gives C's losses on part of them: C after its update, and the two losses.
+_CompletionUpdate = Callable[
+    [TrainState, Examples, Callable[[Any, Examples], _JointLosses]], tuple[NetworkState, jax.Array, jax.Array]
+]
 
 
 def completion_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, CompletionMetrics]:
     """Phase 1: trains C alone on the masked MSE; D is not touched (Algorithm 1, line 5)."""
     recipe = state.recipe
-    examples = _draw_examples(state, batch, key)
+    examples = draw_examples(state, batch, key)
 
-    def gradients(batch_stats: Any, part: _Examples) -> tuple[Any, tuple[Any, jax.Array]]:
-        forward = _completion_forward(state, batch_stats, part)
+    def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, jax.Array]]:
+        forward = completion_forward(state, batch_stats, part)
         loss, cotangent = jax.value_and_grad(_reconstruction_loss)(forward.output, recipe, part)
         (grads,) = forward.pullback(cotangent)
         return forward.batch_stats, (grads, loss)
 
-    batch_stats, means = _over_parts(recipe, gradients, state.completion.batch_stats, examples)
-    grads, loss = _mean_over_devices(recipe, means)
-    completion = _update(recipe.completion_optimizer, state.completion, grads, batch_stats, recipe)
+    batch_stats, means = over_parts(recipe, gradients, state.completion.batch_stats, examples)
+    grads, loss = mean_over_devices(recipe, means)
+    completion = update(recipe.completion_optimizer, state.completion, grads, batch_stats, recipe)
     metrics = CompletionMetrics(loss, optax.tree.norm(grads))
     return _advance(state, completion, state.discriminator), metrics
 
 
 def discriminator_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, DiscriminatorMetrics]:
     """Phase 2: trains D alone; C completes with its running statistics, and nothing of it changes."""
-    examples = _draw_examples(state, batch, key)
+    examples = draw_examples(state, batch, key)
 
-    def complete(part: _Examples) -> jax.Array:
+    def complete(part: Examples) -> jax.Array:
         variables = {"params": state.completion.params, "batch_stats": state.completion.batch_stats}
         output: Any = state.recipe.completion_network.apply(variables, part.network_input, train=False)
         return images.composite(part.image, output, part.mask)
@@ -98,43 +106,51 @@ def discriminator_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple
 
 
 def joint_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, JointMetrics]:
-    """Phase 3: trains D on real and completed images, then C on Equation 4 against the D just updated."""
+    """Phase 3: trains D on real and completed images, then C on Equation 4 against the D just updated.
+
+    Measures the norms of C's two gradients, for which C is differentiated twice.
+    """
+    return _train_both(state, batch, key, _measured_update)
+
+
+def joint_step_between_measurements(
+    state: TrainState, batch: Batch, key: jax.Array
+) -> tuple[TrainState, JointMetrics]:
+    """Phase 3 between two measurements: as `joint_step`, but the adversarial weight follows from the last norms.
+
+    C is differentiated once, for the sum of both losses. The metrics repeat the norms.
+    """
+    return _train_both(state, batch, key, _weighed_update)
+
+
+def _train_both(
+    state: TrainState, batch: Batch, key: jax.Array, update_completion: _CompletionUpdate
+) -> tuple[TrainState, JointMetrics]:
     recipe = state.recipe
-    examples = _draw_examples(state, batch, key)
+    examples = draw_examples(state, batch, key)
     # One pass of C serves both updates. Worked through in parts, C runs again in the second half instead:
     # to keep every part's activations is what accumulation is there to avoid.
     whole = None
     if recipe.accumulation == 1:
-        whole = _completion_forward(state, state.completion.batch_stats, examples)
+        whole = completion_forward(state, state.completion.batch_stats, examples)
 
-    def forward_of(batch_stats: Any, part: _Examples) -> _Forward:
-        return _completion_forward(state, batch_stats, part) if whole is None else whole
+    def forward_of(batch_stats: Any, part: Examples) -> Forward:
+        return completion_forward(state, batch_stats, part) if whole is None else whole
 
-    def complete(part: _Examples) -> jax.Array:
+    def complete(part: Examples) -> jax.Array:
         return images.composite(part.image, forward_of(state.completion.batch_stats, part).output, part.mask)
 
     discriminator, discriminator_metrics = _update_discriminator(state, examples, complete)
 
-    def gradients(batch_stats: Any, part: _Examples) -> tuple[Any, tuple[Any, ...]]:
+    def differentiate(batch_stats: Any, part: Examples) -> _JointLosses:
         forward = forward_of(batch_stats, part)
-        mse, mse_cotangent = jax.value_and_grad(_reconstruction_loss)(forward.output, recipe, part)
-        adversarial, adversarial_cotangent = jax.value_and_grad(_adversarial_loss)(
+        mse, of_mse = jax.value_and_grad(_reconstruction_loss)(forward.output, recipe, part)
+        adversarial, of_adversarial = jax.value_and_grad(_adversarial_loss)(
             forward.output, recipe, discriminator, part
         )
-        (mse_grads,) = forward.pullback(mse_cotangent)
-        (adversarial_grads,) = forward.pullback(adversarial_cotangent)
-        return forward.batch_stats, (mse_grads, adversarial_grads, mse, adversarial)
+        return _JointLosses(forward, mse, of_mse, adversarial, of_adversarial)
 
-    batch_stats, means = _over_parts(recipe, gradients, state.completion.batch_stats, examples)
-    mse_grads, adversarial_grads, mse, adversarial = _mean_over_devices(recipe, means)
-    completion = _update(
-        recipe.completion_optimizer,
-        state.completion,
-        mse_grads,
-        batch_stats,
-        recipe,
-        adversarial_updates=adversarial_grads,
-    )
+    completion, mse, adversarial = update_completion(state, examples, differentiate)
     balance = balance_state(completion.optimizer_state)
     metrics = JointMetrics(
         **vars(discriminator_metrics),
@@ -147,43 +163,49 @@ def joint_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainSt
     return _advance(state, completion, discriminator), metrics
 
 
-def _draw_examples(state: TrainState, batch: Batch, key: jax.Array) -> _Examples:
-    """Draws every example's hole and local boxes, and fills C's input."""
+def _measured_update(
+    state: TrainState, examples: Examples, differentiate: Callable[[Any, Examples], _JointLosses]
+) -> tuple[NetworkState, jax.Array, jax.Array]:
+    """Differentiates C for each of the two losses, and weighs the gradients by their norms."""
     recipe = state.recipe
-    image = images.to_float(batch["image"])
-    height, width = image.shape[1:3]
-    step_key = jax.random.fold_in(key, state.step)
 
-    def draw(place: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        hole_key, real_key = jax.random.split(jax.random.fold_in(step_key, place))
-        mask, local_box = recipe.mask_sampler(hole_key, (height, width), recipe.local_size)
-        return mask, local_box, random_local_box(real_key, (height, width), recipe.local_size)
+    def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, ...]]:
+        losses = differentiate(batch_stats, part)
+        (mse_grads,) = losses.forward.pullback(losses.of_mse)
+        (adversarial_grads,) = losses.forward.pullback(losses.of_adversarial)
+        return losses.forward.batch_stats, (mse_grads, adversarial_grads, losses.mse, losses.adversarial)
 
-    mask, local_box, real_local_box = jax.vmap(draw)(batch["place"])
-    network_input = images.network_input(image, mask, state.mean_pixel, recipe.input_form)
-    return _Examples(image, mask, local_box, real_local_box, network_input)
-
-
-def _completion_forward(state: TrainState, batch_stats: Any, examples: _Examples) -> _Forward:
-    """Runs C in training mode and keeps the way back to its parameters."""
-
-    def apply(params: Any) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": batch_stats}
-        output, updated = state.recipe.completion_network.apply(
-            variables, examples.network_input, train=True, mutable=["batch_stats"]
-        )
-        return output, updated["batch_stats"]
-
-    output, pullback, batch_stats = jax.vjp(apply, state.completion.params, has_aux=True)
-    return _Forward(output, batch_stats, pullback)
+    batch_stats, means = over_parts(recipe, gradients, state.completion.batch_stats, examples)
+    mse_grads, adversarial_grads, mse, adversarial = mean_over_devices(recipe, means)
+    optimizer, completion = recipe.completion_optimizer, state.completion
+    extra = {"adversarial_updates": adversarial_grads}
+    return update(optimizer, completion, mse_grads, batch_stats, recipe, **extra), mse, adversarial
 
 
-def _reconstruction_loss(output: jax.Array, recipe: Recipe, examples: _Examples) -> jax.Array:
+def _weighed_update(
+    state: TrainState, examples: Examples, differentiate: Callable[[Any, Examples], _JointLosses]
+) -> tuple[NetworkState, jax.Array, jax.Array]:
+    """Differentiates C once, for the sum of both losses at the weight that the last norms gave."""
+    recipe = state.recipe
+    weight = recipe.balance.weight(balance_state(state.completion.optimizer_state))
+
+    def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, ...]]:
+        losses = differentiate(batch_stats, part)
+        (grads,) = losses.forward.pullback(add_adversarial(losses.of_mse, losses.of_adversarial, weight))
+        return losses.forward.batch_stats, (grads, losses.mse, losses.adversarial)
+
+    batch_stats, means = over_parts(recipe, gradients, state.completion.batch_stats, examples)
+    grads, mse, adversarial = mean_over_devices(recipe, means)
+    optimizer, completion = recipe.completion_optimizer, state.completion
+    return update(optimizer, completion, grads, batch_stats, recipe, adversarial_weight=weight), mse, adversarial
+
+
+def _reconstruction_loss(output: jax.Array, recipe: Recipe, examples: Examples) -> jax.Array:
     return recipe.reconstruction_loss(output, examples.image, examples.mask).mean()
 
 
 def _adversarial_loss(
-    output: jax.Array, recipe: Recipe, discriminator: NetworkState, examples: _Examples
+    output: jax.Array, recipe: Recipe, discriminator: NetworkState, examples: Examples
 ) -> jax.Array:
     """C's adversarial term; D's running statistics, which this pass would move, are left as they are."""
     completed = images.composite(examples.image, output, examples.mask)
@@ -204,13 +226,13 @@ def _judge(
 
 
 def _update_discriminator(
-    state: TrainState, examples: _Examples, complete: Callable[[_Examples], jax.Array]
+    state: TrainState, examples: Examples, complete: Callable[[Examples], jax.Array]
 ) -> tuple[NetworkState, DiscriminatorMetrics]:
     """Trains D on real and completed images, each a batch of its own for D's normalisation."""
     recipe, discriminator = state.recipe, state.discriminator
     assert discriminator is not None
 
-    def gradients(batch_stats: Any, part: _Examples) -> tuple[Any, tuple[Any, ...]]:
+    def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, ...]]:
         completed = jax.lax.stop_gradient(complete(part))
 
         def loss_of(params: Any) -> tuple[jax.Array, Any]:
@@ -223,52 +245,10 @@ def _update_discriminator(
         (_, (stats, *values)), grads = jax.value_and_grad(loss_of, has_aux=True)(discriminator.params)
         return stats, (grads, *values)
 
-    batch_stats, means = _over_parts(recipe, gradients, discriminator.batch_stats, examples)
-    grads, loss, real_accuracy, fake_accuracy = _mean_over_devices(recipe, means)
+    batch_stats, means = over_parts(recipe, gradients, discriminator.batch_stats, examples)
+    grads, loss, real_accuracy, fake_accuracy = mean_over_devices(recipe, means)
     metrics = DiscriminatorMetrics(loss, real_accuracy, fake_accuracy, optax.tree.norm(grads))
-    return _update(recipe.discriminator_optimizer, discriminator, grads, batch_stats, recipe), metrics
-
-
-def _over_parts(
-    recipe: Recipe, work: Callable[[Any, _Examples], tuple[Any, T]], carry: Any, examples: _Examples
-) -> tuple[Any, T]:
-    """Works through a batch in `accumulation` parts: the last carry, and the mean of the values.
-
-    Gradients and losses are exactly the whole batch's but for BatchNorm, which normalises each part by
-    itself and moves its running statistics once for each part.
-    """
-    parts = recipe.accumulation
-    if parts == 1:
-        return work(carry, examples)
-    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), examples)
-    shapes = jax.eval_shape(work, carry, jax.tree.map(lambda x: x[0], split))[1]
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-    def add(carry_and_sum: tuple[Any, T], part: _Examples) -> tuple[tuple[Any, T], None]:
-        carry, values = work(carry_and_sum[0], part)
-        return (carry, jax.tree.map(jnp.add, carry_and_sum[1], values)), None
-
-    (carry, total), _ = jax.lax.scan(add, (carry, zeros), split)
-    return carry, jax.tree.map(lambda x: x / parts, total)
-
-
-def _mean_over_devices(recipe: Recipe, values: T) -> T:
-    return values if recipe.axis_name is None else jax.lax.pmean(values, recipe.axis_name)
-
-
-def _update(
-    optimizer: optax.GradientTransformationExtraArgs,
-    network: NetworkState,
-    grads: Any,
-    batch_stats: Any,
-    recipe: Recipe,
-    **extra: Any,
-) -> NetworkState:
-    """Applies one update; statistics that each device gathered alone are averaged, to keep states equal."""
-    updates, optimizer_state = optimizer.update(grads, network.optimizer_state, network.params, **extra)
-    if not recipe.sync_batch_norm:
-        batch_stats = _mean_over_devices(recipe, batch_stats)
-    return NetworkState(optax.apply_updates(network.params, updates), batch_stats, optimizer_state)
+    return update(recipe.discriminator_optimizer, discriminator, grads, batch_stats, recipe), metrics
 
 
 def _advance(state: TrainState, completion: NetworkState, discriminator: NetworkState | None) -> TrainState:
@@ -281,3 +261,15 @@ def _advance(state: TrainState, completion: NetworkState, discriminator: Network
 
 
 STEPS = {"completion": completion_step, "discriminator": discriminator_step, "joint": joint_step}
+
+# Of the phases that measure something now and then only: the step for the updates between.
+STEPS_BETWEEN = {"joint": joint_step_between_measurements}
+
+
+def step_of(
+    phase: str, done: int, recipe: Recipe
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Any]]:
+    """The step for a phase's next update, after `done` updates of that phase."""
+    if phase in STEPS_BETWEEN and not recipe.balance.is_measured(done):
+        return STEPS_BETWEEN[phase]
+    return STEPS[phase]

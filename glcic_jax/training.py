@@ -22,7 +22,7 @@ from glcic_jax.opening import Desk, Run, open_run, plan_run
 from glcic_jax.phases import Phase, Schedule
 from glcic_jax.reporting import Stopwatch, save_grid
 from glcic_jax.state import TrainState
-from glcic_jax.steps import STEPS
+from glcic_jax.steps import step_of
 from glcic_jax.stopping import StopRequest
 from glcic_jax.summary import write_summary
 from glcic_jax.workdirs import holder, locked
@@ -147,7 +147,8 @@ def _train_phase(
     Raises:
       Stopped: It was asked to, and has saved.
     """
-    update = parallel(STEPS[phase.name])
+    updates: dict[Any, Any] = {}
+    key = replicate(run.training_key)  # Else every update would copy it from the first device to the others.
     clock = Stopwatch()
     pending: list[Any] = []
     run.progress.start_phase(phase, first)
@@ -157,15 +158,20 @@ def _train_phase(
         # Only what the devices had to wait for counts: while they still work, nothing is lost.
         if pending and jax.tree.leaves(pending[-1])[0].is_ready():
             clock.waiting += time.perf_counter() - asked
-        if step == first:
-            # This update's time is the compiler's: it is told as such, and left out of images/s.
-            compiling = time.perf_counter()
-            state, metrics = _first_update(update, state, batch, run.training_key)
-            run.progress.say(f"  compiled the {phase.name} step in {time.perf_counter() - compiling:.1f} s")
-            clock = Stopwatch()
-        else:
-            state, metrics = update(state, batch, run.training_key)
+        step_function = step_of(phase.name, step - phase.start, state.recipe)
+        if step_function in updates:
+            state, metrics = updates[step_function](state, batch, key)
             clock.steps += 1
+        else:
+            # This update's time is the compiler's: it is told as such, and left out of images/s.
+            jax.block_until_ready(pending[-1:])
+            clock.pause()
+            updates[step_function] = parallel(step_function)
+            compiling = time.perf_counter()
+            state, metrics = _first_update(updates[step_function], state, batch, key)
+            name = step_function.__name__.replace("_", " ")
+            run.progress.say(f"  compiled the {name} in {time.perf_counter() - compiling:.1f} s")
+            clock.resume()
         pending.append(metrics)
         # One update stays in flight, so that batches do not pile up on the devices.
         jax.block_until_ready(pending[-2:-1])
@@ -185,7 +191,7 @@ def _train_phase(
 
 
 def _first_update(update: Any, state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, Any]:
-    """A phase's first update, which is compiled first; waits for it.
+    """The first update by a program, which is compiled first; waits for it.
 
     Raises:
       ConfigError: It does not fit the devices' memory.

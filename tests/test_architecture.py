@@ -102,6 +102,7 @@ LEVELS = {
     "processes": 2,
     "reporting": 2,
     "steps": 2,
+    "step_parts": 2,
     "stopping": 2,
     "tensorboard": 1,
     "completion": 3,

@@ -16,6 +16,7 @@ from glcic_jax.benchmark import cli
 from glcic_jax.benchmark_cpu import _difference
 from glcic_jax.benchmark_phases import PAPER_STEPS, phase_flops, scheduled_rate
 from glcic_jax.benchmark_pipes import answer
+from glcic_jax.benchmark_setup import MEASURING
 from glcic_jax.devices import AXIS, parallel, share
 from glcic_jax.networks import CompletionNetwork
 from glcic_jax.operation_counts import exchanged, nominal_flops
@@ -151,6 +152,8 @@ def test_the_schedule_is_averaged_over_its_time():
     assert scheduled_rate(dict.fromkeys(PAPER_STEPS, 50.0)) == pytest.approx(50.0)
     rates = {"completion": 90.0, "discriminator": 10.0, "joint": 100.0}
     assert scheduled_rate(rates) == pytest.approx(500_000 / (1_000 + 1_000 + 4_000))
+    # One joint step in four takes twice as long.
+    assert scheduled_rate({**rates, MEASURING: 50.0}, 4) == pytest.approx(500_000 / (1_000 + 1_000 + 5_000))
 
 
 def test_phases(tiny, tmp_path):
@@ -160,7 +163,7 @@ def test_phases(tiny, tmp_path):
     )
     assert result.exit_code == 0, result.output
     (names, *rows), (_, schedule) = tables(result.stdout)
-    assert [row[0] for row in rows] == list(STEPS)
+    assert [row[0] for row in rows] == [*STEPS, MEASURING]
     assert {row[1] for row in rows} == {"float32"}
     assert positive(np.delete(numbers(rows, 2), names.index("GiB planned") - 2, axis=1))
     assert positive(numbers([schedule], 1))
@@ -192,7 +195,7 @@ def test_scale(tiny, monkeypatch):
     result = run("scale", "--config", tiny, "--devices", "1", "--steps", 2, "--batch-size", 4, "--step-ms", 50)
     assert result.exit_code == 0, result.output
     (_, *rows), (_, *sent) = tables(result.stdout)
-    assert [row[:2] for row in rows] == [["1 simulated", phase] for phase in STEPS]
+    assert [row[:2] for row in rows] == [["1 simulated", phase] for phase in (*STEPS, MEASURING)]
     for _, _, ms, growth, compilations, copied in rows:
         assert float(ms) > 0
         assert (float(growth), float(compilations), copied) == (1, 0, "nothing")

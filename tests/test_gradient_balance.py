@@ -5,10 +5,11 @@ import optax
 import pytest
 
 from glcic_jax.errors import ConfigError
-from glcic_jax.gradient_balance import BalanceState, adversarial_weight, balance_gradients, balance_state
+from glcic_jax.gradient_balance import Balance, BalanceState, adversarial_weight, balance_gradients, balance_state
 
 ALPHA = 0.0004
 OPTIONS = {"alpha": ALPHA, "ratio": 1.0, "hold_steps": 10, "handover_steps": 20, "max_weight": 10.0}
+BALANCE = Balance(**OPTIONS, measure_every=1)
 
 # Norms 5 and 13; norms add up over the leaves, so both leaves are needed for them.
 MSE_GRADIENT = {"kernel": jnp.array([[3.0, 0.0]]), "bias": jnp.array([4.0])}
@@ -23,7 +24,7 @@ def _weights_from_zero_to_fifty(reconstruction_norm, adversarial_norm):
 
 def _balance(state=None, mse=MSE_GRADIENT, adversarial=ADVERSARIAL_GRADIENT, **changes):
     """One update at the given state (or a fresh one); returns the total gradient and the new state."""
-    transformation = balance_gradients(**{**OPTIONS, **changes})
+    transformation = balance_gradients(Balance(**{**OPTIONS, "measure_every": 1, **changes}))
     state = transformation.init(mse) if state is None else state
     return transformation.update(mse, state, adversarial_updates=adversarial)
 
@@ -143,7 +144,7 @@ def test_an_alpha_of_zero_ends_at_zero():
 
 
 def test_without_the_keyword_the_gradient_passes_and_nothing_is_counted():
-    transformation = balance_gradients(**OPTIONS)
+    transformation = balance_gradients(BALANCE)
     before = transformation.init(MSE_GRADIENT)
     total, after = transformation.update(MSE_GRADIENT, before)
     for name, value in MSE_GRADIENT.items():
@@ -154,7 +155,7 @@ def test_without_the_keyword_the_gradient_passes_and_nothing_is_counted():
 
 def test_in_a_chain_under_jit_adadelta_gets_the_sum():
     adadelta = optax.adadelta(learning_rate=1.0)
-    chain = optax.chain(balance_gradients(**OPTIONS), adadelta)
+    chain = optax.chain(balance_gradients(BALANCE), adadelta)
     params = jax.tree.map(jnp.ones_like, MSE_GRADIENT)
 
     @jax.jit
@@ -172,7 +173,7 @@ def test_in_a_chain_under_jit_adadelta_gets_the_sum():
 
 
 def test_balance_state_wants_exactly_one():
-    balance = balance_gradients(**OPTIONS)
+    balance = balance_gradients(BALANCE)
     params = {"kernel": jnp.ones(2)}
     with pytest.raises(ValueError, match="found 0"):
         balance_state(optax.adadelta(learning_rate=1.0).init(params))
@@ -193,4 +194,36 @@ def test_balance_state_wants_exactly_one():
 )
 def test_options_that_mean_nothing_are_refused(name, value):
     with pytest.raises(ConfigError, match="balance"):
-        balance_gradients(**{**OPTIONS, name: value})
+        Balance(**{**OPTIONS, "measure_every": 1, name: value})
+
+
+def test_a_sum_at_a_given_weight_passes_through_and_is_counted():
+    transformation = balance_gradients(BALANCE)
+    _, measured = transformation.update(
+        MSE_GRADIENT, transformation.init(MSE_GRADIENT), adversarial_updates=ADVERSARIAL_GRADIENT
+    )
+    weight = BALANCE.weight(measured)
+    np.testing.assert_allclose(weight, BALANCED, rtol=1e-6)
+    total, state = transformation.update(MSE_GRADIENT, measured, adversarial_weight=weight)
+    assert total is MSE_GRADIENT
+    assert state.joint_updates == 2
+    assert state.adversarial_weight == weight
+    assert state[1:3] == measured[1:3]
+
+
+def test_the_kept_norms_are_handed_over_to_alpha_as_measured_ones_are():
+    expected = _weights_from_zero_to_fifty(5.0, 13.0)
+    norms = jnp.float32(5.0), jnp.float32(13.0)
+    found = [BALANCE.weight(BalanceState(jnp.int32(count), *norms, jnp.float32(0))) for count in (0, 15, 29, 30)]
+    np.testing.assert_allclose(found, expected[jnp.array([0, 15, 29, 30])], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6]), (10, [0])])
+def test_the_first_of_so_many_updates_measures(every, expected):
+    balance = Balance(**OPTIONS, measure_every=every)
+    assert [count for count in range(7) if balance.is_measured(count)] == expected
+
+
+def test_measuring_never_is_refused():
+    with pytest.raises(ConfigError, match="measure_every is 0"):
+        Balance(**OPTIONS, measure_every=0)

@@ -18,15 +18,15 @@ from conftest import load_config, shrink, smooth_batch
 
 from glcic_jax import images, losses, steps
 from glcic_jax.errors import ConfigError
-from glcic_jax.gradient_balance import balance_gradients, balance_state
+from glcic_jax.gradient_balance import Balance, BalanceState, balance_gradients, balance_state
 from glcic_jax.networks import CompletionNetwork, ContextDiscriminator
 from glcic_jax.state import OPTIMIZERS, NetworkState, TrainState, create_recipe, create_state
-from glcic_jax.steps import STEPS
+from glcic_jax.steps import STEPS, STEPS_BETWEEN, step_of
 
 KEY = jax.random.key(1)
 EMA_DECAY = 0.75
 ALPHA = 0.0004
-BALANCE = {"alpha": ALPHA, "ratio": 1.0, "hold_steps": 10, "handover_steps": 0, "max_weight": 1e3}
+BALANCE = Balance(alpha=ALPHA, ratio=1.0, hold_steps=10, handover_steps=0, max_weight=1e3, measure_every=3)
 
 # Half the time of compiling; the programs run for milliseconds.
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
@@ -88,7 +88,8 @@ def _small_state(config, normalise=True, **fields) -> TrainState:
 def _descend(learning_rate: float) -> dict[str, optax.GradientTransformation]:
     """Plain descent for both networks: a change of parameters that tells the gradient."""
     return {
-        "completion_optimizer": optax.chain(balance_gradients(**BALANCE), optax.sgd(learning_rate)),
+        "balance": BALANCE,
+        "completion_optimizer": optax.chain(balance_gradients(BALANCE), optax.sgd(learning_rate)),
         "discriminator_optimizer": optax.with_extra_args_support(optax.sgd(learning_rate)),
     }
 
@@ -386,6 +387,43 @@ def test_alpha_weighs_the_adversarial_gradient_when_the_balance_is_over(small_ru
     difference = jax.tree.map(jnp.subtract, balanced.completion.params, after.completion.params)
     expected = 0.1 * (early.adversarial_weight - ALPHA) * early.adversarial_gradient_norm
     np.testing.assert_allclose(optax.tree.norm(difference), expected, rtol=1e-3)
+
+
+def _with_norms_of(network: NetworkState, other: NetworkState) -> NetworkState:
+    """The network, its balance remembering the norms that the other's measured."""
+    norms = balance_state(other.optimizer_state)._asdict()
+    kept = {name: norms[name] for name in ("reconstruction_norm", "adversarial_norm")}
+    chain = tuple(
+        state._replace(**kept) if isinstance(state, BalanceState) else state for state in network.optimizer_state
+    )
+    return network.replace(optimizer_state=chain)
+
+
+def test_between_measurements_the_last_norms_weigh_the_sum(small_run, shared_batch):
+    before, after = small_run.around("joint")
+    remembering = before.replace(completion=_with_norms_of(before.completion, after.completion))
+    between = jax.jit(STEPS_BETWEEN["joint"], compiler_options=UNOPTIMISED)
+    found, metrics = between(remembering, shared_batch, KEY)
+    _close(found.completion.params, after.completion.params, rtol=1e-5, atol=1e-6)
+    _close(found.discriminator, after.discriminator, rtol=1e-5, atol=1e-6)
+    _close(metrics, small_run.metrics["joint"], rtol=1e-5, atol=1e-7)
+    assert balance_state(found.completion.optimizer_state).joint_updates == 1
+    # Norms twice as far apart give twice the weight.
+    doubled = balance_state(after.completion.optimizer_state).adversarial_norm / 2
+    chain = remembering.completion.optimizer_state
+    chain = (chain[0]._replace(adversarial_norm=doubled), *chain[1:])
+    state = remembering.replace(completion=remembering.completion.replace(optimizer_state=chain))
+    weight = between(state, shared_batch, KEY)[1].adversarial_weight
+    np.testing.assert_allclose(weight, 2 * metrics.adversarial_weight, rtol=1e-5)
+
+
+def test_the_joint_phase_measures_every_so_many_updates(small_run):
+    recipe = small_run.states[0].recipe
+    measured = [done for done in range(8) if step_of("joint", done, recipe) is STEPS["joint"]]
+    assert measured == [0, 3, 6]
+    assert step_of("joint", 1, recipe) is STEPS_BETWEEN["joint"]
+    for phase in ("completion", "discriminator"):
+        assert all(step_of(phase, done, recipe) is STEPS[phase] for done in range(8))
 
 
 def _with_garbage_outside(state: TrainState) -> TrainState:

@@ -26,6 +26,7 @@ NARROW = (
     "discriminator.local_size=16",
     "discriminator.global_channels=(64,128,256)",
     "discriminator.local_channels=(64,128)",
+    "balance.measure_every=1",
     "validation_images=4",
     "log_every=1",
     "validate_every=2",
