@@ -114,6 +114,7 @@ LEVELS = {
     "continuation": 4,
     "opening": 4,
     "benchmark": 5,
+    "benchmark_memory": 5,
     "completer": 6,
     "runner": 5,
     "commands": 8,
