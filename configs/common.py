@@ -17,6 +17,9 @@ def get_config() -> ConfigDict:
     # Type of the networks' arithmetic, float32 or bfloat16; parameters are float32. GPUs may multiply float32 as
     # TF32: JAX_DEFAULT_MATMUL_PRECISION=highest in the environment forbids it.
     config.compute_dtype = "float32"
+    # What of C the backward pass computes again instead of keeping: "none"; "activations", everything but the
+    # convolutions; "stages", everything but what passes between stages. Less memory, more arithmetic (README).
+    config.remat = "none"
     config.sync_batch_norm = True  # BatchNorm over the whole batch; False: over each device's share alone.
     config.start_from = ""  # A run (its workdir) whose newest checkpoint a new run begins with.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from glcic_jax.benchmark_memory import memory
 from glcic_jax.benchmark_setup import ARGUMENTS
 from glcic_jax.errors import UserError, printable
 
@@ -135,6 +136,9 @@ def start(**options: Any) -> None:
     from glcic_jax.benchmark_start import print_start
 
     print_start(**options)
+
+
+cli.add_command(memory)
 
 
 if __name__ == "__main__":

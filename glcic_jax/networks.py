@@ -7,6 +7,7 @@ weight. Parameters are float32; `dtype` is the type of the arithmetic.
 Reference: Iizuka et al. 2017, Sections 3.2 and 3.3.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -128,6 +129,7 @@ class CompletionNetwork(nn.Module):
         to [-1, 1] and mapped to [0, 1], as networks trained on images in [-1, 1] need.
       dtype: Type of the arithmetic; parameters and running statistics stay float32.
       axis_name: The pmap axis over which batch statistics are averaged in training; None: each device's own.
+      remat: A name in `REMATS`: what training's backward pass computes again; changes no parameter or result.
 
     Reference: Iizuka et al. 2017, Section 3.2.
     """
@@ -137,6 +139,7 @@ class CompletionNetwork(nn.Module):
     output_activation: str = "sigmoid"
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -161,16 +164,28 @@ class CompletionNetwork(nn.Module):
         if height % 4 or width % 4:
             raise ValueError(f"sides must be multiples of 4, not {height} x {width}: pad the image first")
         activate = lookup(OUTPUT_ACTIVATIONS, self.output_activation, "output activation")
+        layers = [layer._replace(features=scaled(layer.features, self.width)) for layer in COMPLETION_LAYERS]
+        layers.append(LAST_COMPLETION_LAYER)
+
+        def run(network: nn.Module, hidden: jax.Array, first: int, end: int) -> jax.Array:
+            """Each convolution behind the normalisation of the one before: what is kept lies between the two."""
+            del network  # Flax passes it; a module made in here is its child by itself.
+            for index in range(first, end):
+                if index > 0:
+                    names = self.layer_order, f"bn{index}"
+                    hidden = _normalise_and_activate(hidden, *names, train, self.dtype, self.axis_name)
+                    hidden = _cut(hidden, extent, height)
+                layer = layers[index]
+                hidden = Convolution(layer, layer.features, self.dtype, name=layer.name)(hidden)
+            return hidden
+
+        kept = lookup(REMATS, self.remat, "remat")
+        ends = [index for index, layer in enumerate(layers, start=1) if layer.name in kept]
+        stage = nn.remat(run, static_argnums=(2, 3)) if ends and train else run
         hidden = _cut(network_input.astype(self.dtype), extent, height)
-        for index, layer in enumerate(COMPLETION_LAYERS, start=1):
-            features = scaled(layer.features, self.width)
-            hidden = Convolution(layer, features, self.dtype, name=layer.name)(hidden)
-            hidden = _normalise_and_activate(
-                hidden, self.layer_order, f"bn{index}", train, self.dtype, self.axis_name
-            )
-            hidden = _cut(hidden, extent, height)
-        output = Convolution(LAST_COMPLETION_LAYER, 3, self.dtype, name=LAST_COMPLETION_LAYER.name)(hidden)
-        return activate(output.astype(jnp.float32))
+        for first, end in itertools.pairwise([0, *ends, len(layers)]):
+            hidden = stage(self, hidden, first, end)
+        return activate(hidden.astype(jnp.float32))
 
 
 class _Branch(nn.Module):
@@ -295,4 +310,12 @@ OUTPUT_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 BRANCHES: dict[str, tuple[type[_Branch], Callable[[jax.Array, jax.Array, int], jax.Array]]] = {
     "global": (GlobalDiscriminator, _whole_image),
     "local": (LocalDiscriminator, crop_patch),
+}
+
+# The convolutions of C whose outputs alone are kept for the backward pass, which computes again what lies between;
+# (): everything is kept. "activations" repeats no convolution; "stages" cuts where the outputs are small.
+REMATS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "activations": tuple(layer.name for layer in COMPLETION_LAYERS),
+    "stages": ("conv4", "conv9", "conv12", "conv14"),
 }

@@ -167,6 +167,7 @@ def _check_names(config: Any) -> None:
     lookup(images.INPUT_FORMS, config.completion.input_form, "input form")
     for order in (config.completion.layer_order, config.discriminator.layer_order):
         lookup(dict.fromkeys(networks.LAYER_ORDERS), order, "layer order")
+    lookup(networks.REMATS, config.remat, "remat")
     branches = config.discriminator.branches
     for branch in branches:
         lookup(networks.BRANCHES, branch, "discriminator branch")
@@ -185,6 +186,7 @@ def _create_networks(
         width=config.completion.width,
         layer_order=config.completion.layer_order,
         output_activation=config.completion.output_activation,
+        remat=config.remat,
         dtype=dtype,
         axis_name=batch_norm_axis,
     )
@@ -212,33 +214,42 @@ def create_state(recipe: Recipe, key: jax.Array, image_size: int, mean_pixel: ja
       image_size: Side of the training crops in pixels; fixes D's fully connected layers.
       mean_pixel: [3] float in [0, 1].
     """
-
     # Runs once, and spends its time in the compiler: most of a minute of optimising random number generators.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def create(key: jax.Array) -> TrainState:
-        completion_key, discriminator_key = jax.random.split(key)
-        image = jnp.zeros((1, image_size, image_size, 4))
-        completion = _create_network_state(
-            recipe.completion_network.init(completion_key, image), recipe.completion_optimizer
-        )
-        discriminator = None
-        if recipe.context_discriminator is not None:
-            corner = jnp.zeros((1, 2), jnp.int32)
-            variables = recipe.context_discriminator.init(discriminator_key, image[..., :3], corner)
-            discriminator = _create_network_state(variables, recipe.discriminator_optimizer)
-        ema = None
-        if recipe.ema_decay:
-            ema = {"params": completion.params, "batch_stats": completion.batch_stats}
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            mean_pixel=jnp.asarray(mean_pixel, jnp.float32),
-            completion=completion,
-            discriminator=discriminator,
-            ema=ema,
-            recipe=recipe,
-        )
-
+    create = jax.jit(
+        functools.partial(_fresh_state, recipe, image_size=image_size, mean_pixel=mean_pixel),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
     return create(key)
+
+
+def state_shapes(recipe: Recipe, image_size: int) -> TrainState:
+    """The state that `create_state` would return, of `jax.ShapeDtypeStruct` instead of arrays; costs no memory."""
+    create = functools.partial(_fresh_state, recipe, image_size=image_size, mean_pixel=jnp.zeros(3))
+    return jax.eval_shape(create, jax.random.key(0))
+
+
+def _fresh_state(recipe: Recipe, key: jax.Array, image_size: int, mean_pixel: jax.Array) -> TrainState:
+    completion_key, discriminator_key = jax.random.split(key)
+    image = jnp.zeros((1, image_size, image_size, 4))
+    completion = _create_network_state(
+        recipe.completion_network.init(completion_key, image), recipe.completion_optimizer
+    )
+    discriminator = None
+    if recipe.context_discriminator is not None:
+        corner = jnp.zeros((1, 2), jnp.int32)
+        variables = recipe.context_discriminator.init(discriminator_key, image[..., :3], corner)
+        discriminator = _create_network_state(variables, recipe.discriminator_optimizer)
+    ema = None
+    if recipe.ema_decay:
+        ema = {"params": completion.params, "batch_stats": completion.batch_stats}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        mean_pixel=jnp.asarray(mean_pixel, jnp.float32),
+        completion=completion,
+        discriminator=discriminator,
+        ema=ema,
+        recipe=recipe,
+    )
 
 
 def _create_network_state(variables: Variables, optimizer: optax.GradientTransformation) -> NetworkState:

@@ -126,6 +126,7 @@ LEVELS = {
     "benchmark_start": 7,
     "benchmark_torch": 7,
     "operation_counts": 0,
+    "benchmark_memory": 7,
     "completer": 6,
     "runner": 5,
     "commands": 8,

@@ -1,0 +1,72 @@
+"""The table of what an update's memory is."""
+
+import pytest
+from conftest import ROOT, command_runner
+
+from glcic_jax.benchmark_memory import HEADROOM, Plan, largest_batch, largest_that, line_through, memory
+
+CONFIG = f"--config={ROOT / 'configs' / 'quickstart.py'}"
+SMALL = (CONFIG, "--image-size=32", "--width=0.05", "--dtypes=float32", "--batches=1,3")
+
+
+def test_each_row_fits_the_columns_and_adds_up():
+    done = command_runner().invoke(memory, [*SMALL, "--phases=completion", "--remats=none,activations"])
+    assert done.exit_code == 0, done.output
+    assert "differs from a GPU's" in done.stdout
+    header, _, *rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line[:1] == "|"]
+    assert [row[:3] for row in rows] == [
+        ["completion", "float32", "none"],
+        ["completion", "float32", "activations"],
+    ]
+    for row in rows:
+        assert len(row) == len(header)
+        arguments, outputs, temporaries, aliased = map(float, row[3:7])
+        fixed, per_image = (1024 * float(value) for value in row[7:9])
+        assert min(arguments, outputs, temporaries, aliased, per_image) > 0
+        assert fixed + 3 * per_image == pytest.approx(arguments + outputs + temporaries - aliased, abs=1)
+        assert 0 < int(row[9]) < int(row[10]) < int(row[11]) < int(row[12])
+    assert float(rows[1][8]) < float(rows[0][8])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dtypes=float33"], "unknown compute_dtype 'float33'"),
+        (["--remats=none,all"], "unknown remat 'all'"),
+        (["--phases=third"], "unknown phase 'third'"),
+        (["--batches=4,4"], "give two whole numbers"),
+        (["--config=missing.py"], "missing.py: no such configuration"),
+        ([f"--config={__file__}"], "no configuration with a get_config()"),
+        (["--image-size=30"], "needs a multiple of 4"),
+        (["--trial"], "--trial needs a GPU"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_else(arguments, message, monkeypatch):
+    monkeypatch.setattr("jax.default_backend", lambda: "cpu")
+    done = command_runner().invoke(memory, [*SMALL, *arguments])
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert message in done.stderr.splitlines()[-1]
+
+
+def test_the_peak_counts_what_is_handed_over_once():
+    assert Plan(arguments=10, outputs=8, temporaries=5, aliased=7).total == 16
+
+
+def test_the_largest_batch_leaves_headroom():
+    assert line_through((2, 6), (30, 70)) == (10, 10)
+    assert largest_batch(1010 / (1 - HEADROOM) + 1e-6, 10, 10) == 100
+    assert largest_batch(5, 10, 10) == 0
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 15, 16, 100, 1000])
+def test_a_trial_ends_just_below_the_limit(limit):
+    tried = []
+
+    def runs(size):
+        tried.append(size)
+        return size <= limit
+
+    found = largest_that(runs)
+    assert found <= limit <= found + found // 16
+    assert len(tried) == len(set(tried))

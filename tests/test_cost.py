@@ -1,0 +1,127 @@
+"""What an update costs, by XLA's own count: deterministic, so that a change that costs more is seen."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glcic_jax.benchmark_memory import plan_of
+from glcic_jax.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER, CompletionNetwork, Layer, scaled
+from glcic_jax.state import create_recipe, state_shapes
+from glcic_jax.steps import STEPS, STEPS_BETWEEN
+
+BATCH = 64  # Nothing is compiled: a large one leaves the optimizers' share behind.
+PROGRAMS = {**STEPS, "joint, between measurements": STEPS_BETWEEN["joint"]}
+# Bytes that XLA planned for the joint step of `_narrow`, and 15 % more.
+MOST_TEMPORARIES = 1.15 * 36.1e6
+
+
+def _taps(size: int, layer: Layer) -> int:
+    """Products along one side: a tap that falls on the padding is none, and XLA counts none."""
+    if layer.name.startswith("deconv"):
+        return 2 * 2 * size  # Two taps for each of twice as many pixels.
+    padding = layer.dilation * (layer.kernel // 2)
+    starts = range(-padding, size + padding - layer.dilation * (layer.kernel - 1), layer.stride)
+    return sum(0 <= start + tap * layer.dilation < size for start in starts for tap in range(layer.kernel))
+
+
+def _completion_counts(size: int, width: float) -> list[int]:
+    """Operations of each of C's convolutions on one image, forward: a product and a sum for each tap."""
+    counts, inputs = [], 4
+    for layer in (*COMPLETION_LAYERS, LAST_COMPLETION_LAYER):
+        outputs = layer.features if layer is LAST_COMPLETION_LAYER else scaled(layer.features, width)
+        counts.append(2 * _taps(size, layer) ** 2 * inputs * outputs)
+        size = 2 * size if layer.name.startswith("deconv") else size // layer.stride
+        inputs = outputs
+    return counts
+
+
+def _branch_counts(size: int, channels: tuple[int, ...], width: float) -> list[int]:
+    """The same of one branch of D, whose last layer is fully connected."""
+    counts, inputs = [], 3
+    for features in channels:
+        layer = Layer("conv", scaled(features, width), kernel=5, stride=2)
+        counts.append(2 * _taps(size, layer) ** 2 * inputs * layer.features)
+        size, inputs = math.ceil(size / 2), layer.features
+    return [*counts, 2 * size**2 * inputs * scaled(1024, width)]
+
+
+def _expected(config) -> dict[str, int]:
+    """Operations of each phase's update on one image: a way back costs a way forward for each of two gradients."""
+    size, local_size = config.data.image_size, config.discriminator.local_size
+    completion = _completion_counts(size, config.completion.width)
+    width = config.discriminator.width
+    branches = [
+        _branch_counts(size, config.discriminator.global_channels, width),
+        _branch_counts(local_size, config.discriminator.local_channels, width),
+    ]
+    forward, judge = sum(completion), sum(map(sum, branches))
+    # The first layer's input needs no gradient where parameters are trained.
+    pullback = 2 * forward - completion[0]
+    train_discriminator = 2 * (3 * judge - sum(counts[0] for counts in branches))
+    return {
+        "completion": forward + pullback,
+        "discriminator": forward + train_discriminator,
+        # The gradients of both losses apart; and of their sum.
+        "joint": forward + train_discriminator + 2 * judge + 2 * pullback,
+        "joint, between measurements": forward + train_discriminator + 2 * judge + pullback,
+    }
+
+
+def _operations(function, *shapes) -> float:
+    return jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
+
+
+def _shapes(config, batch_size):
+    size = config.data.image_size
+    image = jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8)
+    return {"image": image, "place": jax.ShapeDtypeStruct((batch_size,), np.int32)}
+
+
+@pytest.mark.parametrize("phase", PROGRAMS)
+def test_an_update_costs_what_its_layers_do(config, phase):
+    config.completion.width = config.discriminator.width = 1.0
+    state = state_shapes(create_recipe(config), config.data.image_size)
+    counted = _operations(PROGRAMS[phase], state, _shapes(config, BATCH), jax.eval_shape(jax.random.key, 0))
+    # Nothing but products is expected; normalisation, the optimizers and the holes add little to them.
+    assert counted / BATCH == pytest.approx(_expected(config)[phase], rel=0.02)
+
+
+def test_completing_an_image_of_256_px_costs_62_gflop():
+    network = CompletionNetwork()
+    image = jax.ShapeDtypeStruct((1, 256, 256, 4), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), image)
+    counted = _operations(network.apply, variables, image)
+    assert counted == pytest.approx(sum(_completion_counts(256, 1.0)), rel=0.02)
+    assert counted == pytest.approx(62e9, rel=0.02)
+
+
+def _narrow(config, remat: str = "none"):
+    config.data.image_size = 64
+    config.completion.width = 1 / 4
+    config.remat = remat
+    return state_shapes(create_recipe(config), 64)
+
+
+def test_the_joint_step_takes_no_more_memory_than_it_did(config):
+    assert plan_of("joint", _narrow(config), 4, 64).temporaries < MOST_TEMPORARIES
+
+
+def test_remat_takes_less_memory(config):
+    everything, activations, stages = (
+        plan_of("completion", _narrow(config, remat), 4, 64).temporaries
+        for remat in ("none", "activations", "stages")
+    )
+    assert stages < activations < 0.7 * everything
+
+
+@pytest.mark.parametrize(("remat", "factor"), [("activations", 1.0), ("stages", 1.25)])
+def test_only_stages_compute_convolutions_again(config, remat, factor):
+    config.completion.width = 1.0
+    config.remat = remat
+    state = state_shapes(create_recipe(config), config.data.image_size)
+    shapes = state, _shapes(config, BATCH), jax.eval_shape(jax.random.key, 0)
+    counted = _operations(STEPS["completion"], *shapes) / BATCH
+    assert counted / _expected(config)["completion"] == pytest.approx(factor, abs=0.03)

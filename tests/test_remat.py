@@ -1,0 +1,54 @@
+"""Computing activations again instead of keeping them, which may change nothing but the memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glcic_jax import continuation
+from glcic_jax.errors import ConfigError
+from glcic_jax.networks import REMATS, CompletionNetwork
+from glcic_jax.state import create_recipe
+
+# XLA:CPU would find that the second computation is the first, and the test would compare a program with itself.
+APART = {"xla_disable_hlo_passes": "cse_barrier_expander", "xla_backend_optimization_level": 0}
+IMAGE = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 4)).astype(np.float32)
+
+
+def _trained(remat, layer_order="conv_bn_relu"):
+    """Parameters, running statistics, output and gradients after one pass in training mode."""
+    network = CompletionNetwork(width=1 / 16, layer_order=layer_order, remat=remat)
+    variables = network.init(jax.random.key(0), IMAGE, train=True)
+
+    def loss(params):
+        output, updated = network.apply(
+            {**variables, "params": params}, IMAGE, train=True, mutable=["batch_stats"]
+        )
+        return jnp.mean((output - 0.3) ** 2), (output, updated)
+
+    gradient = jax.jit(jax.grad(loss, has_aux=True), compiler_options=APART)
+    return variables, gradient(variables["params"])
+
+
+@pytest.mark.parametrize("remat", sorted(set(REMATS) - {"none"}))
+def test_nothing_but_the_memory_changes(remat):
+    variables, results = _trained(remat)
+    expected_variables, expected = _trained("none")
+    assert jax.tree.structure(variables) == jax.tree.structure(expected_variables)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected_variables)
+    assert jax.tree.structure(results) == jax.tree.structure(expected)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), results, expected)
+    # Moved once by the batch, not once more when it is computed again.
+    mean = results[1][1]["batch_stats"]["bn1"]["mean"]
+    np.testing.assert_allclose(mean, expected[1][1]["batch_stats"]["bn1"]["mean"], rtol=1e-6)
+    assert np.abs(mean).max() > 0
+
+
+def test_an_unknown_name_lists_the_valid_ones(config):
+    config.remat = "everything"
+    with pytest.raises(ConfigError, match="unknown remat 'everything': choose one of activations, none, stages"):
+        create_recipe(config)
+
+
+def test_a_run_may_go_on_with_another():
+    assert "remat" not in continuation._SHAPES + continuation._FIXED
