@@ -36,7 +36,7 @@ def test_each_row_fits_the_columns_and_adds_up():
         (["--phases=third"], "unknown phase 'third'"),
         (["--batches=4,4"], "give two whole numbers"),
         (["--config=missing.py"], "missing.py: no such configuration"),
-        ([f"--config={__file__}"], "no configuration with a get_config()"),
+        ([f"--config={__file__}"], "has no attribute 'get_config'"),
         (["--image-size=30"], "needs a multiple of 4"),
         (["--trial"], "--trial needs a GPU"),
     ],
