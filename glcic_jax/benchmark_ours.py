@@ -13,9 +13,8 @@ from flax import traverse_util
 
 from glcic_jax import images, losses, steps
 from glcic_jax.benchmark_pipes import answer, seconds_of
-from glcic_jax.benchmark_setup import fresh_state, load_config, noise
+from glcic_jax.benchmark_setup import fresh_state, load_config, noise, with_norms
 from glcic_jax.completer import Completer
-from glcic_jax.gradient_balance import BalanceState
 from glcic_jax.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER
 from glcic_jax.step_parts import draw_examples
 from glcic_jax.weights import Description, Weights
@@ -34,7 +33,7 @@ class Ours:
     def __init__(self, task: dict[str, Any]):
         self._folder = Path(task["folder"])
         config = joint_config(task)
-        self._state = _with_norms(fresh_state(config, None))
+        self._state = with_norms(fresh_state(config, None))
         self._batch = {**noise(config), "place": np.arange(config.batch_size, dtype=np.int32)}
         self._key = jax.random.key(_KEY)
         self._outputs: dict[str, dict[str, Any]] = {}
@@ -101,18 +100,16 @@ class Ours:
         return run
 
     def _joint(self) -> Callable[[], None]:
-        step = jax.jit(steps.joint_step_between_measurements)  # C is differentiated once, as there.
+        # C is differentiated once, as there; and the state's memory is handed on, as in training.
+        step = jax.jit(steps.joint_step_between_measurements, donate_argnums=0)
+        state = jax.tree.map(lambda leaf: leaf.copy(), self._state)
 
         def run() -> None:
-            # From the same state each time: as much work, and none that depends on how often it was done.
-            state, metrics = jax.block_until_ready(step(self._state, self._batch, self._key))
-            moved = np.asarray(state.completion.params["conv17"]["kernel"])
-            self._outputs["joint"] = {
-                "reconstruction_loss": np.asarray(metrics.reconstruction_loss),
-                "discriminator_loss": np.asarray(metrics.discriminator_loss),
-                "adversarial_loss": np.asarray(metrics.adversarial_loss),
-                "conv17": moved - np.asarray(self._state.completion.params["conv17"]["kernel"]),
-            }
+            nonlocal state
+            state, metrics = jax.block_until_ready(step(state, self._batch, self._key))
+            names = ("reconstruction_loss", "discriminator_loss", "adversarial_loss")
+            # Of the first update, from which both sides begin.
+            self._outputs.setdefault("joint", {name: np.asarray(getattr(metrics, name)) for name in names})
             self._weight = np.asarray(metrics.adversarial_weight)
 
         return run
@@ -153,16 +150,6 @@ class Ours:
         }
 
 
-def _with_norms(state: Any) -> Any:
-    """The state, its balance remembering norms of 1, so that the adversarial gradient has a weight."""
-    one = jax.numpy.ones((), jax.numpy.float32)
-    chain = tuple(
-        part._replace(reconstruction_norm=one, adversarial_norm=one) if isinstance(part, BalanceState) else part
-        for part in state.completion.optimizer_state
-    )
-    return state.replace(completion=state.completion.replace(optimizer_state=chain))
-
-
 def joint_config(task: dict[str, Any]) -> Any:
     """The configuration of the joint step: half as large a local patch, the holes scaled with the image.
 
@@ -171,6 +158,8 @@ def joint_config(task: dict[str, Any]) -> Any:
     config = load_config(task["config"], task["joint_batch_size"])
     size, local_size = task["joint_size"], task["joint_size"] // 2
     config.compute_dtype = "float32"
+    config.remat, config.accumulation_steps, config.completion.ema_decay = "none", 1, 0.0
+    config.optimizer.name = "adadelta"
     config.data.image_size = size
     config.mask.sampler = "rectangle"
     config.mask.rectangle.min_side, config.mask.rectangle.max_side = size * 3 // 8, local_size

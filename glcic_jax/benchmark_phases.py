@@ -17,6 +17,7 @@ from glcic_jax.benchmark_setup import (
     print_heading,
     print_table,
     trained_steps,
+    with_norms,
 )
 from glcic_jax.errors import ConfigError, lookup
 
@@ -232,7 +233,7 @@ def _print_agreement(config: Any) -> None:
     config.compute_dtype = "float32"
     config.batch_size = 4
     batch = {**noise(config), "place": np.arange(config.batch_size, dtype=np.int32)}
-    state = fresh_state(config, None)
+    state = with_norms(fresh_state(config, None)) if config.discriminator.branches else fresh_state(config, None)
     for phase, step in trained_steps(config).items():
         results = []
         for device in (jax.local_devices()[0], jax.local_devices(backend="cpu")[0]):

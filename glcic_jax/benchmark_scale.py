@@ -175,10 +175,12 @@ def _time_phases(config: Any, steps: int) -> dict[str, dict[str, Any]]:
                 for _ in range(steps):
                     state, metrics = update(state, jax.device_put(batch, shares), key)
                 jax.block_until_ready((state, metrics))
+            seconds = (time.perf_counter() - begun) / steps
         except jax.errors.JaxRuntimeError as error:
-            copied = one_line(error)
+            if "isallowed" not in str(error):  # "Disallowed host-to-device transfer: ..."
+                raise
+            copied, seconds = one_line(error), float("nan")
             state = replicate(fresh_state(config, AXIS))
-        seconds = (time.perf_counter() - begun) / steps
         found[phase] = {"seconds": seconds, "compilations": len(compilations) / steps, "copied": copied}
     return found
 
@@ -197,7 +199,10 @@ def _exchanged(config: Any) -> dict[str, dict[str, int]]:
     }
     bytes_of["joint"] = sum(bytes_of.values())
     found = {}
-    bytes_of[MEASURING] = bytes_of["joint"] + bytes_of["completion"]  # Both of C's gradients.
+    if MEASURING in trained_steps(config):
+        bytes_of[MEASURING] = bytes_of["joint"] + bytes_of["completion"]  # Both of C's gradients.
+    else:
+        bytes_of["joint"] += bytes_of["completion"]
     for phase, step in trained_steps(config).items():
         count, total = exchanged(parallel(step), state, batch, key)
         found[phase] = {"count": count, "bytes": total, "gradients": bytes_of[phase]}

@@ -86,8 +86,25 @@ def trained_steps(config: Any) -> dict[str, Callable[..., Any]]:
 
     if not config.discriminator.branches:
         return {"completion": STEPS["completion"]}
-    steps = {**STEPS, **STEPS_BETWEEN}
-    return {**steps, MEASURING: STEPS["joint"]} if config.balance.measure_every > 1 else STEPS
+    if config.balance.measure_every == 1:
+        return STEPS
+    # The measuring one first: the other takes its norms from it.
+    *others, joint = STEPS
+    return {**{name: STEPS[name] for name in others}, MEASURING: STEPS[joint], joint: STEPS_BETWEEN[joint]}
+
+
+def with_norms(state: Any) -> Any:
+    """A state whose balance remembers norms of 1, so that the adversarial gradient has a weight of 1."""
+    import jax.numpy as jnp
+
+    from glcic_jax.gradient_balance import BalanceState
+
+    one = jnp.ones((), jnp.float32)
+    chain = tuple(
+        part._replace(reconstruction_norm=one, adversarial_norm=one) if isinstance(part, BalanceState) else part
+        for part in state.completion.optimizer_state
+    )
+    return state.replace(completion=state.completion.replace(optimizer_state=chain))
 
 
 def core_count() -> int:

@@ -1,4 +1,4 @@
-"""PyTorch's side of the comparison on a CPU: the same networks with the same numbers, in its best settings.
+"""PyTorch's side of the comparison on a CPU: the same networks with the same numbers.
 
 The only file that imports PyTorch. Each piece of work is tried in several settings, and the fastest is timed.
 """
@@ -198,7 +198,6 @@ class Theirs:
             torch.optim.Adadelta(net.parameters(), lr=1.0, rho=0.9, eps=1e-6)
             for net in (completion, discriminator)
         ]
-        last: Any = completion[-2]
 
         def run() -> Arrays:
             output = completion(given)
@@ -214,13 +213,11 @@ class Theirs:
             mse = _masked_mse(output, image, mask)
             (mse + weight * adversarial).backward()
             discriminator.requires_grad_(True)
-            before = last.weight.detach().clone()
             optimizers[0].step()
             return {
                 "reconstruction_loss": mse.detach().numpy(),
                 "discriminator_loss": discriminator_loss.detach().numpy(),
                 "adversarial_loss": adversarial.detach().numpy(),
-                "conv17": (last.weight.detach() - before).permute(2, 3, 1, 0).numpy(),
             }
 
         return run

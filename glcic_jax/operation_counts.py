@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.interpreters import partial_eval
 
 _PLATFORM = "cuda"
 
@@ -37,7 +38,11 @@ def nominal_flops(step: Callable[..., Any], state: Any, batch: Any, key: Any) ->
     recipe = getattr(state, "recipe", None)
     if recipe is not None:
         state = state.replace(recipe=dataclasses.replace(recipe, accumulation=1))
-    return _count(jax.make_jaxpr(step)(state, batch, key).jaxpr, _flops)
+    program = jax.make_jaxpr(step)(state, batch, key).jaxpr
+    # A convolution's way back is traced for both gradients and with the result once more; what is not used is not
+    # computed.
+    program, _ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
+    return _count(program, _flops)
 
 
 def exchanged(step: Callable[..., Any], state: Any, batch: Any, key: Any) -> tuple[int, int]:

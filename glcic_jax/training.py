@@ -165,7 +165,10 @@ def _train_phase(
         else:
             # This update's time is the compiler's: it is told as such, and left out of images/s.
             jax.block_until_ready(pending[-1:])
-            clock.pause()
+            if updates:
+                clock.pause()
+            else:
+                clock = Stopwatch()  # Nothing was trained yet: the input's start is not counted either.
             updates[step_function] = parallel(step_function)
             compiling = time.perf_counter()
             state, metrics = _first_update(updates[step_function], state, batch, key)
@@ -202,8 +205,9 @@ def _first_update(update: Any, state: TrainState, batch: Any, key: jax.Array) ->
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise ConfigError(
-            "the batch does not fit the devices' memory: raise --config.accumulation_steps, lower "
-            f"--config.batch_size, or take --config.compute_dtype=bfloat16 ({one_line(error)})"
+            "the batch does not fit the devices' memory: take --config.remat=activations, raise "
+            "--config.accumulation_steps, lower --config.batch_size, or take --config.compute_dtype=bfloat16 "
+            f"({one_line(error)})"
         ) from error
 
 

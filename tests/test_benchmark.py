@@ -163,7 +163,7 @@ def test_phases(tiny, tmp_path):
     )
     assert result.exit_code == 0, result.output
     (names, *rows), (_, schedule) = tables(result.stdout)
-    assert [row[0] for row in rows] == [*STEPS, MEASURING]
+    assert [row[0] for row in rows] == ["completion", "discriminator", MEASURING, "joint"]
     assert {row[1] for row in rows} == {"float32"}
     assert positive(np.delete(numbers(rows, 2), names.index("GiB planned") - 2, axis=1))
     assert positive(numbers([schedule], 1))
@@ -195,7 +195,9 @@ def test_scale(tiny, monkeypatch):
     result = run("scale", "--config", tiny, "--devices", "1", "--steps", 2, "--batch-size", 4, "--step-ms", 50)
     assert result.exit_code == 0, result.output
     (_, *rows), (_, *sent) = tables(result.stdout)
-    assert [row[:2] for row in rows] == [["1 simulated", phase] for phase in (*STEPS, MEASURING)]
+    assert [row[:2] for row in rows] == [
+        ["1 simulated", phase] for phase in ("completion", "discriminator", MEASURING, "joint")
+    ]
     for _, _, ms, growth, compilations, copied in rows:
         assert float(ms) > 0
         assert (float(growth), float(compilations), copied) == (1, 0, "nothing")
@@ -229,10 +231,10 @@ def test_cpu_without_torch(tiny):
 
 
 def test_differences_are_relative_but_for_pictures(tmp_path):
-    np.savez(tmp_path / "ours_a.npz", output=np.array([0.5, 1.0]), loss=np.array([100.0, -200.0]))
-    np.savez(tmp_path / "theirs_a.npz", output=np.array([0.5, 0.75]), loss=np.array([100.0, -280.0]))
+    np.savez(tmp_path / "ours_a.npz", output=np.array([0.5, 1.0]), loss=np.array([30.0, -40.0]))
+    np.savez(tmp_path / "theirs_a.npz", output=np.array([0.5, 0.75]), loss=np.array([30.0, -60.0]))
     assert _difference(tmp_path, "a") == pytest.approx(0.4)
-    np.savez(tmp_path / "theirs_a.npz", output=np.array([0.0, 1.0]), loss=np.array([100.0, -200.0]))
+    np.savez(tmp_path / "theirs_a.npz", output=np.array([0.0, 1.0]), loss=np.array([30.0, -40.0]))
     assert _difference(tmp_path, "a") == pytest.approx(0.5)
 
 

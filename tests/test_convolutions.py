@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from glcic_jax.convolutions import convolution, upsampling_convolution
-from glcic_jax.networks import COMPLETION_LAYERS
+from glcic_jax.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER
 
 # Height, width, inputs, outputs, kernel, stride, dilation.
 CASES = {
@@ -68,13 +68,23 @@ def test_results_and_gradients_are_xlas(case):
     assert_close(found, with_gradients(lambda x, k: by_xla(x, k, stride, dilation), image, kernel))
 
 
-@pytest.mark.parametrize("layer", [one for one in COMPLETION_LAYERS if not one.name.startswith("deconv")])
-def test_every_layer_at_its_width(layer):
-    inputs = 128 if layer.name == "conv1" else layer.features
-    image = normal(0, 1, 16, 16, inputs)
-    kernel = normal(1, layer.kernel, layer.kernel, inputs, layer.features)
-    found = with_gradients(lambda x, k: convolution(x, k, layer.stride, layer.dilation), image, kernel)
-    assert_close(found, with_gradients(lambda x, k: by_xla(x, k, layer.stride, layer.dilation), image, kernel))
+def distinct_layers():
+    """Of C: inputs, outputs, kernel, stride and dilation, each combination once."""
+    inputs, found = 4, {}
+    for layer in (*COMPLETION_LAYERS, LAST_COMPLETION_LAYER):
+        if not layer.name.startswith("deconv"):
+            found[inputs, layer.features, layer.kernel, layer.stride, layer.dilation] = None
+        inputs = layer.features
+    return list(found)
+
+
+@pytest.mark.parametrize("layer", distinct_layers(), ids=str)
+def test_every_layer_of_the_network(layer):
+    inputs, outputs, size, stride, dilation = layer
+    side = 2 * dilation if dilation > 1 else 8  # Whole tiles: so that dilated ones take Winograd's way too.
+    image, kernel = normal(0, 1, side, side, inputs), normal(1, size, size, inputs, outputs)
+    found = with_gradients(lambda x, k: convolution(x, k, stride, dilation), image, kernel)
+    assert_close(found, with_gradients(lambda x, k: by_xla(x, k, stride, dilation), image, kernel))
 
 
 @pytest.mark.parametrize("shape", [(16, 12, 64, 32), (7, 9, 64, 64), (8, 8, 8, 4)])

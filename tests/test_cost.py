@@ -9,6 +9,7 @@ import pytest
 
 from glcic_jax.benchmark_memory import plan_of
 from glcic_jax.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER, CompletionNetwork, Layer, scaled
+from glcic_jax.operation_counts import nominal_flops
 from glcic_jax.state import create_recipe, state_shapes
 from glcic_jax.steps import STEPS, STEPS_BETWEEN
 
@@ -87,6 +88,8 @@ def test_an_update_costs_what_its_layers_do(config, phase):
     counted = _operations(PROGRAMS[phase], state, _shapes(config, BATCH), jax.eval_shape(jax.random.key, 0))
     # Nothing but products is expected; normalisation, the optimizers and the holes add little to them.
     assert counted / BATCH == pytest.approx(_expected(config)[phase], rel=0.02)
+    nominal = nominal_flops(PROGRAMS[phase], state, _shapes(config, BATCH), jax.eval_shape(jax.random.key, 0))
+    assert nominal / BATCH == pytest.approx(_expected(config)[phase], rel=0.01)
 
 
 def test_completing_an_image_of_256_px_costs_62_gflop():

@@ -26,7 +26,7 @@ NARROW = (
     "discriminator.local_size=16",
     "discriminator.global_channels=(64,128,256)",
     "discriminator.local_channels=(64,128)",
-    "balance.measure_every=1",
+    "balance.measure_every=2",
     "validation_images=4",
     "log_every=1",
     "validate_every=2",
@@ -49,10 +49,11 @@ def run_main(workdir, completion, discriminator, joint, *extra):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The same seven steps, in one process and in two that stop inside phase 1 and phase 2."""
+    """The same eight steps, in one process and in three: stopped in phase 1, and in phase 3 before a joint step
+    that measures no norms."""
     folder = tmp_path_factory.mktemp("runs")
-    whole = run_main(folder / "whole", 3, 2, 2)
-    parts = [run_main(folder / "parts", 2, 0, 0), run_main(folder / "parts", 3, 2, 2)]
+    whole = run_main(folder / "whole", 3, 2, 3)
+    parts = [run_main(folder / "parts", *phases) for phases in ((2, 0, 0), (3, 2, 1), (3, 2, 3))]
     for finished in (whole, *parts):
         assert finished.returncode == 0, finished.stderr
     return folder, whole.stderr, parts[1].stderr
@@ -70,14 +71,14 @@ def restore_all(workdir, step):
 
 def test_a_stopped_run_equals_one_that_never_stopped(runs):
     folder, _, _ = runs
-    (whole, whole_data), (parts, parts_data) = (restore_all(folder / name, 7) for name in ("whole", "parts"))
+    (whole, whole_data), (parts, parts_data) = (restore_all(folder / name, 8) for name in ("whole", "parts"))
     leaves, structure = ocp.utils.jax.tree.flatten(whole)
     others, other_structure = ocp.utils.jax.tree.flatten(parts)
     assert structure == other_structure
     assert len(leaves) > 100
     for leaf, other in zip(leaves, others, strict=True):
         np.testing.assert_array_equal(leaf, other)
-    assert whole_data == parts_data == {"next_index": [28]}
+    assert whole_data == parts_data == {"next_index": [32]}
 
 
 def test_the_logs_of_a_stopped_run_equal_those_of_one_that_never_stopped(runs):
@@ -89,14 +90,14 @@ def test_the_logs_of_a_stopped_run_equal_those_of_one_that_never_stopped(runs):
         return [{key: value for key, value in row.items() if key not in timed} for row in rows]
 
     whole, parts = numbers("whole"), numbers("parts")
-    assert [row["step"] for row in whole] == [row["step"] for row in parts] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row["step"] for row in whole] == [row["step"] for row in parts] == [1, 2, 3, 4, 5, 6, 7, 8]
     # The first part ended its phase at step 2, and validated there as the whole run does every 2 steps.
     assert whole == parts
 
 
 def test_the_second_process_says_where_it_goes_on(runs):
     _, _, second = runs
-    assert "going on from step 2 of 7 (phase completion)" in second
+    assert "going on from step 2 of 6 (phase completion)" in second
 
 
 def test_progress_names_phases_compilation_and_what_is_left(runs):
@@ -104,7 +105,7 @@ def test_progress_names_phases_compilation_and_what_is_left(runs):
     for number, name in enumerate(("completion", "discriminator", "joint"), start=1):
         assert f"phase {number}/3 {name}" in stderr
         assert f"compiled the {name} step in" in stderr
-    line = next(line for line in stderr.splitlines() if line.startswith("  2/2: ") and "adv" in line)
+    line = next(line for line in stderr.splitlines() if line.startswith("  3/3: ") and "adv" in line)
     for word in ("mse", "d_loss", "real_acc", "fake_acc", "images/s", "phase 0m00s left", "all 0m00s left"):
         assert word in line
 
@@ -114,30 +115,30 @@ def test_a_run_leaves_logs_grids_and_a_summary(runs):
     with (workdir / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
-    assert len(rows) == 7
-    for row, phase in zip(rows, ["completion"] * 3 + ["discriminator"] * 2 + ["joint"] * 2, strict=True):
+    assert len(rows) == 8
+    for row, phase in zip(rows, ["completion"] * 3 + ["discriminator"] * 2 + ["joint"] * 3, strict=True):
         assert row["phase"] == phase
         assert (row["reconstruction_loss"] == "") == (phase == "discriminator")
         assert (row["real_accuracy"] == "") == (phase == "completion")
         assert (row["adversarial_weight"] == "") == (phase != "joint")
     assert float(rows[-1]["validation_psnr"]) > 0
     assert list((workdir / "tensorboard").glob("events*"))
-    # Every 3 steps, and at the ends of the phases (3, 5 and 7).
-    assert sorted(p.name for p in (workdir / "grids").iterdir()) == [f"step_{n:08d}.png" for n in (3, 5, 6, 7)]
-    with Image.open(workdir / "grids" / "step_00000007.png") as grid:
+    # Every 3 steps, and at the ends of the phases (3, 5 and 8).
+    assert sorted(p.name for p in (workdir / "grids").iterdir()) == [f"step_{n:08d}.png" for n in (3, 5, 6, 8)]
+    with Image.open(workdir / "grids" / "step_00000008.png") as grid:
         assert grid.size == (4 * 34 - 2, 4 * 34 - 2)
     summary = (workdir / "summary.md").read_text()
-    for phrase in ("7 of 7 steps", "| mean fill |", "| Telea |", "| GLCIC |", "curves.png", "jax ", "CPU cores"):
+    for phrase in ("8 of 8 steps", "| mean fill |", "| Telea |", "| GLCIC |", "curves.png", "jax ", "CPU cores"):
         assert phrase in summary
     for picture in ("curves.png", "comparison.png"):
         with Image.open(workdir / picture) as image:
             assert min(image.size) > 300
     kept = {path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
-    assert {"5", "6", "7"} <= kept
+    assert {"5", "6", "8"} <= kept
 
 
 def test_grids_show_the_same_images_with_the_same_holes(runs):
-    grids = [np.asarray(Image.open(runs[0] / "whole" / "grids" / f"step_{n:08d}.png")) for n in (3, 7)]
+    grids = [np.asarray(Image.open(runs[0] / "whole" / "grids" / f"step_{n:08d}.png")) for n in (3, 8)]
     inputs, outputs, truths = slice(0, 32), slice(34, 66), slice(102, 134)
     np.testing.assert_array_equal(grids[0][:, inputs], grids[1][:, inputs])
     np.testing.assert_array_equal(grids[0][:, truths], grids[1][:, truths])
@@ -147,7 +148,7 @@ def test_grids_show_the_same_images_with_the_same_holes(runs):
 def test_a_finished_run_is_not_trained_again(runs):
     workdir = runs[0] / "whole"
     before = (workdir / "metrics.jsonl").read_text()
-    again = run_main(workdir, 3, 2, 2)
+    again = run_main(workdir, 3, 2, 3)
     assert again.returncode == 0, again.stderr
     assert "compiled" not in again.stderr
     assert (workdir / "metrics.jsonl").read_text() == before
@@ -155,7 +156,7 @@ def test_a_finished_run_is_not_trained_again(runs):
 
 def test_start_from_skips_finished_phases(runs):
     folder = runs[0]
-    result = run_main(folder / "from", 3, 2, 4, f"start_from={folder / 'whole'}")
+    result = run_main(folder / "from", 3, 2, 5, f"start_from={folder / 'whole'}")
     assert result.returncode == 0, result.stderr
-    assert "going on from step 7 of 9 (phase joint)" in result.stderr
+    assert "going on from step 8 of 10 (phase joint)" in result.stderr
     assert "phase 1/3" not in result.stderr
