@@ -330,6 +330,6 @@ def test_ctrl_c_ends_it_at_once_without_a_traceback(tmp_path):
     wait_for_a_child(process.pid)
     os.killpg(process.pid, signal.SIGINT)  # To all of them, as a terminal does.
     output, errors = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 130, (output, errors)
     assert output == ""
     assert errors.split() == ["stopped"], errors

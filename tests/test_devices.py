@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, load_config, shrink
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from glcic_jax import steps
+from glcic_jax import step_parts
 from glcic_jax.devices import AXIS, parallel, replicate, share, unreplicate
 from glcic_jax.state import TrainState, create_recipe, create_state
 from glcic_jax.steps import STEPS
@@ -80,7 +80,7 @@ def _create(synchronised: bool = True) -> TrainState:
 
 def _draw(state: TrainState, batch: dict, key: jax.Array):
     """A step that does nothing but draw the holes, and gathers them from all devices."""
-    drawn = steps._draw_examples(state, batch, key)
+    drawn = step_parts.draw_examples(state, batch, key)
     gathered = jax.lax.all_gather((drawn.mask, drawn.local_box, drawn.real_local_box), AXIS, tiled=True)
     return state, gathered
 

@@ -16,12 +16,12 @@ import optax
 import pytest
 from conftest import load_config, shrink, smooth_batch
 
-from glcic_jax import images, losses, steps
+from glcic_jax import images, losses, step_parts
 from glcic_jax.errors import ConfigError
 from glcic_jax.gradient_balance import Balance, BalanceState, balance_gradients, balance_state
 from glcic_jax.networks import CompletionNetwork, ContextDiscriminator
 from glcic_jax.state import OPTIMIZERS, NetworkState, TrainState, create_recipe, create_state
-from glcic_jax.steps import STEPS, STEPS_BETWEEN, step_of
+from glcic_jax.steps import STEPS, STEPS_BETWEEN, JointMetrics, step_of
 
 KEY = jax.random.key(1)
 EMA_DECAY = 0.75
@@ -273,7 +273,7 @@ class ByHand(NamedTuple):
 @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
 def _joint_update_by_hand(state: TrainState, batch: dict, learning_rate: float) -> ByHand:
     recipe, completion, discriminator = state.recipe, state.completion, state.discriminator
-    drawn = steps._draw_examples(state, batch, KEY)
+    drawn = step_parts.draw_examples(state, batch, KEY)
     train = {"train": True, "mutable": ["batch_stats"]}
 
     def complete(params):
@@ -520,7 +520,7 @@ def test_discriminator_weight_scales_its_gradient_and_not_the_loss_shown(small_r
 
 
 @pytest.fixture(scope="module")
-def accumulated(shared_batch) -> list[tuple[TrainState, TrainState, steps.JointMetrics]]:
+def accumulated(shared_batch) -> list[tuple[TrainState, TrainState, JointMetrics]]:
     """A joint update in one part and in two, of networks that do not normalise: before, after, metrics."""
     whole = _small_state(shrink(load_config("joint")), normalise=False, **_descend(1.0))
     halves = whole.replace(recipe=dataclasses.replace(whole.recipe, accumulation=2))
@@ -544,7 +544,7 @@ def test_each_part_moves_the_running_statistics(accumulated):
     assert halves.discriminator.batch_stats["passes"] == 4
 
 
-_draw_jitted = jax.jit(steps._draw_examples, compiler_options=UNOPTIMISED)
+_draw_jitted = jax.jit(step_parts.draw_examples, compiler_options=UNOPTIMISED)
 
 
 class Drawn(NamedTuple):
