@@ -324,9 +324,14 @@ def test_ctrl_c_ends_it_at_once_without_a_traceback(tmp_path):
         (tmp_path / f"{index}.png").write_bytes(blob)
     code = "from glcic_jax.commands import main; main()"
     command = [sys.executable, "-c", code, "data", "check", str(tmp_path), "--processes", "2"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    # A shell has what it runs in the background ignore Ctrl-C, and its descendants inherit that: these tests too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     wait_for_a_child(process.pid)
     os.killpg(process.pid, signal.SIGINT)  # To all of them, as a terminal does.
     output, errors = process.communicate(timeout=20)
