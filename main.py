@@ -85,6 +85,9 @@ def main(arguments: list[str]) -> int:
 def _train(workdir: Path) -> int:
     _answer_signals_with(_leave)
     # Imported here: --help and the complaints above need no JAX.
+    from glcic_jax.memory import keep_freed_memory
+
+    keep_freed_memory()
     from glcic_jax import processes
     from glcic_jax.errors import Stopped, UserError
     from glcic_jax.training import train

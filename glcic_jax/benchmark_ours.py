@@ -15,6 +15,7 @@ from glcic_jax import images, losses, steps
 from glcic_jax.benchmark_pipes import answer, seconds_of
 from glcic_jax.benchmark_setup import fresh_state, load_config, noise, with_norms
 from glcic_jax.completer import Completer
+from glcic_jax.memory import keep_freed_memory
 from glcic_jax.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER
 from glcic_jax.step_parts import draw_examples
 from glcic_jax.weights import Description, Weights
@@ -175,6 +176,7 @@ def joint_config(task: dict[str, Any]) -> Any:
 
 def main() -> None:
     """Gets ready, and answers."""
+    keep_freed_memory()  # As in training.
     ours = Ours(json.loads(sys.argv[1]))
     answer({"ready": lambda: True, "run": lambda work: seconds_of(ours.work[work])}, sys.stdin, sys.stdout)
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from glcic_jax.benchmark_pipes import answer, seconds_of
+from glcic_jax.memory import keep_freed_memory
 
 _EPSILON = 1e-5
 _TRIES = 2  # Of each setting, after one that is not timed.
@@ -243,6 +244,7 @@ class Theirs:
 
 def main() -> None:
     """Gets ready, and answers."""
+    keep_freed_memory()
     torch.set_num_threads(int(sys.argv[2]))
     theirs = Theirs(Path(sys.argv[1]))
     jobs: dict[str, Callable[..., Any]] = {

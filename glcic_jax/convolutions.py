@@ -13,14 +13,15 @@ from glcic_jax import winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-# On a CPU. Below so many channels the additions of Winograd's transforms cost more than the products they save.
+# On a CPU. Below so many channels the additions of Winograd's transforms cost more than the products they save;
+# fewer do for the gradient in the kernel, at which XLA is slower.
 _WINOGRAD_CHANNELS = 64
 _WINOGRAD_GRADIENT_CHANNELS = 32
 # Small images leave so much of a dilated tile empty that little is saved.
 _WINOGRAD_SAVING = 1.5
-# Below so many channels a product for each tap is too thin, and XLA's own convolution is no slower.
+# Below so many channels a product is too thin, and XLA's own convolution is no slower.
 _PRODUCT_CHANNELS = 16
-# Up to so many output pixels the kernel is larger than the image, and XLA's convolution repacks it too often.
+# Below so many output pixels the kernel is larger than the image, and XLA's convolution repacks it too often.
 _FEW_PIXELS = 1024
 
 
@@ -123,9 +124,8 @@ def _forward_on_cpu(image: jax.Array, kernel: jax.Array, stride: int, dilation: 
 def _plain_forward_on_cpu(image: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
     if _suits_winograd(image.shape, kernel.shape, stride, dilation, _WINOGRAD_CHANNELS):
         return winograd.convolve(image, kernel, dilation)
-    few = image.shape[0] * image.shape[1] * image.shape[2] <= _FEW_PIXELS * stride**2
-    if few and _suits_products(kernel.shape):
-        return _sum_of_products(image, kernel, stride, dilation)
+    if _has_few_pixels(image.shape, stride) and _suits_products(kernel.shape):
+        return _product_of_patches(image, kernel, stride, dilation)
     return _forward_by_xla(image, kernel, stride, dilation)
 
 
@@ -144,9 +144,14 @@ def _image_gradient(
 ) -> jax.Array:
     if _suits_winograd(image.shape, kernel.shape, stride, dilation, _WINOGRAD_CHANNELS):
         return winograd.image_gradient(image, kernel, cotangent, dilation)
-    if stride > 1 and _suits_products(kernel.shape):
-        products = functools.partial(_sum_of_products, kernel=kernel, stride=stride, dilation=dilation)
-        return jax.linear_transpose(products, image)(cotangent)[0]
+    if _suits_parities(image.shape, kernel.shape, stride):
+        gradient = winograd.image_gradient(_parities(image), _kernel_of_parities(kernel), cotangent, 1)
+        return _from_parities(gradient)
+    if (stride > 1 or _has_few_pixels(image.shape, stride)) and _suits_products(kernel.shape):
+        product = functools.partial(_product_of_patches, kernel=kernel, stride=stride, dilation=dilation)
+        return jax.linear_transpose(product, image)(cotangent)[0]
+    # XLA is several times slower where the channels that it sums over are no multiple of four.
+    kernel, cotangent = (_with_channels_in_fours(array) for array in (kernel, cotangent))
     return _gradients_by_xla(image, kernel, cotangent, stride, dilation)[0]
 
 
@@ -155,16 +160,22 @@ def _kernel_gradient(
 ) -> jax.Array:
     if _suits_winograd(image.shape, kernel.shape, stride, dilation, _WINOGRAD_GRADIENT_CHANNELS):
         return winograd.kernel_gradient(image, cotangent, kernel.shape[0], dilation)
-    if _suits_products(kernel.shape):
-        products = functools.partial(_sum_of_products, image, stride=stride, dilation=dilation)
-        return jax.linear_transpose(products, kernel)(cotangent)[0]
+    if _suits_parities(image.shape, kernel.shape, stride):
+        gradient = winograd.kernel_gradient(_parities(image), cotangent, 3, 1)
+        return jax.linear_transpose(_kernel_of_parities, kernel)(gradient)[0]
+    if (stride > 1 or _has_few_pixels(image.shape, stride)) and _suits_products(kernel.shape):
+        product = functools.partial(_product_of_patches, image, stride=stride, dilation=dilation)
+        return jax.linear_transpose(product, kernel)(cotangent)[0]
     return _gradients_by_xla(image, kernel, cotangent, stride, dilation)[1]
 
 
 def _suits_winograd(
     image: tuple[int, ...], kernel: tuple[int, ...], stride: int, dilation: int, channels: int
 ) -> bool:
-    if stride != 1 or kernel[0] not in winograd.SIZES or min(kernel[2:]) < channels:
+    if stride != 1 or kernel[0] not in winograd.SIZES:
+        return False
+    # XLA's gradients for 2x2 kernels are so slow that no number of channels is too small.
+    if kernel[0] == 3 and min(kernel[2:]) < channels:
         return False
     return winograd.saving(image[1], image[2], kernel[0], dilation) >= _WINOGRAD_SAVING
 
@@ -173,20 +184,62 @@ def _suits_products(kernel: tuple[int, ...]) -> bool:
     return min(kernel[2:]) >= _PRODUCT_CHANNELS
 
 
-def _sum_of_products(image: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    """The convolution as a matrix product for each tap; those that see the padding alone are left out."""
+def _has_few_pixels(image: tuple[int, ...], stride: int) -> bool:
+    return image[0] * image[1] * image[2] < _FEW_PIXELS * stride**2
+
+
+def _with_channels_in_fours(array: jax.Array) -> jax.Array:
+    missing = -array.shape[-1] % 4
+    return jnp.pad(array, ((0, 0), (0, 0), (0, 0), (0, missing))) if missing else array
+
+
+def _product_of_patches(image: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """The convolution as one matrix product; taps that see the padding alone are left out of it."""
     batch, height, width, inputs = image.shape
-    size = kernel.shape[0]
+    size, outputs = kernel.shape[0], kernel.shape[-1]
     pad = dilation * (size // 2)
     padded = jnp.pad(image, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     # Of the padded image, how far the last output pixel lies from the first one.
     high, wide = (side + 2 * pad - dilation * (size - 1) - 1 for side in (height, width))
-    products = []
-    for top in range(0, dilation * size, dilation):
-        for left in range(0, dilation * size, dilation):
-            if top + high < pad or left + wide < pad or top >= pad + height or left >= pad + width:
-                continue
-            stop = batch, top + high + 1, left + wide + 1, inputs
-            seen = jax.lax.slice(padded, (0, top, left, 0), stop, (1, stride, stride, 1))
-            products.append(seen @ kernel[top // dilation, left // dilation])
-    return sum(products[1:], products[0])
+    seen, taps = [], []
+    for index in range(size**2):
+        top, left = dilation * (index // size), dilation * (index % size)
+        if top + high < pad or left + wide < pad or top >= pad + height or left >= pad + width:
+            continue
+        stop = batch, top + high + 1, left + wide + 1, inputs
+        seen.append(jax.lax.slice(padded, (0, top, left, 0), stop, (1, stride, stride, 1)))
+        taps.append(index)
+    patches = jnp.concatenate(seen, axis=-1)
+    matrix = kernel.reshape(size**2, inputs, outputs)
+    if len(taps) < size**2:
+        matrix = matrix[jnp.array(taps)]
+    product = patches.reshape(-1, patches.shape[-1]) @ matrix.reshape(-1, outputs)
+    return product.reshape(*patches.shape[:-1], outputs)
+
+
+def _suits_parities(image: tuple[int, ...], kernel: tuple[int, ...], stride: int) -> bool:
+    """Whether a 5x5 convolution of stride 2 is best seen as a 3x3 one of stride 1 on an image of half the size."""
+    even = image[1] % 2 == 0 and image[2] % 2 == 0
+    fits = kernel[0] == 5 and stride == 2 and even and _suits_products(kernel)
+    return fits and not _has_few_pixels(image, stride)
+
+
+def _parities(image: jax.Array) -> jax.Array:
+    """[N, H, W, I] to [N, H / 2, W / 2, 4 * I]: even and odd rows and columns beside one another."""
+    batch, height, width, channels = image.shape
+    pairs = image.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return pairs.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+
+
+def _from_parities(parities: jax.Array) -> jax.Array:
+    """The inverse of `_parities`."""
+    batch, height, width, channels = parities.shape
+    pairs = parities.reshape(batch, height, width, 2, 2, channels // 4)
+    return pairs.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels // 4)
+
+
+def _kernel_of_parities(kernel: jax.Array) -> jax.Array:
+    """[5, 5, I, O] to [3, 3, 4 * I, O]; odd rows and columns are seen through two taps, not three."""
+    inputs, outputs = kernel.shape[2:]
+    pairs = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0))).reshape(3, 2, 3, 2, inputs, outputs)
+    return pairs.transpose(0, 2, 1, 3, 4, 5).reshape(3, 3, 4 * inputs, outputs)

@@ -11,14 +11,15 @@ from glcic_jax.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER
 
 # Height, width, inputs, outputs, kernel, stride, dilation.
 CASES = {
-    "winograd": (16, 12, 64, 96, 3, 1, 1),
-    "winograd, odd sides": (15, 17, 64, 64, 3, 1, 1),
-    "winograd, dilated": (20, 28, 64, 64, 3, 1, 4),
+    "winograd": (16, 12, 256, 264, 3, 1, 1),
+    "winograd, odd sides": (15, 17, 256, 256, 3, 1, 1),
+    "winograd, dilated": (20, 28, 256, 256, 3, 1, 4),
     "winograd, kernel gradient alone": (12, 16, 64, 32, 3, 1, 1),
     "winograd, 2x2": (9, 14, 64, 64, 2, 1, 1),
     "dilated beyond the image": (8, 8, 64, 64, 3, 1, 16),
     "one pixel": (1, 1, 64, 64, 3, 1, 1),
     "stride 2": (64, 48, 16, 24, 3, 2, 1),
+    "stride 2, parities": (64, 48, 16, 24, 5, 2, 1),
     "stride 2, few pixels": (8, 12, 32, 64, 5, 2, 1),
     "stride 2, odd sides": (9, 7, 32, 64, 5, 2, 1),
     "thin input": (16, 16, 4, 64, 5, 1, 1),
@@ -125,7 +126,7 @@ def test_a_gradient_can_be_differentiated_again():
 
 
 def lowered(platform, dtype=jnp.float32):
-    image, kernel = jnp.zeros((1, 16, 16, 64), dtype), jnp.zeros((3, 3, 64, 64), dtype)
+    image, kernel = jnp.zeros((1, 16, 16, 256), dtype), jnp.zeros((3, 3, 256, 256), dtype)
     gradients = jax.jit(jax.grad(lambda x, k: convolution(x, k).astype(jnp.float32).sum(), argnums=(0, 1)))
     return gradients.trace(image, kernel).lower(lowering_platforms=(platform,)).as_text()
 

@@ -1,11 +1,13 @@
 """What memory is left."""
 
+import platform
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from glcic_jax.memory import available_memory
 
@@ -22,3 +24,23 @@ def test_a_limit_of_the_address_space_counts(limit):
     line = f"ulimit -v {limit >> 10} && exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
     found = subprocess.run(["sh", "-c", line], capture_output=True, check=True)
     assert limit * 0.5 < int(found.stdout) < limit
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_memory_that_was_freed_is_kept():
+    code = """
+import resource
+import numpy as np
+from glcic_jax.memory import keep_freed_memory
+
+def pages_mapped():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+assert keep_freed_memory()
+print(pages_mapped(), pages_mapped())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    first, second = map(int, done.stdout.split())
+    assert second < first / 10
