@@ -13,6 +13,7 @@ that a dilated convolution needs no other code, and no copy, than an ordinary on
 Reference: Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", Section 4.1.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -44,6 +45,8 @@ _MATRICES = {
 SIZES = tuple(_MATRICES)
 
 
+# Layers of one shape are traced and lowered once.
+@functools.partial(jax.jit, static_argnums=2)
 def convolve(image: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """Convolves an image padded by `dilation` on every side; all arrays float32.
 
@@ -62,6 +65,7 @@ def convolve(image: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     return _from_tiles(output, *(_output_side(side, size, dilation) for side in image.shape[1:3]))
 
 
+@functools.partial(jax.jit, static_argnums=3)
 def image_gradient(image: jax.Array, kernel: jax.Array, cotangent: jax.Array, dilation: int) -> jax.Array:
     """The gradient of `convolve` in its image (of which only the shape is used): [N, H, W, I]."""
     size = kernel.shape[0]
@@ -74,6 +78,7 @@ def image_gradient(image: jax.Array, kernel: jax.Array, cotangent: jax.Array, di
     return _from_tiles(own, *image.shape[1:3])
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def kernel_gradient(image: jax.Array, cotangent: jax.Array, size: int, dilation: int) -> jax.Array:
     """The gradient of `convolve` in its kernel of `size` x `size` taps: [size, size, I, O]."""
     matrices = _MATRICES[size]
