@@ -181,13 +181,19 @@ def _lowered(phase: str, state: Any, batch_size: int, image_size: int) -> Any:
     import jax
     import numpy as np
 
+    from glcic_jax.convolutions import as_on_accelerators
     from glcic_jax.steps import STEPS
 
     batch = {
         "image": jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), np.uint8),
         "place": jax.ShapeDtypeStruct((batch_size,), np.int32),
     }
-    return jax.jit(STEPS[phase], donate_argnums=0).lower(state, batch, jax.eval_shape(jax.random.key, 0))
+
+    def step(*arguments: Any) -> Any:  # A function of its own: JAX would find a trace made elsewhere again.
+        return STEPS[phase](*arguments)
+
+    with as_on_accelerators():
+        return jax.jit(step, donate_argnums=0).lower(state, batch, jax.eval_shape(jax.random.key, 0))
 
 
 def _runs(phase: str, state: Any, image_size: int, batch_size: int) -> bool:
@@ -231,8 +237,8 @@ def _two_sizes(batches: str) -> tuple[int, int]:
 
 _DEVICE_NOTES = {
     "cpu": (
-        "XLA's plan for this CPU, which differs from a GPU's: how a CPU convolves takes about a third more. In "
-        "training on a CPU remat saves nothing.\n"
+        "XLA's plan for this CPU with a GPU's convolutions, but for their work space. Training on a CPU takes "
+        "more, and remat saves nothing there.\n"
     ),
     "gpu": "A process may take XLA_PYTHON_CLIENT_MEM_FRACTION of the GPU, 0.75 unless told.\n",
 }

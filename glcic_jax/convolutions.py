@@ -4,7 +4,10 @@ Accelerators get XLA's own convolutions. On a CPU XLA is slow at their gradients
 they are made of matrix products.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,8 @@ import jax.numpy as jnp
 from glcic_jax import winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+_as_on_accelerators: ContextVar[bool] = ContextVar("_as_on_accelerators", default=False)
 
 # On a CPU. Below so many channels the additions of Winograd's transforms cost more than the products they save;
 # fewer do for the gradient in the kernel, at which XLA is slower.
@@ -23,6 +28,16 @@ _WINOGRAD_SAVING = 1.5
 _PRODUCT_CHANNELS = 16
 # Below so many output pixels the kernel is larger than the image, and XLA's convolution repacks it too often.
 _FEW_PIXELS = 1024
+
+
+@contextlib.contextmanager
+def as_on_accelerators() -> Iterator[None]:
+    """Programs traced inside convolve on a CPU as an accelerator does: to plan for one, not to run."""
+    token = _as_on_accelerators.set(True)
+    try:
+        yield
+    finally:
+        _as_on_accelerators.reset(token)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -40,7 +55,7 @@ def convolution(image: jax.Array, kernel: jax.Array, stride: int = 1, dilation: 
       even, and H + 1 where K is 2.
     """
     forward = functools.partial(_forward_by_xla, stride=stride, dilation=dilation)
-    if not _has_fixed_shape(image):
+    if not _may_differ(image):
         return forward(image, kernel)
     on_cpu = functools.partial(_forward_on_cpu, stride=stride, dilation=dilation)
     return jax.lax.platform_dependent(image, kernel, cpu=on_cpu, default=forward)
@@ -83,7 +98,7 @@ def _gradients(
     stride: int, dilation: int, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     by_xla = functools.partial(_gradients_by_xla, stride=stride, dilation=dilation)
-    if not _has_fixed_shape(cotangent):
+    if not _may_differ(cotangent):
         return by_xla(*kept, cotangent)
     on_cpu = functools.partial(_gradients_on_cpu, stride=stride, dilation=dilation)
     return jax.lax.platform_dependent(*kept, cotangent, cpu=on_cpu, default=by_xla)
@@ -92,9 +107,9 @@ def _gradients(
 convolution.defvjp(_keep, _gradients)
 
 
-def _has_fixed_shape(image: jax.Array) -> bool:
-    """Exported programs may leave sizes open; they get XLA's convolution on every platform."""
-    return all(isinstance(side, int) for side in image.shape)
+def _may_differ(image: jax.Array) -> bool:
+    """Whether a CPU may go its own way. Exported programs that leave sizes open get XLA's convolution everywhere."""
+    return not _as_on_accelerators.get() and all(isinstance(side, int) for side in image.shape)
 
 
 def _forward_by_xla(image: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glcic_jax.convolutions import convolution, upsampling_convolution
+from glcic_jax.convolutions import as_on_accelerators, convolution, upsampling_convolution
 from glcic_jax.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER
 
 # Height, width, inputs, outputs, kernel, stride, dilation.
@@ -151,3 +151,11 @@ def test_bfloat16_keeps_its_type_on_a_cpu_and_is_rounded_once():
     assert found.dtype == jnp.bfloat16
     exact = by_xla(image.astype(jnp.float32), kernel.astype(jnp.float32), 1, 1)
     np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
+
+
+def test_a_plan_for_an_accelerator_made_on_a_cpu_has_its_convolutions():
+    image, kernel = jnp.zeros((1, 16, 16, 256)), jnp.zeros((3, 3, 256, 256))
+    with as_on_accelerators():
+        text = jax.jit(lambda x, k: convolution(x, k)).lower(image, kernel).as_text()
+    assert "stablehlo.convolution" in text
+    assert "stablehlo.convolution" not in jax.jit(lambda x, k: convolution(x, k)).lower(image, kernel).as_text()

@@ -16,7 +16,7 @@ from glcic_jax.steps import STEPS, STEPS_BETWEEN
 BATCH = 64  # Nothing is compiled: a large one leaves the optimizers' share behind.
 PROGRAMS = {**STEPS, "joint, between measurements": STEPS_BETWEEN["joint"]}
 # Bytes that XLA planned for the joint step of `_narrow`, and 15 % more.
-MOST_TEMPORARIES = 1.15 * 48.7e6
+MOST_TEMPORARIES = 1.15 * 33.5e6
 
 
 def _taps(size: int, layer: Layer) -> int:
