@@ -108,7 +108,7 @@ convolution.defvjp(_keep, _gradients)
 
 
 def _may_differ(image: jax.Array) -> bool:
-    """Whether a CPU may go its own way. Exported programs that leave sizes open get XLA's convolution everywhere."""
+    """Whether a CPU may go its own way; exported programs that leave sizes open are the same everywhere."""
     return not _as_on_accelerators.get() and all(isinstance(side, int) for side in image.shape)
 
 
