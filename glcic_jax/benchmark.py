@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from glcic_jax.benchmark_memory import memory
 from glcic_jax.benchmark_setup import ARGUMENTS
 from glcic_jax.errors import UserError, printable
 
@@ -138,7 +137,20 @@ def start(**options: Any) -> None:
     print_start(**options)
 
 
-cli.add_command(memory)
+@cli.command()
+@click.option("--config", "config_path", default="configs/joint.py", help="Whose sizes are taken.")
+@click.option("--image-size", type=click.IntRange(min=12), help="Side of the crops; holes follow.")
+@click.option("--width", type=click.FloatRange(0, min_open=True), help="Of both networks.")
+@click.option("--dtypes", default="float32,bfloat16", help="Types of the arithmetic, joined by commas.")
+@click.option("--remats", default="none,activations,stages", help="Values of config.remat, joined by commas.")
+@click.option("--phases", default="completion,discriminator,joint", help="Phases, joined by commas.")
+@click.option("--batches", default="2,6", help="The two batch sizes that the line is drawn through.")
+@click.option("--trial", is_flag=True, help="Also find the largest batch that runs on the GPU at hand.")
+def memory(**options: Any) -> None:
+    """The memory of one update of each phase, and the largest batch on cards of 16 to 141 GB."""
+    from glcic_jax.benchmark_memory import print_memory
+
+    print_memory(**options)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ class Sizes(NamedTuple):
 def print_cpu(config_path: str, sizes: Sizes, rounds: int, with_torch: bool) -> None:
     """Prints seconds of each row, of both where PyTorch takes part, and their ratio.
 
-    The ratio is the median of those of the rounds, in each of which one side runs right after the other.
+    The ratio is the median of those of the rounds, in each of which one side runs right after the other; which is
+    the first alternates.
 
     Args:
       config_path: Whose options are taken, but for the sizes.
@@ -60,6 +61,7 @@ def print_cpu(config_path: str, sizes: Sizes, rounds: int, with_torch: bool) -> 
 
     Raises:
       ConfigError, DataError: Sizes do not fit, or PyTorch is not there; nothing has been printed then.
+      DataError: A side's process has ended, for want of memory for example.
     """
     load_config(config_path)
     if sizes.size % 4 or sizes.joint_size % 16:
@@ -104,7 +106,7 @@ def _rows(ours: Worker, theirs: Worker, folder: Path, sizes: Sizes, rounds: int)
     for work, words in sizes.words().items():
         setting = theirs.ask("settle", work=work)
         ours.timed(work)  # Both have just run once.
-        pairs = [(ours.timed(work), theirs.timed(work)) for _ in range(rounds)]
+        pairs = [_one_round(number, ours, theirs, work) for number in range(rounds)]
         ratios = [mine / other for mine, other in pairs]
         yield [
             words,
@@ -114,6 +116,14 @@ def _rows(ours: Worker, theirs: Worker, folder: Path, sizes: Sizes, rounds: int)
             f"{_difference(folder, work):.1e}",
             setting,
         ]
+
+
+def _one_round(number: int, ours: Worker, theirs: Worker, work: str) -> tuple[float, float]:
+    """Seconds of ours and of theirs; the first alternates, so that its place favours neither."""
+    if number % 2:
+        other = theirs.timed(work)
+        return ours.timed(work), other
+    return ours.timed(work), theirs.timed(work)
 
 
 def _difference(folder: Path, work: str) -> float:

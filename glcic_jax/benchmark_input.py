@@ -91,21 +91,13 @@ def make_jpegs(folder: Path, count: int) -> None:
 
 
 def _rows(config: Any, train: Any, counts: list[int], images: int) -> Iterator[list[str]]:
-    from glcic_jax.input_pipeline import SkippedFiles, train_batches
-
+    rounds = max(1, images // config.batch_size)
+    # Each number of threads reads the same files in the same order; without this, the first would read from the
+    # disk what the others find in the system's cache.
+    _time_batches(config, train, max(counts), rounds)
     for threads in counts:
-        config.data.threads = threads
-        skipped = SkippedFiles(None, len(train), config.data.max_skipped_fraction)
-        batches = train_batches(train, config.data, config.batch_size, 0, skipped)
-        next(batches)  # Threads start, and files come into the system's cache.
-        rounds = max(1, images // config.batch_size)
-        begun, worked = time.perf_counter(), time.process_time()
-        for _ in range(rounds):
-            next(batches)
-        seconds, busy = time.perf_counter() - begun, time.process_time() - worked
+        seconds, busy = _time_batches(config, train, threads, rounds)
         made = rounds * config.batch_size
-        # What was decoded ahead before the clock began would count for nothing: with no work between two batches
-        # the reader is always the slower one, and nothing lies ready.
         cores = min(threads, core_count())
         yield [
             str(threads),
@@ -114,5 +106,22 @@ def _rows(config: Any, train: Any, counts: list[int], images: int) -> Iterator[l
             f"{made / busy:.1f}",
             f"{NEEDED * busy / made:.1f}",
         ]
-        # Or its threads would go on decoding ahead while the next ones are timed.
-        batches.close()
+
+
+def _time_batches(config: Any, train: Any, threads: int, rounds: int) -> tuple[float, float]:
+    """Seconds of so many batches, from a run's first, and of all cores' work on them."""
+    from glcic_jax.input_pipeline import SkippedFiles, train_batches
+
+    config.data.threads = threads
+    skipped = SkippedFiles(None, len(train), config.data.max_skipped_fraction)
+    batches = train_batches(train, config.data, config.batch_size, 0, skipped)
+    next(batches)  # Threads start.
+    # What was decoded ahead before the clock began would count for nothing: with no work between two batches the
+    # reader is always the slower one, and nothing lies ready.
+    begun, worked = time.perf_counter(), time.process_time()
+    for _ in range(rounds):
+        next(batches)
+    seconds, busy = time.perf_counter() - begun, time.process_time() - worked
+    # Or its threads would go on decoding ahead while the next ones are timed.
+    batches.close()
+    return seconds, busy

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from glcic_jax.benchmark_setup import load_config
-from glcic_jax.errors import ConfigError, DataError, UserError, lookup
+from glcic_jax.benchmark_setup import devices_here, load_config, print_heading, print_table
+from glcic_jax.errors import ConfigError, DataError, lookup
 
 CARDS = (16, 24, 80, 141)  # GB of 1e9 bytes.
 HEADROOM = 0.08  # Share of a card that the driver, the libraries and the allocator's gaps may take.
@@ -21,6 +21,7 @@ HEADROOM = 0.08  # Share of a card that the driver, the libraries and the alloca
 _CPU_OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander", "xla_backend_optimization_level": 0}
 
 _MIB, _GIB = 2**20, 2**30
+_UNKNOWN = "unknown"
 
 
 class Plan(NamedTuple):
@@ -37,16 +38,7 @@ class Plan(NamedTuple):
         return self.arguments + self.outputs + self.temporaries - self.aliased
 
 
-@click.command("memory", context_settings={"show_default": True})
-@click.option("--config", "config_path", default="configs/joint.py", help="Whose sizes are taken.")
-@click.option("--image-size", type=click.IntRange(min=12), help="Side of the crops; holes follow.")
-@click.option("--width", type=click.FloatRange(min=0, min_open=True), help="Of both networks.")
-@click.option("--dtypes", default="float32,bfloat16", help="Types of the arithmetic, joined by commas.")
-@click.option("--remats", default="none,activations,stages", help="Values of config.remat, joined by commas.")
-@click.option("--phases", default="completion,discriminator,joint", help="Phases, joined by commas.")
-@click.option("--batches", default="2,6", help="The two batch sizes that the line is drawn through.")
-@click.option("--trial", is_flag=True, help="Also find the largest batch that runs on the GPU at hand.")
-def memory(
+def print_memory(
     config_path: str,
     image_size: int | None,
     width: float | None,
@@ -56,29 +48,12 @@ def memory(
     batches: str,
     trial: bool,
 ) -> None:
-    """Prints the memory of one update of each phase, and the largest batch on cards of 16 to 141 GB."""
-    try:
-        config = _resized(load_config(config_path), image_size, width)
-        print_memory(
-            config, dtypes.split(","), remats.split(","), phases.split(","), _two_sizes(batches), trial=trial
-        )
-    except UserError as error:
-        raise click.UsageError(str(error)) from error
-
-
-def print_memory(
-    config: Any,
-    dtypes: Sequence[str],
-    remats: Sequence[str],
-    phases: Sequence[str],
-    batches: tuple[int, int],
-    trial: bool = False,
-) -> None:
     """Prints a Markdown table: one row for each phase, type of the arithmetic and remat that makes a difference.
 
     Args:
-      config: The configuration; its batch size is not looked at.
-      dtypes, remats, phases: Names.
+      config_path: Whose sizes are taken; its batch size is not looked at.
+      image_size, width: Put in place of the configuration's; None: its own.
+      dtypes, remats, phases: Names, joined by commas.
       batches: Two batch sizes, the smaller one first.
       trial: Also run ever larger batches, on a GPU.
 
@@ -88,28 +63,35 @@ def print_memory(
     """
     import jax
 
+    config, sizes = _resized(load_config(config_path), image_size, width), _two_sizes(batches)
     if trial and jax.default_backend() != "gpu":
         raise DataError(f"--trial needs a GPU, and JAX sees only {jax.default_backend()}: leave it out")
-    cases = list(_cases(config, dtypes, remats, phases))
+    cases = list(_cases(config, dtypes.split(","), remats.split(","), phases.split(",")))
+    print_heading(devices_here())
     click.echo(
-        f"{_DEVICE_NOTES.get(jax.default_backend(), '')}{jax.devices()[0].device_kind}, JAX {jax.__version__}."
+        f"{_DEVICE_NOTES.get(jax.default_backend(), '')}"
+        f"Largest batches by calculation: GB of 1e9 bytes, {HEADROOM:.0%} of it left free. "
+        f'"{_UNKNOWN}": {sizes[1]} images are planned to take no more than {sizes[0]}; give other --batches.\n'
     )
-    click.echo(f"Largest batches by calculation: GB of 1e9 bytes, {HEADROOM:.0%} of it left free.\n")
-    large = max(batches)
     parts = ("arguments", "outputs", "temporaries", "aliased")
-    columns = ["phase", "type", "remat", *(f"{part}, MiB, batch {large}" for part in parts)]
+    columns = ["phase", "type", "remat", *(f"{part}, MiB, batch {sizes[1]}" for part in parts)]
     columns += ["fixed, GiB", "GiB per image", *(f"{card} GB" for card in CARDS), *(["by trial"] if trial else [])]
-    click.echo(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    for phase, dtype, remat, state in cases:
-        plans = [plan_of(phase, state, size, config.data.image_size) for size in batches]
-        fixed, per_image = line_through(batches, [plan.total for plan in plans])
-        row = [phase, dtype, remat, *(f"{size / _MIB:.1f}" for size in plans[-1])]
-        row += [f"{fixed / _GIB:.3f}", f"{per_image / _GIB:.4f}"]
-        row += [str(largest_batch(card * 1e9, fixed, per_image)) for card in CARDS]
-        if trial:
-            runs = functools.partial(_runs, phase, state, config.data.image_size)
-            row.append(str(largest_that(runs)))
-        click.echo(f"| {' | '.join(row)} |")
+    print_table(columns, (_row(*case, sizes, config.data.image_size, trial) for case in cases))
+
+
+def _row(
+    phase: str, dtype: str, remat: str, state: Any, batches: tuple[int, int], image_size: int, trial: bool
+) -> list[str]:
+    plans = [plan_of(phase, state, size, image_size) for size in batches]
+    fixed, per_image = line_through(batches, [plan.total for plan in plans])
+    row = [phase, dtype, remat, *(f"{size / _MIB:.1f}" for size in plans[-1])]
+    row += [f"{fixed / _GIB:.3f}", f"{per_image / _GIB:.4f}"]
+    for card in CARDS:
+        largest = largest_batch(card * 1e9, fixed, per_image)
+        row.append(_UNKNOWN if largest is None else str(largest))
+    if trial:
+        row.append(str(largest_that(functools.partial(_runs, phase, state, image_size))))
+    return row
 
 
 def plan_of(phase: str, state: Any, batch_size: int, image_size: int) -> Plan:
@@ -140,8 +122,14 @@ def line_through(batches: Sequence[int], sizes: Sequence[float]) -> tuple[float,
     return sizes[0] - batches[0] * per_image, per_image
 
 
-def largest_batch(card: float, fixed: float, per_image: float) -> int:
-    """How many images fit a card of so many bytes, with `HEADROOM` left; 0: not one."""
+def largest_batch(card: float, fixed: float, per_image: float) -> int | None:
+    """How many images fit a card of so many bytes, with `HEADROOM` left; 0: not one.
+
+    None: images take nothing by that line, so that it says nothing about the largest batch. XLA may plan
+    differently for another batch size, and the larger one's plan be the smaller one.
+    """
+    if per_image <= 0:
+        return None
     return max(0, int((card * (1 - HEADROOM) - fixed) / per_image))
 
 
@@ -229,8 +217,9 @@ def _resized(config: Any, image_size: int | None, width: float | None) -> Any:
 
 
 def _two_sizes(batches: str) -> tuple[int, int]:
-    sizes = [int(size) for size in batches.split(",") if size.isdecimal()]
-    if len(sizes) != 2 or not 0 < sizes[0] < sizes[1]:
+    parts = batches.split(",")
+    sizes = [int(part) for part in parts if part.isdecimal()]
+    if len(parts) != len(sizes) or len(sizes) != 2 or not 0 < sizes[0] < sizes[1]:
         raise ConfigError(f"--batches is {batches!r}: give two whole numbers, the smaller one first: 2,6")
     return sizes[0], sizes[1]
 

@@ -10,6 +10,7 @@ import click
 from glcic_jax.benchmark_setup import (
     MEASURING,
     check_batch_size,
+    device_memory_for,
     devices_here,
     fresh_state,
     load_config,
@@ -27,6 +28,7 @@ PAPER_BATCH = 96
 _MATRIX_SIDE = 8192
 _PRODUCTS = 20
 _TRACED_STEPS = 3
+_REMEDY = "lower --batch-size, or take a configuration with remat = 'activations' or a higher accumulation_steps"
 
 
 class Timing(NamedTuple):
@@ -69,7 +71,8 @@ def print_phases(
         accelerator, and no such measure on a CPU.
 
     Raises:
-      ConfigError: Sizes or names do not fit; nothing has been printed then.
+      ConfigError: Sizes or names do not fit; nothing has been printed then. Or the devices' memory is too small;
+        the rows before have been printed then.
     """
     config = load_config(config_path, batch_size)
     _check(config, dtypes.split(","), trace)
@@ -129,7 +132,8 @@ def _rows(
     """Rows of the table; `timings` is filled on the way."""
     for dtype in dtypes:
         config.compute_dtype = dtype
-        rate = matrix_rate(matrix_side, dtype) if matrix_side else None
+        with device_memory_for(f"products of matrices of side {matrix_side}", "lower --matrix-side"):
+            rate = matrix_rate(matrix_side, dtype) if matrix_side else None
         timings[dtype] = []
         for timing in _time_phases(config, steps, trace):
             timings[dtype].append(timing)
@@ -179,27 +183,36 @@ def _time_phases(config: Any, steps: int, trace: Path | None) -> Iterator[Timing
 
     from glcic_jax.devices import AXIS, parallel, replicate, share
 
-    state, batch, key = replicate(fresh_state(config, AXIS)), share(noise(config)), replicate(jax.random.key(1))
+    with device_memory_for("the networks and their optimisers", "take smaller ones, by --config"):
+        state, key = replicate(fresh_state(config, AXIS)), replicate(jax.random.key(1))
+    batch = share(noise(config))
     for phase, step in trained_steps(config).items():
-        begun = time.perf_counter()
-        update = parallel(step).lower(state, batch, key).compile()
-        compiled = time.perf_counter() - begun
-        for timed in (2, steps):
+        what = f"phase {phase} in {config.compute_dtype} with a batch of {config.batch_size}"
+        with device_memory_for(what, _REMEDY):
             begun = time.perf_counter()
-            for _ in range(timed):
-                state, metrics = update(state, batch, key)
-            jax.block_until_ready((state, metrics))
-            seconds = (time.perf_counter() - begun) / timed
-        if trace is not None:
-            with jax.profiler.trace(str(trace / f"{phase}-{config.compute_dtype}")):
-                for _ in range(_TRACED_STEPS):
-                    state, metrics = update(state, batch, key)
-                jax.block_until_ready((state, metrics))
+            update = parallel(step).lower(state, batch, key).compile()
+            compiled = time.perf_counter() - begun
+            for timed in (2, steps):
+                state, seconds = _timed(update, state, batch, key, timed)
+            if trace is not None:
+                with jax.profiler.trace(str(trace / f"{phase}-{config.compute_dtype}")):
+                    state, _ = _timed(update, state, batch, key, _TRACED_STEPS)
         plan: Any = update.memory_analysis()
         planned = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
         yield Timing(
             phase, compiled, seconds, phase_flops(config, phase, state), planned - plan.alias_size_in_bytes
         )
+
+
+def _timed(update: Any, state: Any, batch: Any, key: Any, count: int) -> tuple[Any, float]:
+    """The state after so many updates, and the seconds that each took."""
+    import jax
+
+    begun = time.perf_counter()
+    for _ in range(count):
+        state, metrics = update(state, batch, key)
+    jax.block_until_ready((state, metrics))
+    return state, (time.perf_counter() - begun) / count
 
 
 def phase_flops(config: Any, phase: str, state: Any) -> int:

@@ -4,15 +4,17 @@ Frameworks keep their threads waiting in a loop for a while after each piece of 
 turns, the threads of one would take the cores of the other.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from glcic_jax.errors import DataError, printable
+from glcic_jax.errors import DataError, last_words, printable
 
 _SETTLE = 0.2  # Seconds until the other's threads sleep.
 
@@ -30,10 +32,13 @@ class Worker:
 
     def __init__(self, module: str, arguments: list[str], environment: Mapping[str, str]):
         self._name = module
+        # Kept for the error: its last words are told, and a traceback would be of no use to who reads it.
+        self._stderr = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed in __exit__.
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"glcic_jax.{module}", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._stderr,
             text=True,
             env={**os.environ, **environment},
         )
@@ -43,14 +48,16 @@ class Worker:
 
     def __exit__(self, *error: object) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()  # The worker reads to the end of it.
+        with contextlib.suppress(BrokenPipeError):  # What it was asked last may never have reached it.
+            self._process.stdin.close()  # The worker reads to the end of it.
         self._process.wait()
+        self._stderr.close()
 
     def ask(self, job: str, **arguments: Any) -> Any:
         """Has a job done, and waits for its answer.
 
         Raises:
-          DataError: The process has ended; what it said is on stderr.
+          DataError: The process has ended; the error has its last words.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -70,8 +77,11 @@ class Worker:
         return self.ask("run", work=work)
 
     def _ended(self, job: str) -> DataError:
+        code = self._process.wait()
+        self._stderr.seek(0)
         return DataError(
-            f"the process {printable(self._name)} ended at {printable(job)}: code {self._process.wait()}"
+            f"the process {printable(self._name)} ended at {printable(job)} with code {code}: "
+            f"{last_words(self._stderr.read())}"
         )
 
 

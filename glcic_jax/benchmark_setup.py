@@ -1,5 +1,6 @@
 """What all benchmarks share: the configuration, noise to work on, the first line, and tables."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import importlib.util
@@ -9,13 +10,13 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from glcic_jax.errors import ConfigError, DataError, one_line, printable
+from glcic_jax.errors import ConfigError, DataError, last_words, one_line, printable
 
 ARGUMENTS = "glcic_jax.benchmark.arguments"  # Where click's context keeps the command line.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -107,6 +108,23 @@ def with_norms(state: Any) -> Any:
     return state.replace(completion=state.completion.replace(optimizer_state=chain))
 
 
+@contextlib.contextmanager
+def device_memory_for(what: str, remedy: str) -> Iterator[None]:
+    """Says what did not fit the devices' memory, and how to mend it.
+
+    Raises:
+      ConfigError: XLA found too little memory inside.
+    """
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ConfigError(f"too little memory on the device for {what}: {remedy} ({one_line(error)})") from error
+
+
 def core_count() -> int:
     """How many cores this process may use."""
     try:
@@ -167,6 +185,5 @@ def run_module(module: str, task: Mapping[str, Any], environment: Mapping[str, s
     command = [sys.executable, "-m", f"glcic_jax.{module}", json.dumps(task)]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-        raise DataError(f"a process of the benchmark ended with code {done.returncode}: {printable(last)[:300]}")
+        raise DataError(f"a process of the benchmark ended with code {done.returncode}: {last_words(done.stderr)}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -42,7 +42,8 @@ def print_start(config_path: str, weights: Path | None, size: int, rounds: int) 
     Raises:
       ConfigError, WeightsError: They cannot be used; nothing has been printed then.
     """
-    if not load_config(config_path).discriminator.branches:
+    config = load_config(config_path)
+    if not config.discriminator.branches:
         raise ConfigError(
             f"{config_path}: trains no discriminator, and so has no joint step: give another --config"
         )
@@ -52,8 +53,11 @@ def print_start(config_path: str, weights: Path | None, size: int, rounds: int) 
             from glcic_jax.weights import load_weights
 
             load_weights(weights)
+        step = "first joint step"
+        if config.balance.measure_every > 1:  # A training compiles another program for its second joint step.
+            step += " (the program that measures, not the one between)"
         tasks: dict[str, dict[str, Any]] = {
-            f"first joint step, {Path(config_path).stem}": {"work": "step", "config": config_path},
+            f"{step}, {Path(config_path).stem}": {"work": "step", "config": config_path},
             f"first picture, {size} x {size} px": {"work": "picture", "weights": str(path), "size": size},
         }
         print_heading(run_module("benchmark_start", {"work": "devices"}, {})["devices"], ["click"])

@@ -65,6 +65,17 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def last_words(stderr: str) -> str:
+    """What ended a process, on one line: the error under its last traceback, or its last line if it has none."""
+    if not stderr.strip():
+        return "it said nothing"
+    _, traceback, below = stderr.rpartition("Traceback (most recent call last):\n")
+    # JAX adds lines of its own under the error.
+    lines = [line for line in below.splitlines() if line.strip()]
+    errors = [line for line in lines if not line.startswith(" ")] if traceback else lines[-1:]
+    return printable((errors or lines[-1:] or [stderr.strip()])[0].strip())[:300]
+
+
 def printable(text: str) -> str:
     """The text on one line that every terminal and file can hold: a file's name may have any bytes in it."""
     if text.isprintable():

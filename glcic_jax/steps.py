@@ -49,10 +49,15 @@ class DiscriminatorMetrics(struct.PyTreeNode):
 
 
 class JointMetrics(DiscriminatorMetrics):
-    """Phase 3: D's metrics, then C's. `adversarial_loss` and its norm are those before the weight."""
+    """Phase 3: D's metrics, then C's. `adversarial_loss` and its norm are those before the weight.
+
+    `completion_gradient_norm` is that of the weighed sum, which C is updated by. It is of this very update; the
+    norms of the two parts are those last measured.
+    """
 
     reconstruction_loss: jax.Array
     adversarial_loss: jax.Array
+    completion_gradient_norm: jax.Array
     reconstruction_gradient_norm: jax.Array
     adversarial_gradient_norm: jax.Array
     adversarial_weight: jax.Array
@@ -68,10 +73,17 @@ class _JointLosses(NamedTuple):
     of_adversarial: jax.Array
 
 
-# The state, the examples, and what gives C's losses on part of them: C after its update, and the two losses.
-_CompletionUpdate = Callable[
-    [TrainState, Examples, Callable[[Any, Examples], _JointLosses]], tuple[NetworkState, jax.Array, jax.Array]
-]
+class _Updated(NamedTuple):
+    """C after its joint update, its two losses, and the norm of the gradient that was applied."""
+
+    completion: NetworkState
+    mse: jax.Array
+    adversarial: jax.Array
+    gradient_norm: jax.Array
+
+
+# From the state, the examples, and what gives C's losses on part of them.
+_CompletionUpdate = Callable[[TrainState, Examples, Callable[[Any, Examples], _JointLosses]], _Updated]
 
 
 def completion_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, CompletionMetrics]:
@@ -150,22 +162,23 @@ def _train_both(
         )
         return _JointLosses(forward, mse, of_mse, adversarial, of_adversarial)
 
-    completion, mse, adversarial = update_completion(state, examples, differentiate)
-    balance = balance_state(completion.optimizer_state)
+    updated = update_completion(state, examples, differentiate)
+    balance = balance_state(updated.completion.optimizer_state)
     metrics = JointMetrics(
         **vars(discriminator_metrics),
-        reconstruction_loss=mse,
-        adversarial_loss=adversarial,
+        reconstruction_loss=updated.mse,
+        adversarial_loss=updated.adversarial,
+        completion_gradient_norm=updated.gradient_norm,
         reconstruction_gradient_norm=balance.reconstruction_norm,
         adversarial_gradient_norm=balance.adversarial_norm,
         adversarial_weight=balance.adversarial_weight,
     )
-    return _advance(state, completion, discriminator), metrics
+    return _advance(state, updated.completion, discriminator), metrics
 
 
 def _measured_update(
     state: TrainState, examples: Examples, differentiate: Callable[[Any, Examples], _JointLosses]
-) -> tuple[NetworkState, jax.Array, jax.Array]:
+) -> _Updated:
     """Differentiates C for each of the two losses, and weighs the gradients by their norms."""
     recipe = state.recipe
 
@@ -177,14 +190,17 @@ def _measured_update(
 
     batch_stats, means = over_parts(recipe, gradients, state.completion.batch_stats, examples)
     mse_grads, adversarial_grads, mse, adversarial = mean_over_devices(recipe, means)
-    optimizer, completion = recipe.completion_optimizer, state.completion
     extra = {"adversarial_updates": adversarial_grads}
-    return update(optimizer, completion, mse_grads, batch_stats, recipe, **extra), mse, adversarial
+    completion = update(recipe.completion_optimizer, state.completion, mse_grads, batch_stats, recipe, **extra)
+    # The sum is made inside the optimizer's chain; XLA finds that this is the same one.
+    weight = balance_state(completion.optimizer_state).adversarial_weight
+    norm = optax.tree.norm(add_adversarial(mse_grads, adversarial_grads, weight))
+    return _Updated(completion, mse, adversarial, norm)
 
 
 def _weighed_update(
     state: TrainState, examples: Examples, differentiate: Callable[[Any, Examples], _JointLosses]
-) -> tuple[NetworkState, jax.Array, jax.Array]:
+) -> _Updated:
     """Differentiates C once, for the sum of both losses at the weight that the last norms gave."""
     recipe = state.recipe
     weight = recipe.balance.weight(balance_state(state.completion.optimizer_state))
@@ -196,8 +212,9 @@ def _weighed_update(
 
     batch_stats, means = over_parts(recipe, gradients, state.completion.batch_stats, examples)
     grads, mse, adversarial = mean_over_devices(recipe, means)
-    optimizer, completion = recipe.completion_optimizer, state.completion
-    return update(optimizer, completion, grads, batch_stats, recipe, adversarial_weight=weight), mse, adversarial
+    extra = {"adversarial_weight": weight}
+    completion = update(recipe.completion_optimizer, state.completion, grads, batch_stats, recipe, **extra)
+    return _Updated(completion, mse, adversarial, optax.tree.norm(grads))
 
 
 def _reconstruction_loss(output: jax.Array, recipe: Recipe, examples: Examples) -> jax.Array:

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, command_runner
 
-from glcic_jax import benchmark_scale, benchmark_start
+from glcic_jax import benchmark_phases, benchmark_scale, benchmark_start, input_pipeline
 from glcic_jax.benchmark import cli
-from glcic_jax.benchmark_cpu import _difference
+from glcic_jax.benchmark_cpu import _difference, _one_round
 from glcic_jax.benchmark_phases import PAPER_STEPS, phase_flops, scheduled_rate
-from glcic_jax.benchmark_pipes import answer
+from glcic_jax.benchmark_pipes import Worker, answer
 from glcic_jax.benchmark_setup import MEASURING
 from glcic_jax.devices import AXIS, parallel, share
+from glcic_jax.errors import DataError, last_words
 from glcic_jax.networks import CompletionNetwork
 from glcic_jax.operation_counts import exchanged, nominal_flops
 from glcic_jax.steps import STEPS
@@ -170,6 +171,35 @@ def test_phases(tiny, tmp_path):
     assert list(trace.rglob("*.xplane.pb"))
 
 
+def test_a_phase_that_does_not_fit_is_named_below_the_rows_before(tiny, monkeypatch):
+    timed = benchmark_phases._timed
+    calls = []
+
+    def scarce(*arguments):
+        calls.append(arguments)
+        if len(calls) > 2:  # Each phase calls twice.
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+        return timed(*arguments)
+
+    monkeypatch.setattr(benchmark_phases, "_timed", scarce)
+    result = run("phases", "--config", tiny, "--steps", 1, "--dtypes", "float32", "--batch-size", 4)
+    assert result.exit_code == 2
+    ((_, row),) = tables(result.stdout)
+    assert row[0] == "completion"
+    (line,) = result.stderr.splitlines()
+    for words in ("phase discriminator in float32", "a batch of 4", "lower --batch-size", "RESOURCE_EXHAUSTED"):
+        assert words in line
+
+
+def test_another_error_of_the_device_is_none_of_memory(tiny, monkeypatch):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: broken")
+
+    monkeypatch.setattr(benchmark_phases, "matrix_rate", fail)
+    result = run("phases", "--config", tiny, "--dtypes", "float32", "--matrix-side", 8)
+    assert isinstance(result.exception, jax.errors.JaxRuntimeError)
+
+
 def test_input(tiny):
     result = run("input", "--config", tiny, "--files", 6, "--images", 8, "--threads", "1,2")
     assert result.exit_code == 0, result.output
@@ -177,6 +207,21 @@ def test_input(tiny):
     assert [row[0] for row in rows] == ["1", "2"]
     assert positive(numbers(rows, 1))
     assert "skipped" not in result.stderr
+
+
+def test_the_files_are_read_once_before_any_number_of_threads_is_timed(tiny, monkeypatch):
+    made, drawn = input_pipeline.train_batches, []
+
+    def counted(train, data, *rest):
+        drawn.append([data.threads, 0])
+        for batch in made(train, data, *rest):
+            drawn[-1][1] += 1
+            yield batch
+
+    monkeypatch.setattr(input_pipeline, "train_batches", counted)
+    result = run("input", "--config", tiny, "--files", 6, "--images", 12, "--threads", "1,2", "--batch-size", 4)
+    assert result.exit_code == 0, result.output
+    assert drawn == [[2, 4], [1, 4], [2, 4]]
 
 
 def in_process(module):
@@ -215,6 +260,7 @@ def test_start(tiny, monkeypatch):
     assert result.exit_code == 0, result.output
     ((_, *rows),) = tables(result.stdout)
     assert [row[1] for row in rows] == ["none needed", "cold", "warm", "cold", "warm"]
+    assert rows[1][0] == "first joint step (the program that measures, not the one between), tiny"
     assert positive(numbers(rows, 2))
 
 
@@ -244,6 +290,66 @@ def test_a_worker_answers_each_job():
         {"add": lambda a, b: a + b}, io.StringIO('["add", {"a": 1, "b": 2}]\n["add", {"a": 3, "b": 4}]\n'), answers
     )
     assert answers.getvalue() == "3\n7\n"
+
+
+def test_a_worker_that_fails_says_so_in_one_line(tmp_path, capfd):
+    path = tmp_path / "second_time.py"
+    path.write_text(
+        "import pathlib\n"
+        "def get_config():\n"
+        f"    pathlib.Path({str(tmp_path / 'read')!r}).touch(exist_ok=False)\n"
+        "    return __import__('ml_collections').ConfigDict({'batch_size': 4})\n"
+    )
+    result = run("cpu", "--no-torch", "--config", path)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: the process benchmark_ours ended at ready with code 1: ")
+    assert "the configuration fails ([Errno 17] File exists" in line
+    assert capfd.readouterr().err == ""
+
+
+def test_a_worker_that_has_ended_before_it_is_asked_is_told_too():
+    with Worker("none", [], {}) as one:
+        one._process.wait()
+        with pytest.raises(DataError, match=r"ended at run with code 1: .*No module named"):
+            one.ask("run", work="x" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "words"),
+    [
+        ("", "it said nothing"),
+        ("warning: slow\npython: No module named x\n", "python: No module named x"),
+        (
+            "Traceback (most recent call last):\n  File a\nRuntimeError: no memory\n---\nFor simplicity\n",
+            "RuntimeError: no memory",
+        ),
+        (
+            "Traceback (most recent call last):\n  File a\nA: 1\n\nDuring\n\n"
+            "Traceback (most recent call last):\n  File b\nB: 2\n",
+            "B: 2",
+        ),
+        ("Traceback (most recent call last):\n  File a", "File a"),
+    ],
+)
+def test_the_last_words_are_the_error(stderr, words):
+    assert last_words(stderr) == words
+
+
+def test_the_two_sides_take_turns_at_being_first():
+    order = []
+
+    class Side:
+        def __init__(self, name, seconds):
+            self.name, self.seconds = name, seconds
+
+        def timed(self, work):
+            order.append(self.name)
+            return self.seconds
+
+    ours, theirs = Side("ours", 1.0), Side("theirs", 2.0)
+    assert [_one_round(number, ours, theirs, "forward") for number in range(3)] == [(1.0, 2.0)] * 3
+    assert order == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """Computing activations again instead of keeping them, which may change nothing but the memory."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glcic_jax import continuation
+from glcic_jax.checkpoints import Checkpoints
+from glcic_jax.continuation import restore_run
 from glcic_jax.errors import ConfigError
 from glcic_jax.networks import REMATS, CompletionNetwork
-from glcic_jax.state import create_recipe
+from glcic_jax.phases import PHASE_NAMES, create_schedule
+from glcic_jax.state import create_recipe, create_state
 
 # XLA:CPU would find that the second computation is the first, and the test would compare a program with itself.
 APART = {"xla_disable_hlo_passes": "cse_barrier_expander", "xla_backend_optimization_level": 0}
@@ -50,5 +54,13 @@ def test_an_unknown_name_lists_the_valid_ones(config):
         create_recipe(config)
 
 
-def test_a_run_may_go_on_with_another():
-    assert "remat" not in continuation._SHAPES + continuation._FIXED
+@pytest.mark.parametrize("remat", sorted(set(REMATS) - {"none"}))
+def test_a_run_may_go_on_with_another(remat, config, tmp_path):
+    state = create_state(create_recipe(config), jax.random.key(0), config.data.image_size, jnp.zeros(3))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state, {}, json.loads(config.to_json_best_effort()), {})
+    checkpoints.wait()
+    config.remat = remat
+    schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
+    assert restore_run(config, state, checkpoints, schedule, lambda _: None) is not None
+    checkpoints.close()

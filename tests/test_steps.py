@@ -335,6 +335,9 @@ def _joint_update_by_hand(state: TrainState, batch: dict, learning_rate: float) 
             "adversarial_loss": fooling,
             "reconstruction_gradient_norm": optax.tree.norm(mse_gradient),
             "adversarial_gradient_norm": optax.tree.norm(fooling_gradient),
+            "completion_gradient_norm": optax.tree.norm(
+                jax.tree.map(lambda g, a: g + weight * a, mse_gradient, fooling_gradient)
+            ),
             "adversarial_weight": weight,
         },
         mixed_discriminator_loss=mixed_loss(discriminator.params),
@@ -530,6 +533,19 @@ def accumulated(shared_batch) -> list[tuple[TrainState, TrainState, JointMetrics
 def test_gradients_in_parts_are_those_of_the_whole_batch(accumulated):
     (_, whole, whole_metrics), (_, halves, halves_metrics) = accumulated
     # Without normalisation they differ by nothing but the order of the sums.
+    _close(vars(halves_metrics), vars(whole_metrics), rtol=1e-4)
+    _close(halves.completion.params, whole.completion.params, rtol=1e-4, atol=1e-6)
+    _close(halves.discriminator.params, whole.discriminator.params, rtol=1e-4, atol=1e-6)
+
+
+def test_between_measurements_parts_are_the_whole_batch_too(accumulated, shared_batch):
+    between = jax.jit(STEPS_BETWEEN["joint"], compiler_options=UNOPTIMISED)
+    (before, measured, _), (halves_before, _, _) = accumulated
+    remembering = _with_norms_of(before.completion, measured.completion)
+    (whole, whole_metrics), (halves, halves_metrics) = (
+        between(state.replace(completion=remembering), shared_batch, KEY) for state in (before, halves_before)
+    )
+    assert whole_metrics.adversarial_weight > 10 * ALPHA
     _close(vars(halves_metrics), vars(whole_metrics), rtol=1e-4)
     _close(halves.completion.params, whole.completion.params, rtol=1e-4, atol=1e-6)
     _close(halves.discriminator.params, whole.discriminator.params, rtol=1e-4, atol=1e-6)
