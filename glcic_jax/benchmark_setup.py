@@ -100,9 +100,10 @@ def with_norms(state: Any) -> Any:
 
     from glcic_jax.gradient_balance import BalanceState
 
-    one = jnp.ones((), jnp.float32)
+    # Two arrays: one and the same could not be handed over to a step twice.
+    norms = {name: jnp.ones((), jnp.float32) for name in ("reconstruction_norm", "adversarial_norm")}
     chain = tuple(
-        part._replace(reconstruction_norm=one, adversarial_norm=one) if isinstance(part, BalanceState) else part
+        part._replace(**norms) if isinstance(part, BalanceState) else part
         for part in state.completion.optimizer_state
     )
     return state.replace(completion=state.completion.replace(optimizer_state=chain))

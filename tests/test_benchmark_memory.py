@@ -15,7 +15,7 @@ def test_each_row_fits_the_columns_and_adds_up():
     done = command_runner().invoke(cli, [*SMALL, "--phases=completion", "--remats=none,activations"])
     assert done.exit_code == 0, done.output
     assert "`python -m glcic_jax.benchmark memory " in done.stdout.splitlines()[0]
-    assert "differs from a GPU's" in done.stdout
+    assert "with a GPU's convolutions" in done.stdout
     header, _, *rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line[:1] == "|"]
     assert [row[:3] for row in rows] == [
         ["completion", "float32", "none"],

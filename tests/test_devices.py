@@ -17,12 +17,15 @@ from conftest import ROOT, load_config, shrink
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from glcic_jax import step_parts
+from glcic_jax.benchmark_setup import with_norms
 from glcic_jax.devices import AXIS, parallel, replicate, share, unreplicate
 from glcic_jax.state import TrainState, create_recipe, create_state
-from glcic_jax.steps import STEPS
+from glcic_jax.steps import STEPS, STEPS_BETWEEN
 
 BATCH_SIZE = 8
 UPDATES = 3  # Of each phase; from the second on, all is compiled and in place.
+BETWEEN = "joint between measurements"
+PROGRAMS = {**STEPS, BETWEEN: STEPS_BETWEEN["joint"]}
 ALONE = ("completion", "discriminator")  # The phases also run with every device's BatchNorm by itself.
 
 # The joint step replaces these without reading them, so that XLA never gets them: three scalars.
@@ -75,7 +78,8 @@ def _create(synchronised: bool = True) -> TrainState:
     # One convolution for each branch, to compile less.
     config.discriminator.global_channels = config.discriminator.local_channels = (64,)
     recipe = create_recipe(config, AXIS)
-    return replicate(create_state(recipe, jax.random.key(0), 32, jnp.array([0.5, 0.45, 0.4])))
+    # As if norms had been measured: the step between measurements takes the adversarial weight from them.
+    return replicate(with_norms(create_state(recipe, jax.random.key(0), 32, jnp.array([0.5, 0.45, 0.4]))))
 
 
 def _draw(state: TrainState, batch: dict, key: jax.Array):
@@ -96,7 +100,7 @@ def _train(path: str) -> None:
     )
 
     written = {}
-    for phase, step in STEPS.items():
+    for phase, step in PROGRAMS.items():
         update = parallel(step)
         state = _create()
         if phase == "completion":
@@ -170,7 +174,7 @@ def test_holes_and_fresh_states_do_not_depend_on_the_number_of_devices(runs):
         _assert_close(_named(runs[1], name), _named(runs[4], name), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("phase", STEPS)
+@pytest.mark.parametrize("phase", PROGRAMS)
 def test_four_devices_take_the_step_that_one_device_takes(phase, runs):
     """From the same fresh state; every parameter that trains moves by some 3e-3.
 
@@ -182,7 +186,7 @@ def test_four_devices_take_the_step_that_one_device_takes(phase, runs):
     _assert_close(one, four, rtol=1e-5, atol=5e-5)
 
 
-@pytest.mark.parametrize("phase", STEPS)
+@pytest.mark.parametrize("phase", PROGRAMS)
 def test_four_devices_measure_what_one_device_measures(phase, runs):
     # The tiny differences of the first update grow from update to update: measured 3e-5, 2e-4 and 4e-3; before
     # JAX 0.8, which has another pmap, up to 4e-3 after the second.
@@ -192,7 +196,12 @@ def test_four_devices_measure_what_one_device_measures(phase, runs):
         _assert_close(_named(runs[1], name), _named(runs[4], name), rtol=tolerance)
 
 
-@pytest.mark.parametrize("phase", STEPS)
+def test_the_adversarial_gradient_has_a_part_between_measurements(runs):
+    for found in runs.values():
+        assert found[f"{BETWEEN}_metrics_0|.adversarial_weight"] == 1.0
+
+
+@pytest.mark.parametrize("phase", PROGRAMS)
 def test_all_devices_hold_the_same_state(phase, runs):
     assert runs[4][f"{phase}_equal"]
 
@@ -210,7 +219,7 @@ def test_all_devices_hold_the_same_state_when_each_normalises_alone(phase, runs)
 
 
 @pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("phase", STEPS)
+@pytest.mark.parametrize("phase", PROGRAMS)
 def test_later_updates_compile_nothing(phase, count, runs):
     first, *later = (runs[count][f"{phase}_compilations_{number}"] for number in range(UPDATES))
     assert first > 0
@@ -218,11 +227,11 @@ def test_later_updates_compile_nothing(phase, count, runs):
 
 
 @pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("phase", STEPS)
+@pytest.mark.parametrize("phase", PROGRAMS)
 def test_updates_hand_the_memory_of_the_state_over(phase, count, runs):
     for number in range(UPDATES):
         not_reused = set(runs[count][f"{phase}_not_reused_{number}"].tolist())
-        assert not_reused <= (OVERWRITTEN if phase == "joint" else set())
+        assert not_reused <= (OVERWRITTEN if phase in ("joint", BETWEEN) else set())
 
 
 if __name__ == "__main__":
