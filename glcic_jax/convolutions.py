@@ -32,7 +32,10 @@ _FEW_PIXELS = 1024
 
 @contextlib.contextmanager
 def as_on_accelerators() -> Iterator[None]:
-    """Programs traced inside convolve on a CPU as an accelerator does: to plan for one, not to run."""
+    """Programs traced inside convolve on a CPU as an accelerator does: to plan for one, not to run.
+
+    JAX keeps what it has traced: give `jax.jit` a function of its own inside.
+    """
     token = _as_on_accelerators.set(True)
     try:
         yield
@@ -42,18 +45,26 @@ def as_on_accelerators() -> Iterator[None]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(image: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
-    """A convolution padded by `dilation * (K // 2)` on every side, without a bias.
+    """A convolution padded by `dilation * (K // 2)` on every side, without a bias; for reverse-mode gradients.
 
     Args:
-      image: [N, H, W, I], float32 or bfloat16.
+      image: [N, H, W, I].
       kernel: [K, K, I, O], the dtype of `image`.
       stride: Distance between the output's pixels in those of the input.
       dilation: Distance between the kernel's taps.
 
     Returns:
       [N, H', W', O], the dtype of `image`. H' is H where K is odd and the stride 1, H / 2 where it is 2 and H is
-      even, and H + 1 where K is 2.
+      even, and H + dilation where K is 2 and the stride 1.
+
+    Raises:
+      ValueError: The kernel is not square, or does not fit the image's channels or dtype.
     """
+    square, fitting = kernel.shape[0] == kernel.shape[1], kernel.shape[2] == image.shape[-1]
+    if not (square and fitting and image.dtype == kernel.dtype):
+        raise ValueError(
+            f"a kernel {kernel.dtype}{list(kernel.shape)} does not fit an image {image.dtype}{list(image.shape)}"
+        )
     forward = functools.partial(_forward_by_xla, stride=stride, dilation=dilation)
     if not _may_differ(image):
         return forward(image, kernel)
@@ -109,7 +120,8 @@ convolution.defvjp(_keep, _gradients)
 
 def _may_differ(image: jax.Array) -> bool:
     """Whether a CPU may go its own way; exported programs that leave sizes open are the same everywhere."""
-    return not _as_on_accelerators.get() and all(isinstance(side, int) for side in image.shape)
+    narrow = image.dtype in (jnp.float32, jnp.bfloat16)  # Ours sum in float32.
+    return narrow and not _as_on_accelerators.get() and all(isinstance(side, int) for side in image.shape)
 
 
 def _forward_by_xla(image: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
@@ -159,7 +171,7 @@ def _image_gradient(
 ) -> jax.Array:
     if _suits_winograd(image.shape, kernel.shape, stride, dilation, _WINOGRAD_CHANNELS):
         return winograd.image_gradient(image, kernel, cotangent, dilation)
-    if _suits_parities(image.shape, kernel.shape, stride):
+    if _suits_parities(image.shape, kernel.shape, stride, dilation):
         gradient = winograd.image_gradient(_parities(image), _kernel_of_parities(kernel), cotangent, 1)
         return _from_parities(gradient)
     if (stride > 1 or _has_few_pixels(image.shape, stride)) and _suits_products(kernel.shape):
@@ -175,7 +187,7 @@ def _kernel_gradient(
 ) -> jax.Array:
     if _suits_winograd(image.shape, kernel.shape, stride, dilation, _WINOGRAD_GRADIENT_CHANNELS):
         return winograd.kernel_gradient(image, cotangent, kernel.shape[0], dilation)
-    if _suits_parities(image.shape, kernel.shape, stride):
+    if _suits_parities(image.shape, kernel.shape, stride, dilation):
         gradient = winograd.kernel_gradient(_parities(image), cotangent, 3, 1)
         return jax.linear_transpose(_kernel_of_parities, kernel)(gradient)[0]
     if (stride > 1 or _has_few_pixels(image.shape, stride)) and _suits_products(kernel.shape):
@@ -232,10 +244,10 @@ def _product_of_patches(image: jax.Array, kernel: jax.Array, stride: int, dilati
     return product.reshape(*patches.shape[:-1], outputs)
 
 
-def _suits_parities(image: tuple[int, ...], kernel: tuple[int, ...], stride: int) -> bool:
+def _suits_parities(image: tuple[int, ...], kernel: tuple[int, ...], stride: int, dilation: int) -> bool:
     """Whether a 5x5 convolution of stride 2 is best seen as a 3x3 one of stride 1 on an image of half the size."""
     even = image[1] % 2 == 0 and image[2] % 2 == 0
-    fits = kernel[0] == 5 and stride == 2 and even and _suits_products(kernel)
+    fits = kernel[0] == 5 and stride == 2 and dilation == 1 and even and _suits_products(kernel)
     return fits and not _has_few_pixels(image, stride)
 
 

@@ -22,6 +22,8 @@ CASES = {
     "one pixel": (1, 1, 64, 64, 3, 1, 1),
     "stride 2": (64, 48, 16, 24, 3, 2, 1),
     "stride 2, parities": (64, 48, 16, 24, 5, 2, 1),
+    "stride 2, dilated": (64, 48, 16, 16, 5, 2, 2),
+    "stride 3": (33, 35, 16, 16, 5, 3, 1),
     "stride 2, few pixels": (8, 12, 32, 64, 5, 2, 1),
     "stride 2, odd sides": (9, 7, 32, 64, 5, 2, 1),
     "thin input": (16, 16, 4, 64, 5, 1, 1),
@@ -112,6 +114,15 @@ def test_winograd_is_as_exact_as_xla_in_float32():
         for function in (jax.jit(convolution), jax.jit(lambda x, k: by_xla(x, k, 1, 1)))
     ]
     assert errors[0] <= 4 * errors[1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((3, 5, 64, 64), jnp.float32), ((3, 3, 32, 64), jnp.float32), ((3, 3, 64, 64), jnp.bfloat16)],
+)
+def test_a_kernel_that_does_not_fit_is_refused(shape, dtype):
+    with pytest.raises(ValueError, match="does not fit an image"):
+        convolution(jnp.zeros((1, 8, 8, 64)), jnp.zeros(shape, dtype))
 
 
 def test_a_gradient_can_be_differentiated_again():
