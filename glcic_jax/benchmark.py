@@ -3,16 +3,31 @@
 Every command prints what it ran on, and a Markdown table. JAX is imported inside the commands.
 """
 
+import math
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import click
 
 from glcic_jax.benchmark_setup import ARGUMENTS
-from glcic_jax.errors import UserError, printable
+from glcic_jax.errors import UserError, one_line, printable
 
 _COUNT = click.IntRange(1)
+
+
+class _Positive(click.FloatRange):
+    """Finite numbers above 0: to a range alone, "nan" is one."""
+
+    def __init__(self) -> None:
+        super().__init__(0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
 
 
 class _OneLineErrors(click.Group):
@@ -31,6 +46,17 @@ class _OneLineErrors(click.Group):
             return self._end(ctx, error.format_message(), error.exit_code)
         except UserError as error:
             return self._end(ctx, str(error), error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("\nstopped", err=True)
+            ctx.exit(130)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            return self._end(
+                ctx, f"{type(error).__name__}: {one_line(error)} (unexpected: --debug shows where)", 1
+            )
 
     @staticmethod
     def _end(context: click.Context, message: str, code: int) -> None:
@@ -39,8 +65,10 @@ class _OneLineErrors(click.Group):
 
 
 @click.group(cls=_OneLineErrors, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
-def cli() -> None:
+@click.option("--debug", is_flag=True, help="Show where an unexpected error comes from.")
+def cli(debug: bool) -> None:
     """How fast it is, as Markdown tables."""
+    del debug  # The group itself looks for it.
 
 
 @cli.command()
@@ -75,7 +103,7 @@ def phases(**options: Any) -> None:
 @click.option("--joint-size", type=_COUNT, default=128, help="Side of the images of the joint step.")
 @click.option("--joint-batch-size", type=_COUNT, default=4, help="How many of them.")
 @click.option("--picture", type=_COUNT, default=512, help="Side of the picture to complete.")
-@click.option("--width", type=click.FloatRange(0, min_open=True), default=1.0, help="Of the networks.")
+@click.option("--width", type=_Positive(), default=1.0, help="Of the networks.")
 @click.option("--rounds", type=_COUNT, default=7, help="How often each is run; medians are printed.")
 @click.option(
     "--torch/--no-torch", "with_torch", default=True, help="Compare with PyTorch, which has to be there."
@@ -112,7 +140,7 @@ def input_(**options: Any) -> None:
 @click.option("--steps", type=_COUNT, default=10, help="Updates timed, after two that are not.")
 @click.option(
     "--step-ms",
-    type=click.FloatRange(0, min_open=True),
+    type=_Positive(),
     default=86.0,
     help="Of a step beside the communication's.",
 )
@@ -140,7 +168,7 @@ def start(**options: Any) -> None:
 @cli.command()
 @click.option("--config", "config_path", default="configs/joint.py", help="Whose sizes are taken.")
 @click.option("--image-size", type=click.IntRange(min=12), help="Side of the crops; holes follow.")
-@click.option("--width", type=click.FloatRange(0, min_open=True), help="Of both networks.")
+@click.option("--width", type=_Positive(), help="Of both networks.")
 @click.option("--dtypes", default="float32,bfloat16", help="Types of the arithmetic, joined by commas.")
 @click.option("--remats", default="none,activations,stages", help="Values of config.remat, joined by commas.")
 @click.option("--phases", default="completion,discriminator,joint", help="Phases, joined by commas.")

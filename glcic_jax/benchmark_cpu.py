@@ -74,9 +74,9 @@ def print_cpu(config_path: str, sizes: Sizes, rounds: int, with_torch: bool) -> 
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         task = {"config": config_path, "folder": str(folder), **sizes._asdict()}
-        print_heading("no device but these", ["torch"] if with_torch else [])
         ours = stack.enter_context(Worker("benchmark_ours", [json.dumps(task)], _ON_CPU))
         ours.ask("ready")
+        print_heading("no device but these", ["torch"] if with_torch else [])
         if not with_torch:
             print_table(["work", "glcic_jax s"], _our_rows(ours, sizes, rounds))
             return

@@ -43,9 +43,17 @@ def load_config(path: str, batch_size: int | None = None) -> Any:
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
+    except SystemExit as error:
+        raise ConfigError(f"{printable(path)}: the configuration ends the program ({error})") from error
     except Exception as error:  # A configuration is a program: it can fail in any way.
         raise ConfigError(f"{printable(path)}: the configuration fails ({one_line(error)})") from error
+    if not isinstance(getattr(config, "batch_size", None), int):
+        raise ConfigError(
+            f"{printable(path)}: get_config() does not return a configuration as configs/common.py does"
+        )
     config.batch_size = batch_size or config.batch_size
+    if config.batch_size < 1:
+        raise ConfigError(f"{printable(path)}: batch_size is {config.batch_size}: give --batch-size, at least 1")
     return config
 
 

@@ -197,7 +197,8 @@ def test_another_error_of_the_device_is_none_of_memory(tiny, monkeypatch):
 
     monkeypatch.setattr(benchmark_phases, "matrix_rate", fail)
     result = run("phases", "--config", tiny, "--dtypes", "float32", "--matrix-side", 8)
-    assert isinstance(result.exception, jax.errors.JaxRuntimeError)
+    assert result.exit_code == 1
+    assert result.stderr == "error: JaxRuntimeError: INTERNAL: broken (unexpected: --debug shows where)\n"
 
 
 def test_input(tiny):
@@ -284,6 +285,36 @@ def test_differences_are_relative_but_for_pictures(tmp_path):
     assert _difference(tmp_path, "a") == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("return None", "does not return a configuration"),
+        ("return __import__('ml_collections').ConfigDict({'batch_size': 0})", "batch_size is 0"),
+        ("raise SystemExit(5)", "ends the program (5)"),
+        ("return 1 / 0", "fails (division by zero)"),
+    ],
+)
+@pytest.mark.parametrize("command", [("cpu", "--no-torch"), ("memory",)], ids=lambda command: command[0])
+def test_a_configuration_that_is_none_is_said_so(command, body, words, tmp_path):
+    path = tmp_path / "wrong.py"
+    path.write_text(f"def get_config():\n    {body}\n")
+    result = run(*command, "--config", path)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert words in result.stderr
+
+
+def test_an_unexpected_error_is_one_line_too(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no backend\nof that name")
+
+    monkeypatch.setattr("glcic_jax.benchmark_memory.print_memory", fail)
+    result = run("memory")
+    assert result.exit_code == 1
+    assert result.stderr == "error: RuntimeError: no backend of that name (unexpected: --debug shows where)\n"
+
+
 def test_a_worker_answers_each_job():
     answers = io.StringIO()
     answer(
@@ -363,6 +394,8 @@ def test_the_two_sides_take_turns_at_being_first():
         (("input", "--source", "absent"), "no such folder"),
         (("cpu", "--joint-size", "50", "--no-torch"), "--joint-size 50"),
         (("start", "--config", "configs/mse_only.py"), "no joint step"),
+        (("memory", "--width", "nan"), "nan is no finite number"),
+        (("scale", "--step-ms", "inf"), "inf is no finite number"),
         (("absent",), "No such command"),
     ],
 )
