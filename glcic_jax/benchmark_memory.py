@@ -12,6 +12,7 @@ import click
 
 from glcic_jax.benchmark_setup import devices_here, load_config, print_heading, print_table
 from glcic_jax.errors import ConfigError, DataError, lookup
+from glcic_jax.memory import is_out_of_device_memory
 
 CARDS = (16, 24, 80, 141)  # GB of 1e9 bytes.
 HEADROOM = 0.08  # Share of a card that the driver, the libraries and the allocator's gaps may take.
@@ -197,7 +198,7 @@ def _runs(phase: str, state: Any, image_size: int, batch_size: int) -> bool:
         batch = {"image": image, "place": np.arange(batch_size, dtype=np.int32)}
         jax.block_until_ready(update(zeros, batch, jax.random.key(0)))
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_device_memory(error):
             raise
         return False
     return True

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from glcic_jax.errors import ConfigError, DataError, last_words, one_line, printable
+from glcic_jax.memory import is_out_of_device_memory
 
 ARGUMENTS = "glcic_jax.benchmark.arguments"  # Where click's context keeps the command line.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -129,7 +130,7 @@ def device_memory_for(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_device_memory(error):
             raise
         raise ConfigError(f"too little memory on the device for {what}: {remedy} ({one_line(error)})") from error
 

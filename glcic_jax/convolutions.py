@@ -6,7 +6,7 @@ they are made of matrix products.
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 
 import jax
@@ -18,10 +18,12 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 _as_on_accelerators: ContextVar[bool] = ContextVar("_as_on_accelerators", default=False)
 
-# On a CPU. Below so many channels the additions of Winograd's transforms cost more than the products they save;
-# fewer do for the gradient in the kernel, at which XLA is slower.
-_WINOGRAD_CHANNELS = 64
-_WINOGRAD_GRADIENT_CHANNELS = 32
+# On a CPU. Below so many channels, by the kernel's size, the additions of Winograd's transforms cost more than the
+# products they save. Fewer do for the gradient in the kernel, at which XLA is slower; and at the gradients of 2x2
+# kernels it is so slow that no number is too small.
+_FORWARD_CHANNELS = {2: 64, 3: 64}
+_IMAGE_GRADIENT_CHANNELS = {2: 1, 3: 64}
+_KERNEL_GRADIENT_CHANNELS = {2: 1, 3: 32}
 # Small images leave so much of a dilated tile empty that little is saved.
 _WINOGRAD_SAVING = 1.5
 # Below so many channels a product is too thin, and XLA's own convolution is no slower.
@@ -149,7 +151,7 @@ def _forward_on_cpu(image: jax.Array, kernel: jax.Array, stride: int, dilation: 
 
 
 def _plain_forward_on_cpu(image: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    if _suits_winograd(image.shape, kernel.shape, stride, dilation, _WINOGRAD_CHANNELS):
+    if _suits_winograd(image.shape, kernel.shape, stride, dilation, _FORWARD_CHANNELS):
         return winograd.convolve(image, kernel, dilation)
     if _has_few_pixels(image.shape, stride) and _suits_products(kernel.shape):
         return _product_of_patches(image, kernel, stride, dilation)
@@ -169,7 +171,7 @@ def _gradients_on_cpu(
 def _image_gradient(
     image: jax.Array, kernel: jax.Array, cotangent: jax.Array, stride: int, dilation: int
 ) -> jax.Array:
-    if _suits_winograd(image.shape, kernel.shape, stride, dilation, _WINOGRAD_CHANNELS):
+    if _suits_winograd(image.shape, kernel.shape, stride, dilation, _IMAGE_GRADIENT_CHANNELS):
         return winograd.image_gradient(image, kernel, cotangent, dilation)
     if _suits_parities(image.shape, kernel.shape, stride, dilation):
         gradient = winograd.image_gradient(_parities(image), _kernel_of_parities(kernel), cotangent, 1)
@@ -185,7 +187,7 @@ def _image_gradient(
 def _kernel_gradient(
     image: jax.Array, kernel: jax.Array, cotangent: jax.Array, stride: int, dilation: int
 ) -> jax.Array:
-    if _suits_winograd(image.shape, kernel.shape, stride, dilation, _WINOGRAD_GRADIENT_CHANNELS):
+    if _suits_winograd(image.shape, kernel.shape, stride, dilation, _KERNEL_GRADIENT_CHANNELS):
         return winograd.kernel_gradient(image, cotangent, kernel.shape[0], dilation)
     if _suits_parities(image.shape, kernel.shape, stride, dilation):
         gradient = winograd.kernel_gradient(_parities(image), cotangent, 3, 1)
@@ -197,12 +199,9 @@ def _kernel_gradient(
 
 
 def _suits_winograd(
-    image: tuple[int, ...], kernel: tuple[int, ...], stride: int, dilation: int, channels: int
+    image: tuple[int, ...], kernel: tuple[int, ...], stride: int, dilation: int, least_channels: Mapping[int, int]
 ) -> bool:
-    if stride != 1 or kernel[0] not in winograd.SIZES:
-        return False
-    # XLA's gradients for 2x2 kernels are so slow that no number of channels is too small.
-    if kernel[0] == 3 and min(kernel[2:]) < channels:
+    if stride != 1 or kernel[0] not in least_channels or min(kernel[2:]) < least_channels[kernel[0]]:
         return False
     return winograd.saving(image[1], image[2], kernel[0], dilation) >= _WINOGRAD_SAVING
 

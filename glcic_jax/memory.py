@@ -30,6 +30,11 @@ def keep_freed_memory() -> bool:
     return sum(mallopt(name, value) for name, value in settings.items()) == len(settings)
 
 
+def is_out_of_device_memory(error: Exception) -> bool:
+    """Whether an error of JAX's runtime says that a device has too little memory."""
+    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
 @contextlib.contextmanager
 def enough_memory_for(what: str) -> Iterator[None]:
     """Turns what Python and NumPy raise for want of memory into an error that says for what.

@@ -12,7 +12,7 @@ import numpy as np
 from glcic_jax import images
 from glcic_jax.errors import ConfigError, MemoryExhaustedError, WeightsError, one_line
 from glcic_jax.holes import STRIDE, bucket
-from glcic_jax.memory import available_memory
+from glcic_jax.memory import available_memory, is_out_of_device_memory
 from glcic_jax.networks import CompletionNetwork
 from glcic_jax.weights import Weights
 
@@ -88,7 +88,7 @@ class Runner:
                 output = program(self._variables, self._mean_pixel, image, mask, extents)
                 result = np.asarray(output)[:, :height, :width]
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
+            if not is_out_of_device_memory(error):
                 raise
             raise MemoryExhaustedError(f"{_too_little(self.device, size)} ({one_line(error)})") from error
         if not np.isfinite(result).all():

@@ -192,7 +192,7 @@ def _measured_update(
     mse_grads, adversarial_grads, mse, adversarial = mean_over_devices(recipe, means)
     extra = {"adversarial_updates": adversarial_grads}
     completion = update(recipe.completion_optimizer, state.completion, mse_grads, batch_stats, recipe, **extra)
-    # The sum is made inside the optimizer's chain; XLA finds that this is the same one.
+    # The sum that the optimizer's chain makes inside; to make it again is next to nothing beside two ways back.
     weight = balance_state(completion.optimizer_state).adversarial_weight
     norm = optax.tree.norm(add_adversarial(mse_grads, adversarial_grads, weight))
     return _Updated(completion, mse, adversarial, norm)

@@ -18,6 +18,7 @@ from glcic_jax.compile_cache import enable_compile_cache
 from glcic_jax.devices import parallel, replicate, share, unreplicate
 from glcic_jax.errors import ConfigError, DataError, DivergedError, Stopped, UserError, one_line
 from glcic_jax.evaluation import mean_metrics
+from glcic_jax.memory import is_out_of_device_memory
 from glcic_jax.opening import Desk, Run, open_run, plan_run
 from glcic_jax.phases import Phase, Schedule
 from glcic_jax.reporting import Stopwatch, save_grid
@@ -202,7 +203,7 @@ def _first_update(update: Any, state: TrainState, batch: Any, key: jax.Array) ->
     try:
         return jax.block_until_ready(update(state, batch, key))
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_device_memory(error):
             raise
         raise ConfigError(
             "the batch does not fit the devices' memory: take --config.remat=activations, raise "

@@ -42,7 +42,6 @@ _MATRICES = {
         of_output=((1, 1, 1, 0), (0, 1, -1, -1)),
     ),
 }
-SIZES = tuple(_MATRICES)
 
 
 # Layers of one shape are traced and lowered once.
@@ -52,7 +51,7 @@ def convolve(image: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
 
     Args:
       image: [N, H, W, I].
-      kernel: [R, R, I, O], R in `SIZES`.
+      kernel: [R, R, I, O], R is 2 or 3.
       dilation: Distance between the kernel's taps in pixels.
 
     Returns:

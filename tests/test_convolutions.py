@@ -152,6 +152,17 @@ def test_each_platform_gets_its_way_alone():
     assert on_cpu.count("stablehlo.dot_general") >= 32
 
 
+def test_a_cpu_never_gets_xlas_gradients_of_2x2_kernels():
+    """They take minutes where others take milliseconds."""
+
+    def gradients(image, kernel):
+        return jax.vjp(convolution, image, kernel)[1](jnp.zeros((1, 17, 17, 4)))
+
+    text = jax.jit(gradients).lower(jnp.zeros((1, 16, 16, 4)), jnp.zeros((2, 2, 4, 4))).as_text()
+    # The one convolution is the forward pass, whose result nobody asks for.
+    assert text.count("stablehlo.convolution") <= 1
+
+
 def test_a_gpu_convolves_bfloat16_as_it_is():
     lines = [line for line in lowered("cuda", jnp.bfloat16).splitlines() if "stablehlo.convolution" in line]
     assert lines
