@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, load_config, shrink
+from conftest import COMPILE_QUICKLY, ROOT, load_config, shrink
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from glcic_jax import step_parts
@@ -137,8 +137,7 @@ def runs(tmp_path_factory) -> dict[int, dict[str, np.ndarray]]:
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            # Not to optimise saves half of the time, which is the compiler's.
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count} {COMPILE_QUICKLY}",
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }
         started[count] = subprocess.Popen(

@@ -5,10 +5,22 @@ from conftest import CONFIGS, load_config, shrink
 
 from glcic_jax import training
 from glcic_jax.errors import ConfigError, DataError, UserError
+from glcic_jax.state import create_recipe, state_shapes
+
+# Shrunk, they train what joint.py trains, or a part of it; the quickstart's steps run in test_training.py.
+SHRINK_TO_JOINT = {"celeba", "completion", "discriminator", "folder", "quickstart"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_trains_one_shrunken_step(tmp_path, name):
+def test_the_networks_of_every_config_fit_its_sizes(name):
+    config = load_config(name)
+    shapes = state_shapes(create_recipe(config, None), config.data.image_size)
+    branches = {f"{branch}_branch" for branch in config.discriminator.branches}
+    assert set(shapes.discriminator.params if branches else ()) == branches | ({"linear"} if branches else set())
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in SHRINK_TO_JOINT])
+def test_a_shrunken_config_trains_one_step_of_each_phase(tmp_path, name):
     config = shrink(load_config(name))
     for phase in config.phases:
         config.phases[phase] = min(config.phases[phase], 1)

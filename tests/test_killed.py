@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import ROOT
+from conftest import COMPILE_QUICKLY, ROOT
 from test_training import NARROW
 
 from glcic_jax.workdirs import locked
 
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": COMPILE_QUICKLY}
 STEPS = (9, 5, 0)  # Of each phase: kills fall on both sides of the first one's end.
 LAST = sum(STEPS)
 # A save at every step: many kills then fall into one.
@@ -36,6 +37,7 @@ def begin(workdir):
     return subprocess.Popen(
         [sys.executable, "main.py", "--config=configs/quickstart.py", f"--workdir={workdir}", *flags],
         cwd=ROOT,
+        env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -44,7 +46,7 @@ def begin(workdir):
 
 def finish(workdir):
     process = begin(workdir)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     return errors
 
@@ -138,7 +140,9 @@ def signalled(workdir, number):
 def test_a_run_that_is_told_to_stop_saves_and_says_how_to_go_on(whole, tmp_path):
     code, command = signalled(tmp_path, signal.SIGTERM)
     assert code == 143
-    went_on = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    went_on = subprocess.run(
+        command, shell=True, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
     assert went_on.returncode == 0, went_on.stderr
     assert_ended_alike(whole, tmp_path)
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import ROOT
+from conftest import COMPILE_QUICKLY, ROOT
 from test_training import NARROW
 
 from glcic_jax import processes
@@ -30,8 +30,7 @@ def begin(workdir, lengths, devices, *flags):
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        # Not to optimise saves half of the time, which is the compiler's.
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {COMPILE_QUICKLY}",
     }
     return subprocess.Popen(
         [sys.executable, "main.py", "--config=configs/quickstart.py", f"--workdir={workdir}", *overrides, *flags],
@@ -56,7 +55,7 @@ def saved_steps(workdir):
 
 
 def wait_for_a_step(workdir, step, pair):
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while max(saved_steps(workdir), default=0) < step:
         assert time.monotonic() < deadline, "the processes wait for each other"
         assert all(process.poll() is None for process in pair), [process.communicate()[1] for process in pair]
@@ -72,14 +71,14 @@ def history(tmp_path_factory):
     try:
         wait_for_a_step(workdir, 2, pair)
         pair[1].send_signal(signal.SIGTERM)
-        happened["told to stop"] = [(process.communicate(timeout=120)[1], process.returncode) for process in pair]
+        happened["told to stop"] = [(process.communicate(timeout=600)[1], process.returncode) for process in pair]
         happened["stopped at"] = max(saved_steps(workdir))
 
         pair = begin_pair(workdir, ENDLESS)
         wait_for_a_step(workdir, happened["stopped at"] + 2, pair)
         pair[1].kill()
         killed = time.monotonic()
-        happened["left alone"] = pair[0].communicate(timeout=120)[1], pair[0].returncode
+        happened["left alone"] = pair[0].communicate(timeout=600)[1], pair[0].returncode
         happened["seconds"] = time.monotonic() - killed
         last = max(saved_steps(workdir))
 
@@ -88,7 +87,7 @@ def history(tmp_path_factory):
         lengths = (last + 2, 2, 2)
         pair = [*begin_pair(workdir, lengths), begin(alone, lengths, 1)]
         for process in pair:
-            _, errors = process.communicate(timeout=300)
+            _, errors = process.communicate(timeout=600)
             assert process.returncode == 0, errors
             assert f"going on from step {last} of" in errors or process is pair[1]
     finally:

@@ -2,13 +2,14 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import ROOT
+from conftest import COMPILE_QUICKLY, ROOT
 from PIL import Image
 
 from glcic_jax.reporting import COLUMNS
@@ -41,6 +42,7 @@ def run_main(workdir, completion, discriminator, joint, *extra):
     return subprocess.run(
         [sys.executable, "main.py", "--config=configs/quickstart.py", f"--workdir={workdir}", *flags],
         cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": COMPILE_QUICKLY},
         capture_output=True,
         text=True,
         check=False,
