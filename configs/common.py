@@ -35,8 +35,12 @@ def get_config() -> ConfigDict:
     data.train_split = "train"  # TFDS only.
     data.validation_split = "validation"  # TFDS only.
     data.validation_fraction = 0.02  # Folders only: share held out, by a hash of each file's path.
+    # Folders only: a CSV of the files to use, instead of all of them and that fraction; "": none. Its columns are
+    # file, part and, if wanted, sha256 (glcic_jax/listings.py).
+    data.listing = ""
     data.image_size = 256  # Side of the random crop in pixels [P 4].
     data.resize_range = (256, 384)  # The shorter side becomes a random number of pixels in this range [P 4].
+    data.flip = False  # Mirrors every other crop, left to right [P: none stated].
     data.mean_pixel = ()  # (r, g, b) in [0, 1], the hole's colour; (): computed from the training set [P 3.4].
     data.mean_pixel_images = 10_000  # Most images that the computation looks at.
     data.max_skipped_fraction = 0.01  # Share of all images that may be unreadable; beyond it training stops.
@@ -62,7 +66,7 @@ def get_config() -> ConfigDict:
     config.completion = completion = ConfigDict()
     completion.width = 1.0  # Multiplies the features of each layer; 1: the paper's.
     completion.layer_order = "conv_bn_relu"  # [A]; or "conv_relu_bn" [O].
-    completion.input_form = "mean_subtracted"  # [A]; or "mean_filled" [O], "signed".
+    completion.input_form = "mean_subtracted"  # [A]; or "mean_filled" [O], "signed"; "smooth_filled" is ours.
     completion.output_activation = "sigmoid"  # [A]; or "clip".
     completion.ema_decay = 0.0  # Of a moving average of C's weights, used for pictures; 0: off [P].
 
@@ -92,6 +96,8 @@ def get_config() -> ConfigDict:
     optimizer.name = "adadelta"  # [P 3.4]; or "adam".
     optimizer.adadelta = ConfigDict({"learning_rate": 1.0, "rho": 0.9, "eps": 1e-6})  # Torch's defaults [O].
     optimizer.adam = ConfigDict({"learning_rate": 2e-4, "b1": 0.5, "b2": 0.999})
+    # Updates of C, and of D, over which its learning rate falls to a tenth, along a half cosine; 0: it stays.
+    optimizer.adam.decay_steps = 0
 
     # Below these values for so many steps in a row, the user is warned that little is learnt any more.
     config.warn = warn = ConfigDict()

@@ -72,16 +72,16 @@ def _data(request: Request, records: list[RunRecord]) -> dict[str, Any]:
     """The data to compare on: what was asked for, or what all runs validate on."""
     if request.data:
         return {}
-    keys = ("source", "tfds_dir", "validation_split", "validation_fraction")
+    keys = ("source", "tfds_dir", "validation_split", "validation_fraction", "listing")
     found = {json.dumps([record.config.get(f"data.{key}") for key in keys]) for record in records if record.config}
     if len(found) != 1:
         reason = "the runs were trained on different data" if found else "none of these is a run"
         raise ConfigError(f"{reason}: give --data folder:PATH or tfds:NAME")
-    source, tfds_dir, split, fraction = json.loads(found.pop())
+    source, tfds_dir, split, fraction, listing = json.loads(found.pop())
     if source.partition(":")[0] != "tfds":
         split = "validation"
     asked = request.part
-    part = Part(asked.split or split, asked.most or _IMAGES, fraction, asked.tfds_dir or tfds_dir)
+    part = Part(asked.split or split, asked.most or _IMAGES, fraction, asked.tfds_dir or tfds_dir, listing or "")
     return {"data": source, "part": part}
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from glcic_jax.errors import ConfigError, DataError, one_line
 from glcic_jax.image_folders import FileSource, list_folder, split_folder, too_few_images
+from glcic_jax.listings import files_of
 
 _log = logging.getLogger(__name__)
 
@@ -121,6 +122,10 @@ def _open_folder(argument: str, data: Any) -> Sources:
         raise DataError(
             f"folder:{argument}: no such folder; give --config.data.source=folder:/path/to/photographs"
         )
+    if data.listing:
+        path = Path(data.listing).expanduser()
+        parts = [files_of(root, path, part) for part in ("train", "validation")]
+        return Sources(*(FileSource([root / file for file in part]) for part in parts))
     listing = list_folder(root)
     if len(listing.images) < 2:
         raise DataError(too_few_images(root, listing))

@@ -19,6 +19,7 @@ _COMMON = [
         help="all, train or validation of a folder; train or validation of the samples; any of a TFDS data set.",
     ),
     click.option("--validation-fraction", type=click.FloatRange(0, 1), default=0.02, show_default=True),
+    click.option("--listing", default="", help="Of a folder: a CSV of the files to use (README, listings)."),
     click.option("--tfds-dir", default="", help="TFDS's data directory."),
     click.option(
         "--strategy", type=click.Choice(["auto", "original", "resize", "crop"]), default="auto", show_default=True
@@ -120,7 +121,8 @@ def _request(subjects: tuple[str, ...], options: dict[str, Any], **more: Any) ->
     from glcic_jax.evaluation_images import Part
     from glcic_jax.windows import MAX_SIDE
 
-    part = Part(options["split"], options["count"], options["validation_fraction"], options["tfds_dir"])
+    names = ("split", "count", "validation_fraction", "tfds_dir", "listing")
+    part = Part(*(options[name] for name in names))
     return Request(
         subjects,
         options["data"] or "",

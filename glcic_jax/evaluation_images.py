@@ -19,23 +19,26 @@ from glcic_jax.data_sources import (
 )
 from glcic_jax.errors import ConfigError, DataError, lookup, printable
 from glcic_jax.image_folders import COMPLETION_SUFFIXES, FileSource, fingerprint, list_folder, split_folder
+from glcic_jax.listings import PARTS, files_of
 
 
 class Part(NamedTuple):
     """Which of the images.
 
     Attributes:
-      split: Of a folder "all", or "train" or "validation" as training splits it; of the samples one of these two;
-        of a TFDS data set any of its splits. Empty: all of a folder, the held-out part of anything else.
+      split: Of a folder "all", or "train" or "validation" as training splits it; of a listing "train",
+        "validation" or "test"; of the samples one of the first two; of a TFDS data set any of its splits. Empty:
+        all of a folder, the held-out part of anything else.
       most: So many at most, spread evenly over the listing; None: all.
       validation_fraction: Of a folder, as in `config.data`.
-      tfds_dir: As in `config.data`.
+      tfds_dir, listing: As in `config.data`.
     """
 
     split: str = ""
     most: int | None = None
     validation_fraction: float = 0.02
     tfds_dir: str = ""
+    listing: str = ""
 
 
 class EvaluationImages(NamedTuple):
@@ -97,6 +100,11 @@ def _open_folder(argument: str, part: Part) -> _Opened:
     root = Path(argument).expanduser()
     if not argument or not root.is_dir():
         raise DataError(f"folder:{printable(argument)}: no such folder; give --data folder:/path/to/photographs")
+    if part.listing:
+        split = part.split or "validation"
+        lookup(dict.fromkeys(PARTS), split, "split of a listing")
+        paths = files_of(root, Path(part.listing).expanduser(), split)
+        return FileSource([root / path for path in paths]), paths, f"{split} of {printable(part.listing)}", root
     listing = list_folder(root, COMPLETION_SUFFIXES)
     if not listing.images:
         raise DataError(f"{printable(str(root))}: holds no image files ({', '.join(sorted(COMPLETION_SUFFIXES))})")

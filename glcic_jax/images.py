@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from glcic_jax.errors import lookup
+from glcic_jax.smooth_fill import smooth_fill
 
 
 def to_float(image: jax.Array) -> jax.Array:
@@ -23,21 +24,35 @@ def to_uint8(image: jax.Array) -> jax.Array:
     return jnp.round(jnp.clip(image.astype(jnp.float32), 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
-def _mean_subtracted(image: jax.Array, hole: jax.Array, mean_pixel: jax.Array) -> jax.Array:
+def _mean_subtracted(
+    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None
+) -> jax.Array:
+    del extent
     return jnp.where(hole, 0.0, image - mean_pixel)
 
 
-def _mean_filled(image: jax.Array, hole: jax.Array, mean_pixel: jax.Array) -> jax.Array:
+def _mean_filled(image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None) -> jax.Array:
+    del extent
     return jnp.where(hole, mean_pixel, image)
 
 
-def _signed(image: jax.Array, hole: jax.Array, mean_pixel: jax.Array) -> jax.Array:
-    del mean_pixel
+def _signed(image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None) -> jax.Array:
+    del mean_pixel, extent
     return jnp.where(hole, 0.0, 2.0 * image - 1.0)
 
 
+def _smooth_filled(
+    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None
+) -> jax.Array:
+    return smooth_fill(image, hole, mean_pixel, extent) - mean_pixel
+
+
 def network_input(
-    image: jax.Array, mask: jax.Array, mean_pixel: jax.Array, form: str = "mean_subtracted"
+    image: jax.Array,
+    mask: jax.Array,
+    mean_pixel: jax.Array,
+    form: str = "mean_subtracted",
+    extent: jax.Array | None = None,
 ) -> jax.Array:
     """Returns what the completion network reads: the image with its hole filled, and the mask.
 
@@ -46,8 +61,10 @@ def network_input(
       mask: [N, H, W, 1] float, 1 = hole.
       mean_pixel: [3] float in [0, 1], the mean colour of the training set.
       form: A name in `INPUT_FORMS`: "mean_subtracted" (image minus the mean, hole 0: the authors' release),
-        "mean_filled" (hole overwritten with the mean, nothing subtracted: the paper's text and some ports)
-        or "signed" (2 * image - 1, hole 0: networks trained on images in [-1, 1]).
+        "mean_filled" (hole overwritten with the mean, nothing subtracted: the paper's text and some ports),
+        "signed" (2 * image - 1, hole 0: networks trained on images in [-1, 1]) or "smooth_filled" (hole
+        overwritten with a smooth continuation of its surroundings, then the mean subtracted: ours).
+      extent: [N, 2] int, the (height, width) of each picture in the corner of its image; None: the whole.
 
     Returns:
       [N, H, W, 4] float32: three colour channels, then the mask.
@@ -58,7 +75,7 @@ def network_input(
     Reference: Iizuka et al. 2017, Section 3.2; the released inference code.
     """
     fill = lookup(INPUT_FORMS, form, "input form")
-    filled = fill(image, mask > 0.5, mean_pixel)
+    filled = fill(image, mask > 0.5, mean_pixel, extent)
     return jnp.concatenate([filled, mask.astype(filled.dtype)], axis=-1)
 
 
@@ -105,8 +122,9 @@ def crop_patch(image: jax.Array, local_box: jax.Array, size: int) -> jax.Array:
     return jax.vmap(crop)(image, local_box)
 
 
-INPUT_FORMS: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
+INPUT_FORMS: dict[str, Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]] = {
     "mean_subtracted": _mean_subtracted,
     "mean_filled": _mean_filled,
     "signed": _signed,
+    "smooth_filled": _smooth_filled,
 }

@@ -193,7 +193,10 @@ def train_batches(
             if len(unreadable) == len(source):
                 raise DataError(f"none of the {len(source)} training images can be read: {error}") from error
             return None
-        return {"image": random_crop(image, rng, data.image_size, data.resize_range)}
+        crop = random_crop(image, rng, data.image_size, data.resize_range)
+        # Drawn only where it is wanted: without, crops are what they were before there was a choice.
+        mirrored = data.flip and rng.integers(2) == 1
+        return {"image": np.ascontiguousarray(crop[:, ::-1]) if mirrored else crop}
 
     # Cut into shares last: neither the order, the crops nor the epochs then depend on the number of processes.
     dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().random_map(load).repeat()

@@ -162,7 +162,7 @@ def _run(
     mask: jax.Array,
     extent: jax.Array,
 ) -> Any:
-    network_input = images.network_input(image, mask, mean_pixel, input_form)
+    network_input = images.network_input(image, mask, mean_pixel, input_form, extent)
     return network.apply(variables, network_input, train=False, extent=extent)
 
 

@@ -18,6 +18,8 @@ Variables = Mapping[str, Any]
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
+_LEAST_RATE = 0.1  # Where the decay of Adam's learning rate ends, as a fraction of where it begins.
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -99,7 +101,10 @@ def _adadelta(options: Mapping[str, Any]) -> optax.GradientTransformation:
 
 
 def _adam(options: Mapping[str, Any]) -> optax.GradientTransformation:
-    return optax.adam(learning_rate=options["learning_rate"], b1=options["b1"], b2=options["b2"])
+    rate, steps = options["learning_rate"], options["decay_steps"]
+    # A schedule even where the rate stays: a run that goes on may change from one to the other.
+    schedule = optax.cosine_decay_schedule(rate, steps, _LEAST_RATE) if steps else optax.constant_schedule(rate)
+    return optax.adam(schedule, b1=options["b1"], b2=options["b2"])
 
 
 def create_optimizers(

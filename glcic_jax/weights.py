@@ -1,7 +1,8 @@
 """Portable weights: one safetensors file that says everything that inference has to know.
 
-The arrays are named by their paths in Flax's variables, as "params/conv1/kernel" or "batch_stats/bn1/mean".
-The metadata has the keys "format", "network" and "description" (JSON) and "sha256" (of names and arrays).
+The arrays are named by their paths in Flax's variables, as "params/conv1/kernel" or "batch_stats/bn1/mean"; they
+are float32, or, in a file of half the size, the parameters are float16. The metadata has the keys "format",
+"network" and "description" (JSON) and "sha256" (of names and arrays, as float32).
 """
 
 import dataclasses
@@ -21,13 +22,14 @@ from flax import traverse_util
 
 from glcic_jax import __version__, masks
 from glcic_jax.completion import restore_completion
-from glcic_jax.errors import UserError, WeightsError, one_line, printable
+from glcic_jax.errors import UserError, WeightsError, lookup, one_line, printable
 from glcic_jax.files import write_aside
 from glcic_jax.images import INPUT_FORMS
 from glcic_jax.networks import BRANCHES, LAYER_ORDERS, OUTPUT_ACTIVATIONS, CompletionNetwork, ContextDiscriminator
 
 FORMAT = "glcic_jax weights 1"
 LICENCE_NOT_STATED = "not stated"
+DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in ("float32", "float16")}
 
 Network = CompletionNetwork | ContextDiscriminator
 _LARGEST_SIDE = 1 << 14
@@ -112,22 +114,42 @@ def check_arrays(weights: Weights, name: str) -> Weights:
     return weights
 
 
-def save_weights(weights: Weights, path: Path) -> None:
+def save_weights(weights: Weights, path: Path, dtype: str = "float32") -> None:
     """Writes weights to a safetensors file, aside and then renamed.
 
+    Args:
+      weights: Any.
+      path: The file.
+      dtype: Of the parameters, a name in `DTYPES`. Running statistics stay float32: variances may lie below what
+        float16 can hold.
+
     Raises:
-      WeightsError: The arrays do not fit the network.
+      WeightsError: The arrays do not fit the network, or the dtype.
       DataError: The file cannot be written.
     """
     check_arrays(weights, "the weights")
     arrays = {name: np.ascontiguousarray(array) for name, array in _flat(weights.variables).items()}
+    stored = {name: _narrowed(array, name, dtype) for name, array in arrays.items()}
     metadata = {
         "format": FORMAT,
         "network": json.dumps(_network_fields(weights.network)),
         "description": json.dumps(dataclasses.asdict(weights.description)),
-        "sha256": _sha256(arrays),
+        "sha256": _sha256({name: _widened(array) for name, array in stored.items()}),
     }
-    write_aside(path, safetensors.numpy.save(arrays, metadata))
+    write_aside(path, safetensors.numpy.save(stored, metadata))
+
+
+def _narrowed(array: np.ndarray, name: str, dtype: str) -> np.ndarray:
+    narrow = lookup(DTYPES, dtype, "dtype of weights")
+    if not name.startswith("params/"):
+        return array
+    if array.size and np.abs(array).max() > float(np.finfo(narrow).max):
+        raise WeightsError(f"the weights: {name} holds numbers beyond {dtype}: write them as float32")
+    return array.astype(narrow)
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def load_weights(path: Path) -> Weights:
@@ -207,7 +229,7 @@ def _read(path: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]
             raise WeightsError(f"{name}: {'not a file' if path.exists() else 'no such file'}")
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 - it is no dict.
+            return {key: _widened(file.get_tensor(key)) for key in file.keys()}, metadata  # noqa: SIM118 - no dict.
     except WeightsError:
         raise
     except Exception as error:  # The library raises its own type, OSError and TypeError on damaged files.

@@ -55,9 +55,16 @@ def weights() -> None:
 @click.option("--step", type=click.IntRange(0), help="Which checkpoint.  [default: the newest that is sound]")
 @click.option("--licence", help="Under what the weights may be used, in one line.")
 @click.option("--origin", help="Where they come from, in one line.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the parameters; float16 halves the file.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT where it is there already.")
 def export_weights(
-    run: str, out: Path, step: int | None, licence: str | None, origin: str | None, overwrite: bool
+    run: str, out: Path, step: int | None, licence: str | None, origin: str | None, dtype: str, overwrite: bool
 ) -> None:
     """Write a run's completion network to one file that says how to use it.
 
@@ -79,7 +86,7 @@ def export_weights(
     said: dict[str, Any] = {"licence": licence, "origin": origin}
     said = {key: " ".join(text.split()) for key, text in said.items() if text is not None}
     chosen = chosen._replace(description=dataclasses.replace(chosen.description, **said))
-    save_weights(chosen, out)
+    save_weights(chosen, out, dtype)
     _show([("written", str(out)), *_facts(chosen), ("size", _megabytes(out.stat().st_size))])
 
 

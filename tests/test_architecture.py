@@ -28,6 +28,7 @@ LEVELS = {
     "phases": 0,
     "pixels": 0,
     "silence": 0,
+    "smooth_fill": 0,
     "poisson": 0,
     "progress": 0,
     "archives": 1,
@@ -59,6 +60,7 @@ LEVELS = {
     "exif": 1,
     "image_files": 1,
     "image_folders": 1,
+    "listings": 1,
     "picture_decoding": 1,
     "feature_weights": 1,
     "fid": 3,
@@ -139,7 +141,7 @@ LEVELS = {
     "weights_commands": 5,
 }
 # What level 0 may import of itself.
-LEAVES = ("__init__", "convolutions", "winograd", "errors", "images", "files")
+LEAVES = ("__init__", "convolutions", "winograd", "errors", "images", "files", "smooth_fill")
 SEE_THE_CONFIGURATION = {"training", "opening", "continuation", "input_pipeline", "state", "evaluation"}
 MOST_LINES_OF_A_FILE = 330
 MOST_LINES_OF_A_FUNCTION = 60

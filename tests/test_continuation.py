@@ -215,6 +215,7 @@ def test_a_schedule_that_is_over_is_told(run):
         ("discriminator.local_channels", (64, 0)),
         ("optimizer.adadelta.rho", 2.0),
         ("optimizer.adadelta.learning_rate", -1.0),
+        ("optimizer.adam.decay_steps", -1),
         ("log_every", -1),
     ],
 )

@@ -563,7 +563,7 @@ from glcic_jax.image_folders import FileSource, held_out
 def opened(source):
     return open_sources(types.SimpleNamespace(
         source=source, tfds_dir=tfds_dir, train_split="train", validation_split="validation",
-        validation_fraction=0.5,
+        validation_fraction=0.5, listing="",
     ))
 
 for source in ("samples", f"folder:{folder}"):

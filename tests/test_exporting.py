@@ -49,6 +49,7 @@ FORMS = (
     tiny("conv_bn_relu", "sigmoid", "mean_subtracted"),
     tiny("conv_relu_bn", "sigmoid", "mean_filled"),
     tiny("conv_bn_relu", "clip", "signed"),
+    tiny("conv_bn_relu", "sigmoid", "smooth_filled"),
 )
 
 
@@ -93,7 +94,7 @@ def assert_completes(found: list[np.ndarray], weights: Weights) -> None:
         assert len(np.unique(completed[~outside])) > 3
 
 
-@pytest.mark.parametrize(("form", "sizes"), [(0, 3), (1, 1), (2, 1)])
+@pytest.mark.parametrize(("form", "sizes"), [(0, 3), (1, 1), (2, 1), (3, 3)])
 def test_stablehlo_runs_with_jax_and_numpy_alone(form, sizes, tmp_path):
     told = export_stablehlo(FORMS[form], tmp_path / "new" / "a.stablehlo")
     assert "6 months" in told

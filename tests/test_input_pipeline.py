@@ -76,7 +76,7 @@ class VanishedPictures(TaggedPictures):
 def data_config(**overrides) -> types.SimpleNamespace:
     values = {
         "image_size": SIZE, "resize_range": (SIZE, 48), "cache_images": 0, "threads": 2, "prefetch": 4,
-        "mean_pixel_images": 10_000, "tfds_dir": "", "train_split": "train",
+        "mean_pixel_images": 10_000, "tfds_dir": "", "train_split": "train", "flip": False,
     }  # fmt: skip
     return types.SimpleNamespace(**{**values, **overrides})
 
@@ -566,3 +566,15 @@ def test_a_given_mean_pixel_is_taken_as_it_is(tmp_path):
     assert mean.dtype == np.float32
     assert source.reads == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_flipped_crops_are_half_of_all_and_mirrored():
+    picture = np.zeros((SIZE, SIZE, 3), np.uint8)
+    picture[:, : SIZE // 2] = 255
+    options = {"resize_range": (SIZE, SIZE)}
+    source = GivenPictures([picture] * 16)
+    crops = take(batches_of(source, 16, flip=True, **options), 4)
+    mirrored = [np.array_equal(crop, picture[:, ::-1]) for crop in crops]
+    assert all(same or np.array_equal(crop, picture) for same, crop in zip(mirrored, crops, strict=True))
+    assert 16 < sum(mirrored) < 48
+    assert (take(batches_of(source, 16, **options), 1) == picture).all()

@@ -495,6 +495,20 @@ def test_default_optimizer_is_adadelta_at_a_learning_rate_of_one(network, config
         np.testing.assert_allclose(updates["kernel"], move, rtol=1e-4)
 
 
+@pytest.mark.parametrize("network", ["completion_optimizer", "discriminator_optimizer"])
+def test_adams_learning_rate_falls_to_a_tenth_along_a_half_cosine(network, config):
+    config.optimizer.name = "adam"
+    config.optimizer.adam.learning_rate = 0.01
+    config.optimizer.adam.decay_steps = 4
+    grads = {"kernel": jnp.array([0.3, -2.0])}
+    found = [
+        updates["kernel"][1] for updates in _gradients(getattr(create_recipe(config), network), grads, grads, 6)
+    ]
+    # Equal gradients move by the learning rate itself.
+    fractions = 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * np.minimum(np.arange(6), 4) / 4))
+    np.testing.assert_allclose(found, 0.01 * fractions, rtol=1e-3)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_repeated_updates_lower_each_networks_loss(name, config, batch):
     config.optimizer.name = name

@@ -44,6 +44,31 @@ def test_a_completion_network_comes_back_as_it_was(weights, tmp_path):
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
+def test_float16_halves_the_file_and_keeps_statistics_and_the_checksum(weights, tmp_path):
+    weights.variables["batch_stats"]["bn1"]["var"][:] = 1e-9  # Zero in float16.
+    save_weights(weights, tmp_path / "wide.safetensors")
+    save_weights(weights, tmp_path / "narrow.safetensors", "float16")
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("narrow", "wide")]
+    assert sizes[0] < 0.7 * sizes[1]
+    found = load_weights(tmp_path / "narrow.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, found.variables["batch_stats"], weights.variables["batch_stats"])
+    pairs = jax.tree.map(lambda mine, theirs: np.abs(mine - theirs).max(), found.variables, weights.variables)
+    assert 0 < max(jax.tree.leaves(pairs)) < 2**-11
+    save_weights(found, tmp_path / "again.safetensors")
+    digests = set()
+    for name in ("narrow", "again"):
+        with safetensors.safe_open(tmp_path / f"{name}.safetensors", "np") as file:
+            digests.add(file.metadata()["sha256"])
+    assert len(digests) == 1
+
+
+def test_what_float16_cannot_hold_is_refused(weights, tmp_path):
+    weights.variables["params"]["conv1"]["bias"][0] = 1e6
+    with pytest.raises(WeightsError, match="conv1/bias holds numbers beyond float16: write them as float32"):
+        save_weights(weights, tmp_path / "a.safetensors", "float16")
+    assert not os.listdir(tmp_path)
+
+
 def test_a_context_discriminator_comes_back_as_it_was(tmp_path):
     network = ContextDiscriminator(("local", "global"), 16, ((8, 4), (4, 8, 8)), 1.0, "conv_relu_bn")
     inputs = np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 2), np.int32)

@@ -1,0 +1,93 @@
+import jax
+import numpy as np
+import pytest
+import scipy.sparse
+import scipy.sparse.linalg
+
+from glcic_jax.smooth_fill import smooth_fill
+
+MEAN_PIXEL = np.array([0.1, 0.2, 0.3], np.float32)
+
+
+@pytest.fixture
+def example():
+    """Two smooth pictures of 45 x 38 px, with a hole inside and one at the corner."""
+    rows, columns = np.mgrid[0:45, 0:38] / 45
+    waves = [0.5 + 0.4 * np.sin(4 * rows + phase) * np.cos(3 * columns - phase) for phase in range(6)]
+    image = np.stack(waves, axis=-1).reshape(45, 38, 2, 3).transpose(2, 0, 1, 3).astype(np.float32)
+    hole = np.zeros((2, 45, 38, 1), bool)
+    hole[0, 12:30, 9:25] = True
+    hole[1, 25:, 20:] = True
+    return image, hole
+
+
+def laplace(image, hole):
+    """The exact solution of Laplace's equation in the hole; nothing flows across the picture's border."""
+    number = np.full(hole.shape, -1)
+    number[hole] = np.arange(hole.sum())
+    matrix, right = scipy.sparse.lil_matrix((hole.sum(),) * 2), np.zeros((hole.sum(), 3))
+    for row, column in np.argwhere(hole):
+        here = number[row, column]
+        for near in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+            if 0 <= near[0] < hole.shape[0] and 0 <= near[1] < hole.shape[1]:
+                matrix[here, here] += 1
+                if hole[near]:
+                    matrix[here, number[near]] = -1
+                else:
+                    right[here] += image[near]
+    solution = image.astype(np.float64)
+    solution[hole] = scipy.sparse.linalg.spsolve(matrix.tocsc(), right)
+    return solution
+
+
+def test_the_image_stays_as_it_is_outside_the_hole(example):
+    image, hole = example
+    filled = np.asarray(jax.jit(smooth_fill)(image, hole, MEAN_PIXEL))
+    assert filled.dtype == np.float32
+    np.testing.assert_array_equal(np.where(hole, 0, filled), np.where(hole, 0, image))
+
+
+def test_it_is_near_to_laplaces_equation(example):
+    image, hole = example
+    filled = np.asarray(smooth_fill(image, hole, MEAN_PIXEL))
+    for one, before, where in zip(filled, image, hole[..., 0], strict=True):
+        exact = laplace(before, where)
+        mean = before[~where].mean(axis=0)
+        off = np.abs(one - exact)[where].mean()
+        assert off < 0.02
+        assert off < 0.2 * np.abs(mean - exact)[where].mean()
+
+
+def test_what_is_constant_is_continued_exactly(example):
+    image, hole = example
+    constant = np.broadcast_to(np.float32([0.25, 0.5, 0.75]), image.shape)
+    np.testing.assert_allclose(smooth_fill(np.where(hole, 0, constant), hole, MEAN_PIXEL), constant, atol=1e-6)
+
+
+def test_nothing_but_hole_has_the_mean_colour(example):
+    image, hole = example
+    filled = smooth_fill(image, np.ones_like(hole), MEAN_PIXEL)
+    np.testing.assert_allclose(filled, np.broadcast_to(MEAN_PIXEL, image.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("canvas", [(48, 40), (64, 100)])
+def test_a_picture_in_a_corner_is_filled_as_it_would_be_alone(example, canvas):
+    image, hole = example
+    beyond = ((0, 0), (0, canvas[0] - 45), (0, canvas[1] - 38), (0, 0))
+    wide = np.pad(image, beyond, constant_values=np.nan), np.pad(hole, beyond)
+    filled = smooth_fill(*wide, MEAN_PIXEL, np.array([[45, 38], [45, 38]]))[:, :45, :38]
+    np.testing.assert_allclose(filled, smooth_fill(image, hole, MEAN_PIXEL), atol=1e-6)
+
+
+def test_pictures_of_a_batch_do_not_meet(example):
+    image, hole = example
+    both = smooth_fill(image, hole, MEAN_PIXEL)
+    np.testing.assert_allclose(both[1:], smooth_fill(image[1:], hole[1:], MEAN_PIXEL), atol=1e-6)
+
+
+def test_it_is_never_beyond_what_it_continues():
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0.3, 0.7, (1, 33, 17, 3)).astype(np.float32)
+    filled = np.asarray(smooth_fill(image, rng.uniform(size=(1, 33, 17, 1)) < 0.7, MEAN_PIXEL + 0.3))
+    assert filled.min() >= 0.3 - 1e-6
+    assert filled.max() <= 0.7 + 1e-6
