@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     data.listing = ""
     data.image_size = 256  # Side of the random crop in pixels [P 4].
     data.resize_range = (256, 384)  # The shorter side becomes a random number of pixels in this range [P 4].
-    data.flip = False  # Mirrors every other crop, left to right [P: none stated].
+    data.flip = False  # Mirrors half of the crops, by chance, left to right [P: none stated].
     data.mean_pixel = ()  # (r, g, b) in [0, 1], the hole's colour; (): computed from the training set [P 3.4].
     data.mean_pixel_images = 10_000  # Most images that the computation looks at.
     data.max_skipped_fraction = 0.01  # Share of all images that may be unreadable; beyond it training stops.
@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
     completion.width = 1.0  # Multiplies the features of each layer; 1: the paper's.
     completion.layer_order = "conv_bn_relu"  # [A]; or "conv_relu_bn" [O].
     completion.input_form = "mean_subtracted"  # [A]; or "mean_filled" [O], "signed"; "smooth_filled" is ours.
-    completion.output_activation = "sigmoid"  # [A]; or "clip".
+    completion.output_activation = "sigmoid"  # [A]; or "clip"; "residual" learns what the fill lacks.
     completion.ema_decay = 0.0  # Of a moving average of C's weights, used for pictures; 0: off [P].
 
     config.discriminator = discriminator = ConfigDict()

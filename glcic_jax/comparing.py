@@ -73,7 +73,9 @@ def _data(request: Request, records: list[RunRecord]) -> dict[str, Any]:
     if request.data:
         return {}
     keys = ("source", "tfds_dir", "validation_split", "validation_fraction", "listing")
-    found = {json.dumps([record.config.get(f"data.{key}") for key in keys]) for record in records if record.config}
+    found = {
+        json.dumps([record.config.get(f"data.{key}", "") for key in keys]) for record in records if record.config
+    }
     if len(found) != 1:
         reason = "the runs were trained on different data" if found else "none of these is a run"
         raise ConfigError(f"{reason}: give --data folder:PATH or tfds:NAME")
@@ -81,7 +83,7 @@ def _data(request: Request, records: list[RunRecord]) -> dict[str, Any]:
     if source.partition(":")[0] != "tfds":
         split = "validation"
     asked = request.part
-    part = Part(asked.split or split, asked.most or _IMAGES, fraction, asked.tfds_dir or tfds_dir, listing or "")
+    part = Part(asked.split or split, asked.most or _IMAGES, fraction, asked.tfds_dir or tfds_dir, listing)
     return {"data": source, "part": part}
 
 

@@ -38,6 +38,10 @@ _FIXED = (
     "discriminator.layer_order",
 )
 
+# What a state keeps from the first step on or not at all: a moving average, Adam's place in its decay. 0 is off;
+# other values may replace each other.
+_ON_OR_OFF = ("completion.ema_decay", "optimizer.adam.decay_steps")
+
 
 def check_values(config: ConfigDict) -> None:
     """Refuses numbers that would fail later, and less clearly.
@@ -204,14 +208,14 @@ def _check_continuation(
     old = flatten(meta["config"])
     new = flatten(json.loads(config.to_json_best_effort()))
     step = meta["step"]
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    # A key that is newer than the run was off in it.
+    newer = {key for key in new.keys() - old.keys() if not new[key]}
+    changed = sorted(key for key in (old.keys() | new.keys()) - newer if old.get(key) != new.get(key))
     passed = _schedule_of(meta)
     refused = [key for key in changed if key in fixed]
     if not passed.has_trained_discriminator(step):
         refused = [key for key in refused if not key.startswith("discriminator.")]
-    # The average is kept from the first step on or not at all; its decay may change.
-    if bool(old.get("completion.ema_decay")) != bool(new["completion.ema_decay"]):
-        refused.append("completion.ema_decay")
+    refused += [key for key in _ON_OR_OFF if bool(old.get(key)) != bool(new[key])]
     if passed.history(step) != schedule.history(step):
         refused += [key for key in changed if key.startswith("phases.")]
     if refused:

@@ -16,7 +16,8 @@ _COMMON = [
     click.option(
         "--split",
         default="",
-        help="all, train or validation of a folder; train or validation of the samples; any of a TFDS data set.",
+        help="all, train or validation of a folder; train, validation or test of a listing; train or validation "
+        "of the samples; any of a TFDS data set.",
     ),
     click.option("--validation-fraction", type=click.FloatRange(0, 1), default=0.02, show_default=True),
     click.option("--listing", default="", help="Of a folder: a CSV of the files to use (README, listings)."),

@@ -19,7 +19,7 @@ from glcic_jax.data_sources import (
 )
 from glcic_jax.errors import ConfigError, DataError, lookup, printable
 from glcic_jax.image_folders import COMPLETION_SUFFIXES, FileSource, fingerprint, list_folder, split_folder
-from glcic_jax.listings import PARTS, files_of
+from glcic_jax.listings import files_of
 
 
 class Part(NamedTuple):
@@ -68,11 +68,13 @@ def open_images(data: str, part: Part) -> EvaluationImages:
       part: Which of them.
 
     Raises:
-      ConfigError: The kind or the split is unknown.
+      ConfigError: The kind or the split is unknown, or there is a listing without a folder.
       DataError: There are no such images.
     """
     kind, _, argument = data.partition(":")
     opener = lookup(_OPENERS, kind, "kind of data (--data folder:PATH, tfds:NAME or samples)")
+    if part.listing and kind != "folder":
+        raise ConfigError(f"--listing is of the files of a folder: give --data folder:PATH with it, not {data}")
     source, names, split, root = opener(argument, part)
     total = len(names)
     chosen = np.arange(total)
@@ -102,7 +104,6 @@ def _open_folder(argument: str, part: Part) -> _Opened:
         raise DataError(f"folder:{printable(argument)}: no such folder; give --data folder:/path/to/photographs")
     if part.listing:
         split = part.split or "validation"
-        lookup(dict.fromkeys(PARTS), split, "split of a listing")
         paths = files_of(root, Path(part.listing).expanduser(), split)
         return FileSource([root / path for path in paths]), paths, f"{split} of {printable(part.listing)}", root
     listing = list_folder(root, COMPLETION_SUFFIXES)

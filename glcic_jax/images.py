@@ -24,6 +24,19 @@ def to_uint8(image: jax.Array) -> jax.Array:
     return jnp.round(jnp.clip(image.astype(jnp.float32), 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
+def inside(extent: jax.Array, height: int, width: int) -> jax.Array:
+    """[N, height, width, 1] bool: whether a pixel belongs to the picture in the corner of its image.
+
+    Args:
+      extent: [N, 2] int, the (height, width) of each picture.
+      height, width: Of the images.
+    """
+    rows, columns = jnp.moveaxis(extent, -1, 0)
+    in_rows = jnp.arange(height)[None, :, None] < rows[:, None, None]
+    in_columns = jnp.arange(width)[None, None, :] < columns[:, None, None]
+    return (in_rows & in_columns)[..., None]
+
+
 def _mean_subtracted(
     image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None
 ) -> jax.Array:
@@ -44,7 +57,8 @@ def _signed(image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: ja
 def _smooth_filled(
     image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None
 ) -> jax.Array:
-    return smooth_fill(image, hole, mean_pixel, extent) - mean_pixel
+    known = ~hole if extent is None else ~hole & inside(extent, *hole.shape[1:3])
+    return smooth_fill(image, hole, known, mean_pixel) - mean_pixel
 
 
 def network_input(

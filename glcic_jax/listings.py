@@ -7,6 +7,7 @@ scene, or come from one source, a listing keeps them in one part, which a hash o
 
 import csv
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -42,8 +43,8 @@ def read_listing(path: Path) -> list[Listed]:
       Its photographs, in its order.
 
     Raises:
-      DataError: It cannot be read, lacks a column, names a part that is none, a file outside the folder, or one
-        twice.
+      ConfigError: It names a part that is none.
+      DataError: It cannot be read, lacks a column, or names a file outside the folder, or one twice.
     """
     name = printable(str(path))
     try:
@@ -86,14 +87,16 @@ def files_of(root: Path, listing: Path, part: str) -> list[str]:
       Paths relative to the folder, in the listing's order.
 
     Raises:
+      ConfigError: There is no such part.
       DataError: As in `read_listing`; the listing has none of this part; or files are not there, or are others
         than those listed.
     """
+    lookup(dict.fromkeys(PARTS), part, "part of a listing")
     chosen = [photograph for photograph in read_listing(listing) if photograph.part == part]
     if not chosen:
         raise DataError(f"{printable(str(listing))}: lists no photographs of the part {part}")
     problems = {
-        "are not there": [photograph.file for photograph in chosen if not (root / photograph.file).is_file()],
+        "are not there": [photograph.file for photograph in chosen if not os.path.isfile(root / photograph.file)],
     }
     if not problems["are not there"]:
         problems["are other files (sha256)"] = _others(root, chosen)

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 
 from glcic_jax.convolutions import convolution, upsampling_convolution
 from glcic_jax.errors import ConfigError, lookup
-from glcic_jax.images import crop_patch
+from glcic_jax.images import crop_patch, inside
+from glcic_jax.output_activations import OUTPUT_ACTIVATIONS
 
 # ReLU follows almost every layer. The paper names no initialisation.
 _INITIALIZER = nn.initializers.he_normal()
@@ -70,12 +71,13 @@ class Convolution(nn.Module):
     layer: Layer
     features: int
     dtype: Any = jnp.float32
+    initializer: nn.initializers.Initializer = _INITIALIZER
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
         layer = self.layer
         shape = layer.kernel, layer.kernel, image.shape[-1], self.features
-        kernel = self.param("kernel", _INITIALIZER, shape, jnp.float32)
+        kernel = self.param("kernel", self.initializer, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         image, kernel, bias = nn.dtypes.promote_dtype(image, kernel, bias, dtype=self.dtype)
         if layer.name.startswith("deconv"):
@@ -105,10 +107,7 @@ def _cut(hidden: jax.Array, extent: jax.Array | None, height: int) -> jax.Array:
     """Zeros, as a convolution pads with, beyond the extent of an image whose input is `height` px high."""
     if extent is None:
         return hidden
-    rows, columns = jnp.moveaxis(extent // (height // hidden.shape[1]), -1, 0)
-    inside_rows = jnp.arange(hidden.shape[1])[None, :, None] < rows[:, None, None]
-    inside_columns = jnp.arange(hidden.shape[2])[None, None, :] < columns[:, None, None]
-    return jnp.where((inside_rows & inside_columns)[..., None], hidden, 0)
+    return jnp.where(inside(extent // (height // hidden.shape[1]), *hidden.shape[1:3]), hidden, 0)
 
 
 def scaled(features: int, width: float) -> int:
@@ -125,8 +124,7 @@ class CompletionNetwork(nn.Module):
     Attributes:
       width: Multiplies the features of every layer but the last.
       layer_order: "conv_bn_relu" (the authors' release) or "conv_relu_bn" (some ports).
-      output_activation: A name in `OUTPUT_ACTIVATIONS`: "sigmoid" (the authors' release), or "clip": clipped
-        to [-1, 1] and mapped to [0, 1], as networks trained on images in [-1, 1] need.
+      output_activation: A name in `OUTPUT_ACTIVATIONS`: "sigmoid" is the authors'.
       dtype: Type of the arithmetic; parameters and running statistics stay float32.
       axis_name: The pmap axis over which batch statistics are averaged in training; None: each device's own.
       remat: A name in `REMATS`: what training's backward pass computes again; changes no parameter or result.
@@ -164,6 +162,7 @@ class CompletionNetwork(nn.Module):
         if height % 4 or width % 4:
             raise ValueError(f"sides must be multiples of 4, not {height} x {width}: pad the image first")
         activate = lookup(OUTPUT_ACTIVATIONS, self.output_activation, "output activation")
+        last_initializer = nn.initializers.zeros if activate.begins_at_zero else _INITIALIZER
         layers = [layer._replace(features=scaled(layer.features, self.width)) for layer in COMPLETION_LAYERS]
         layers.append(LAST_COMPLETION_LAYER)
 
@@ -176,7 +175,8 @@ class CompletionNetwork(nn.Module):
                     hidden = _normalise_and_activate(hidden, *names, train, self.dtype, self.axis_name)
                     hidden = _cut(hidden, extent, height)
                 layer = layers[index]
-                hidden = Convolution(layer, layer.features, self.dtype, name=layer.name)(hidden)
+                initializer = last_initializer if layer is LAST_COMPLETION_LAYER else _INITIALIZER
+                hidden = Convolution(layer, layer.features, self.dtype, initializer, name=layer.name)(hidden)
             return hidden
 
         kept = lookup(REMATS, self.remat, "remat")
@@ -185,7 +185,7 @@ class CompletionNetwork(nn.Module):
         hidden = _cut(network_input.astype(self.dtype), extent, height)
         for first, end in itertools.pairwise([0, *ends, len(layers)]):
             hidden = stage(self, hidden, first, end)
-        return activate(hidden.astype(jnp.float32))
+        return activate.apply(hidden.astype(jnp.float32), network_input[..., :3].astype(jnp.float32))
 
 
 class _Branch(nn.Module):
@@ -296,15 +296,6 @@ def _whole_image(image: jax.Array, local_box: jax.Array, local_size: int) -> jax
     del local_box, local_size
     return image
 
-
-def _clip_signed(output: jax.Array) -> jax.Array:
-    return (jnp.clip(output, -1.0, 1.0) + 1.0) / 2.0
-
-
-OUTPUT_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "sigmoid": nn.sigmoid,
-    "clip": _clip_signed,
-}
 
 # Each branch of the context discriminator, and the part of the image that it is shown.
 BRANCHES: dict[str, tuple[type[_Branch], Callable[[jax.Array, jax.Array, int], jax.Array]]] = {

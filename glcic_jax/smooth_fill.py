@@ -12,31 +12,23 @@ _LEVELS_OF_OPEN_SIZES = 12  # Enough for 4,096 px; beyond them the inside of lar
 _RELAXATIONS = 6  # On every level. More bring the fill nearer to Laplace's equation, and cost as much each.
 
 
-def smooth_fill(
-    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None = None
-) -> jax.Array:
+def smooth_fill(image: jax.Array, hole: jax.Array, known: jax.Array, mean_pixel: jax.Array) -> jax.Array:
     """Fills holes with a smooth continuation of their surroundings.
 
     Args:
       image: [N, H, W, 3] float in [0, 1]; what is in the holes has no influence.
       hole: [N, H, W, 1] bool.
+      known: [N, H, W, 1] bool, the rest of the picture. A pixel that is neither lies beyond it, and has no
+        influence.
       mean_pixel: [3] float in [0, 1], the colour of an image that is nothing but hole.
-      extent: [N, 2] int, the (height, width) of each picture in the corner of its image; what lies beyond has no
-        influence. None: they fill their images.
 
     Returns:
       [N, H, W, 3], the dtype of `image`: the image itself outside the holes.
     """
-    inside = jnp.ones(hole.shape, image.dtype)
-    if extent is not None:
-        rows, columns = jnp.arange(hole.shape[1]), jnp.arange(hole.shape[2])
-        in_rows = rows[None, :, None] < extent[:, 0, None, None]
-        in_columns = columns[None, None, :] < extent[:, 1, None, None]
-        inside = (in_rows & in_columns)[..., None].astype(image.dtype)
-    known = jnp.where(hole, 0.0, inside)
     # Selected, not multiplied: what is in a hole need not be finite.
-    colour = jnp.where(known > 0, image, 0.0)
-    return jnp.where(hole, _fill(colour, known, inside, mean_pixel, _levels(*hole.shape[1:3])), image)
+    colour = jnp.where(known, image, 0.0)
+    how_well, inside = known.astype(image.dtype), (known | hole).astype(image.dtype)
+    return jnp.where(hole, _fill(colour, how_well, inside, mean_pixel, _levels(*hole.shape[1:3])), image)
 
 
 def _levels(height: int, width: int) -> int:

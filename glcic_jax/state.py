@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from glcic_jax import images, losses, masks, networks
+from glcic_jax import images, losses, masks, networks, output_activations
 from glcic_jax.errors import ConfigError, lookup
 from glcic_jax.gradient_balance import Balance, balance_gradients
 
@@ -102,9 +102,8 @@ def _adadelta(options: Mapping[str, Any]) -> optax.GradientTransformation:
 
 def _adam(options: Mapping[str, Any]) -> optax.GradientTransformation:
     rate, steps = options["learning_rate"], options["decay_steps"]
-    # A schedule even where the rate stays: a run that goes on may change from one to the other.
-    schedule = optax.cosine_decay_schedule(rate, steps, _LEAST_RATE) if steps else optax.constant_schedule(rate)
-    return optax.adam(schedule, b1=options["b1"], b2=options["b2"])
+    decaying = optax.cosine_decay_schedule(rate, steps, _LEAST_RATE) if steps else rate
+    return optax.adam(decaying, b1=options["b1"], b2=options["b2"])
 
 
 def create_optimizers(
@@ -168,7 +167,7 @@ def create_recipe(config: Any, axis_name: str | None = None) -> Recipe:
 
 def _check_names(config: Any) -> None:
     """Refuses names that the networks would look up only when they run."""
-    lookup(networks.OUTPUT_ACTIVATIONS, config.completion.output_activation, "output activation")
+    lookup(output_activations.OUTPUT_ACTIVATIONS, config.completion.output_activation, "output activation")
     lookup(images.INPUT_FORMS, config.completion.input_form, "input form")
     for order in (config.completion.layer_order, config.discriminator.layer_order):
         lookup(dict.fromkeys(networks.LAYER_ORDERS), order, "layer order")

@@ -25,7 +25,8 @@ from glcic_jax.completion import restore_completion
 from glcic_jax.errors import UserError, WeightsError, lookup, one_line, printable
 from glcic_jax.files import write_aside
 from glcic_jax.images import INPUT_FORMS
-from glcic_jax.networks import BRANCHES, LAYER_ORDERS, OUTPUT_ACTIVATIONS, CompletionNetwork, ContextDiscriminator
+from glcic_jax.networks import BRANCHES, LAYER_ORDERS, CompletionNetwork, ContextDiscriminator
+from glcic_jax.output_activations import OUTPUT_ACTIVATIONS
 
 FORMAT = "glcic_jax weights 1"
 LICENCE_NOT_STATED = "not stated"

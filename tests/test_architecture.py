@@ -21,6 +21,7 @@ LEVELS = {
     "gradient_balance": 0,
     "images": 0,
     "losses": 0,
+    "output_activations": 0,
     "masks": 0,
     "memory": 0,
     "metrics": 0,
@@ -141,7 +142,7 @@ LEVELS = {
     "weights_commands": 5,
 }
 # What level 0 may import of itself.
-LEAVES = ("__init__", "convolutions", "winograd", "errors", "images", "files", "smooth_fill")
+LEAVES = ("__init__", "convolutions", "winograd", "errors", "images", "files", "output_activations", "smooth_fill")
 SEE_THE_CONFIGURATION = {"training", "opening", "continuation", "input_pipeline", "state", "evaluation"}
 MOST_LINES_OF_A_FILE = 330
 MOST_LINES_OF_A_FUNCTION = 60

@@ -19,8 +19,10 @@ from glcic_jax.state import create_recipe, create_state
 STEP = 3  # One step into the discriminator's phase of 2, 2, 2.
 
 
-def save(checkpoints, state, config, step):
+def save(checkpoints, state, config, step, without=None):
     plain = json.loads(config.to_json_best_effort())
+    if without is not None:
+        del plain["data"][without]
     metrics = {"hole_l1": 0.1}
     checkpoints.save(state.replace(step=jnp.asarray(step, jnp.int32)), {"next_index": [4 * step]}, plain, metrics)
     checkpoints.wait()
@@ -82,6 +84,8 @@ def test_what_may_change_is_told(run, changes):
         {"data.image_size": 16},
         {"phases.completion": 1},
         {"completion.ema_decay": 0.9},
+        {"optimizer.adam.decay_steps": 5},
+        {"data.listing": "elsewhere.csv"},
         {"completion.width": 0.125},
         {"data.mean_pixel": (0.1, 0.2, 0.3)},
         {"optimizer.name": "adam"},
@@ -94,6 +98,13 @@ def test_another_run_is_refused(run, changes):
     with pytest.raises(ConfigError, match="name another --workdir") as caught:
         run(changes)
     assert next(iter(changes)) in str(caught.value)
+
+
+def test_a_key_that_is_newer_than_the_run_was_off_in_it(run, config):
+    save(run.checkpoints, run.state, config, 4, without="listing")
+    assert run({})[1] == ["going on from step 4 of 6 (phase joint)"]
+    with pytest.raises(ConfigError, match=r"data\.listing None -> elsewhere\.csv"):
+        run({"data.listing": "elsewhere.csv"})
 
 
 def test_a_phase_cut_short_before_the_checkpoint_is_refused(run):

@@ -153,8 +153,6 @@ def test_each_platform_gets_its_way_alone():
 
 
 def test_a_cpu_never_gets_xlas_gradients_of_2x2_kernels():
-    """They take minutes where others take milliseconds."""
-
     def gradients(image, kernel):
         return jax.vjp(convolution, image, kernel)[1](jnp.zeros((1, 17, 17, 4)))
 

@@ -7,6 +7,7 @@ import pytest
 
 from glcic_jax.errors import ConfigError
 from glcic_jax.images import INPUT_FORMS, composite, crop_patch, network_input, to_float, to_uint8
+from glcic_jax.smooth_fill import smooth_fill
 
 MEAN_PIXEL = np.array([0.5, 0.25, 0.125], np.float32)
 
@@ -15,7 +16,7 @@ EXPECTED_FORMS = {
     "mean_subtracted": (lambda image: image - MEAN_PIXEL, np.zeros(3)),
     "mean_filled": (lambda image: image, MEAN_PIXEL),
     "signed": (lambda image: 2 * image - 1, np.zeros(3)),
-    "smooth_filled": (lambda image: image - MEAN_PIXEL, None),  # The hole: test_smooth_fill.py.
+    "smooth_filled": (lambda image: image - MEAN_PIXEL, None),  # The hole is filled from around it.
 }
 
 
@@ -42,9 +43,20 @@ def test_network_input_in_every_form(example, maybe_jit, form):
     assert result.shape == (2, 12, 16, 4)
     assert result.dtype == np.float32
     known, hole = EXPECTED_FORMS[form]
-    expected = np.where(mask == 1, result[..., :3] if hole is None else hole, known(image.astype(np.float64)))
+    if hole is None:
+        hole = smooth_fill(image, mask == 1, mask == 0, MEAN_PIXEL) - MEAN_PIXEL
+    expected = np.where(mask == 1, hole, known(image.astype(np.float64)))
     np.testing.assert_allclose(result[..., :3], expected, atol=1e-6)
     np.testing.assert_array_equal(result[..., 3:], mask)
+
+
+@pytest.mark.parametrize("form", INPUT_FORMS)
+def test_a_picture_in_a_corner_has_the_input_that_it_has_alone(example, form):
+    image, mask = example
+    wide = ((0, 0), (0, 4), (0, 20), (0, 0))
+    canvas = np.pad(image, wide, constant_values=1), np.pad(mask, wide)
+    found = network_input(*canvas, MEAN_PIXEL, form, np.array([[12, 16]] * 2))[:, :12, :16]
+    np.testing.assert_allclose(found, network_input(image, mask, MEAN_PIXEL, form), atol=1e-6)
 
 
 def test_every_form_is_expected_above():

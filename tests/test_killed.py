@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import COMPILE_QUICKLY, ROOT
-from test_training import NARROW
+from conftest import ROOT
+from test_training import ENVIRONMENT, NARROW
 
 from glcic_jax.workdirs import locked
 
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": COMPILE_QUICKLY}
 STEPS = (9, 5, 0)  # Of each phase: kills fall on both sides of the first one's end.
 LAST = sum(STEPS)
 # A save at every step: many kills then fall into one.

@@ -52,6 +52,12 @@ def test_a_part_that_is_none_is_refused(photos, listing):
     assert "test, train, validation" in one_line(caught)
 
 
+def test_a_listing_of_what_is_no_folder_is_refused(listing):
+    with pytest.raises(UserError) as caught:
+        open_images("samples", Part(listing=str(listing)))
+    assert "give --data folder:PATH" in one_line(caught)
+
+
 def test_a_listing_without_hashes_will_do(photos, listing):
     listing.write_text("file,part\nb.png,train\n")
     assert files_of(photos, listing, "train") == ["b.png"]
@@ -90,6 +96,7 @@ def test_other_files_of_the_same_name_are_named(photos, listing):
         ("file,part\nb.png,training\n", f"one of {', '.join(sorted(PARTS))}"),
         ("file,part\nb.png,train\nb.png,test\n", "names b.png twice"),
         ("file,part,sha256\nb.png,train,123\n", "'123' is no sha256"),
+        (f"file,part\n{'x' * 300}.png,train\n", "are not there"),
         ("file,part\nb.png,test\n", "lists no photographs of the part train"),
     ],
 )

@@ -14,7 +14,6 @@ from glcic_jax.errors import ConfigError
 from glcic_jax.networks import (
     BRANCHES,
     LAYER_ORDERS,
-    OUTPUT_ACTIVATIONS,
     CompletionNetwork,
     ContextDiscriminator,
     Convolution,
@@ -22,6 +21,7 @@ from glcic_jax.networks import (
     Layer,
     LocalDiscriminator,
 )
+from glcic_jax.output_activations import OUTPUT_ACTIVATIONS
 
 WIDTH = 1 / 16
 # A quarter of each side is above 16: else every tap of the widest dilation but the central one sees padding
@@ -241,11 +241,26 @@ def test_completed_image_agrees_with_the_reference(completed):
 @pytest.mark.parametrize("name", OUTPUT_ACTIVATIONS)
 def test_output_activation_maps_to_the_unit_interval(name):
     values = np.array([-50.0, -1.0, -0.5, 0.0, 0.25, 1.0, 50.0], np.float32)
+    read = np.array([0.5, 0.75, -0.25, 0.25, 0.125, -0.75, 0.0], np.float32)
     expected = {
         "sigmoid": 1 / (1 + np.exp(-values.astype(np.float64))),
         "clip": np.array([0, 0, 0.25, 0.5, 0.625, 1, 1]),
+        "residual": np.array([0, 0.25, 0, 0.75, 0.875, 0.75, 1]),
     }[name]
-    np.testing.assert_allclose(OUTPUT_ACTIVATIONS[name](values), expected, atol=1e-6)
+    np.testing.assert_allclose(OUTPUT_ACTIVATIONS[name].apply(values, read), expected, atol=1e-6)
+
+
+def test_a_residual_network_begins_as_what_it_reads_and_learns():
+    network = CompletionNetwork(width=WIDTH, output_activation="residual")
+    read = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 32, 32, 4)).astype(np.float32)
+    variables = jax.jit(network.init)(jax.random.key(0), read)
+    np.testing.assert_allclose(network.apply(variables, read), read[..., :3] + 0.5, atol=1e-6)
+
+    def loss(params):
+        return jnp.mean(network.apply({**variables, "params": params}, read) ** 2)
+
+    gradient = jax.jit(jax.grad(loss))(variables["params"])
+    assert float(jnp.abs(gradient["conv17"]["kernel"]).max()) > 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +320,7 @@ def test_sides_that_are_no_multiple_of_4_are_refused(height, width):
 
 
 def test_unknown_names_are_refused_with_the_valid_ones():
-    with pytest.raises(ConfigError, match=r"'tanh'.*clip, sigmoid"):
+    with pytest.raises(ConfigError, match=r"'tanh'.*clip, residual, sigmoid"):
         completion_shapes(output_activation="tanh")
     with pytest.raises(ConfigError, match=r"'relu_first'.*conv_bn_relu, conv_relu_bn"):
         completion_shapes(layer_order="relu_first")

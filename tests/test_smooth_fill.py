@@ -42,14 +42,14 @@ def laplace(image, hole):
 
 def test_the_image_stays_as_it_is_outside_the_hole(example):
     image, hole = example
-    filled = np.asarray(jax.jit(smooth_fill)(image, hole, MEAN_PIXEL))
+    filled = np.asarray(jax.jit(smooth_fill)(image, hole, ~hole, MEAN_PIXEL))
     assert filled.dtype == np.float32
     np.testing.assert_array_equal(np.where(hole, 0, filled), np.where(hole, 0, image))
 
 
 def test_it_is_near_to_laplaces_equation(example):
     image, hole = example
-    filled = np.asarray(smooth_fill(image, hole, MEAN_PIXEL))
+    filled = np.asarray(smooth_fill(image, hole, ~hole, MEAN_PIXEL))
     for one, before, where in zip(filled, image, hole[..., 0], strict=True):
         exact = laplace(before, where)
         mean = before[~where].mean(axis=0)
@@ -61,12 +61,14 @@ def test_it_is_near_to_laplaces_equation(example):
 def test_what_is_constant_is_continued_exactly(example):
     image, hole = example
     constant = np.broadcast_to(np.float32([0.25, 0.5, 0.75]), image.shape)
-    np.testing.assert_allclose(smooth_fill(np.where(hole, 0, constant), hole, MEAN_PIXEL), constant, atol=1e-6)
+    np.testing.assert_allclose(
+        smooth_fill(np.where(hole, 0, constant), hole, ~hole, MEAN_PIXEL), constant, atol=1e-6
+    )
 
 
 def test_nothing_but_hole_has_the_mean_colour(example):
     image, hole = example
-    filled = smooth_fill(image, np.ones_like(hole), MEAN_PIXEL)
+    filled = smooth_fill(image, np.ones_like(hole), np.zeros_like(hole), MEAN_PIXEL)
     np.testing.assert_allclose(filled, np.broadcast_to(MEAN_PIXEL, image.shape), atol=1e-6)
 
 
@@ -74,20 +76,21 @@ def test_nothing_but_hole_has_the_mean_colour(example):
 def test_a_picture_in_a_corner_is_filled_as_it_would_be_alone(example, canvas):
     image, hole = example
     beyond = ((0, 0), (0, canvas[0] - 45), (0, canvas[1] - 38), (0, 0))
-    wide = np.pad(image, beyond, constant_values=np.nan), np.pad(hole, beyond)
-    filled = smooth_fill(*wide, MEAN_PIXEL, np.array([[45, 38], [45, 38]]))[:, :45, :38]
-    np.testing.assert_allclose(filled, smooth_fill(image, hole, MEAN_PIXEL), atol=1e-6)
+    wide = np.pad(image, beyond, constant_values=np.nan), np.pad(hole, beyond), np.pad(~hole, beyond)
+    filled = smooth_fill(*wide, MEAN_PIXEL)[:, :45, :38]
+    np.testing.assert_allclose(filled, smooth_fill(image, hole, ~hole, MEAN_PIXEL), atol=1e-6)
 
 
 def test_pictures_of_a_batch_do_not_meet(example):
     image, hole = example
-    both = smooth_fill(image, hole, MEAN_PIXEL)
-    np.testing.assert_allclose(both[1:], smooth_fill(image[1:], hole[1:], MEAN_PIXEL), atol=1e-6)
+    both = smooth_fill(image, hole, ~hole, MEAN_PIXEL)
+    np.testing.assert_allclose(both[1:], smooth_fill(image[1:], hole[1:], ~hole[1:], MEAN_PIXEL), atol=1e-6)
 
 
 def test_it_is_never_beyond_what_it_continues():
     rng = np.random.default_rng(0)
     image = rng.uniform(0.3, 0.7, (1, 33, 17, 3)).astype(np.float32)
-    filled = np.asarray(smooth_fill(image, rng.uniform(size=(1, 33, 17, 1)) < 0.7, MEAN_PIXEL + 0.3))
+    hole = rng.uniform(size=(1, 33, 17, 1)) < 0.7
+    filled = np.asarray(smooth_fill(image, hole, ~hole, MEAN_PIXEL + 0.3))
     assert filled.min() >= 0.3 - 1e-6
     assert filled.max() <= 0.7 + 1e-6

@@ -14,6 +14,7 @@ from PIL import Image
 
 from glcic_jax.reporting import COLUMNS
 
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": COMPILE_QUICKLY}
 # The quickstart at 32 px and a sixteenth of the width.
 NARROW = (
     "batch_size=4",
@@ -42,7 +43,7 @@ def run_main(workdir, completion, discriminator, joint, *extra):
     return subprocess.run(
         [sys.executable, "main.py", "--config=configs/quickstart.py", f"--workdir={workdir}", *flags],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": COMPILE_QUICKLY},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,

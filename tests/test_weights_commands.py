@@ -213,6 +213,10 @@ def test_a_run_is_exported_with_what_is_said_of_it(finished_run, tmp_path):
     found = load_weights(out)
     assert found.network == CompletionNetwork(1 / 16)
     assert (found.description.licence, found.description.origin) == ("CC BY 4.0", "two lines")
+    narrow = tmp_path / "narrow.safetensors"
+    assert glcic("weights", "export", finished_run, narrow, "--dtype", "float16").code == 0
+    assert narrow.stat().st_size < 0.7 * out.stat().st_size
+    assert glcic("weights", "inspect", narrow).rows["parameters"] == done.rows["parameters"]
     again = glcic("weights", "export", finished_run, out)
     assert (again.code, "--overwrite" in again.error) == (2, True)
     assert glcic("weights", "export", finished_run, out, "--step", 3, "--overwrite").code == 0
