@@ -40,7 +40,7 @@ def print_input(
         if source is None:
             source = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             make_jpegs(source, files)
-        config.data.source = f"folder:{source}"
+        config.data.source, config.data.listing = f"folder:{source}", ""
         from glcic_jax.data_sources import open_sources
 
         train = open_sources(config.data).train

@@ -83,7 +83,9 @@ def _data(request: Request, records: list[RunRecord]) -> dict[str, Any]:
     if source.partition(":")[0] != "tfds":
         split = "validation"
     asked = request.part
-    part = Part(asked.split or split, asked.most or _IMAGES, fraction, asked.tfds_dir or tfds_dir, listing)
+    part = Part(
+        asked.split or split, asked.most or _IMAGES, fraction, asked.tfds_dir or tfds_dir, asked.listing or listing
+    )
     return {"data": source, "part": part}
 
 

@@ -38,8 +38,8 @@ _FIXED = (
     "discriminator.layer_order",
 )
 
-# What a state keeps from the first step on or not at all: a moving average, Adam's place in its decay. 0 is off;
-# other values may replace each other.
+# What a state keeps from the first step on or not at all: a moving average, and with Adam its place in the decay.
+# 0 is off; other values may replace each other.
 _ON_OR_OFF = ("completion.ema_decay", "optimizer.adam.decay_steps")
 
 
@@ -215,7 +215,11 @@ def _check_continuation(
     refused = [key for key in changed if key in fixed]
     if not passed.has_trained_discriminator(step):
         refused = [key for key in refused if not key.startswith("discriminator.")]
-    refused += [key for key in _ON_OR_OFF if bool(old.get(key)) != bool(new[key])]
+    refused += [
+        key
+        for key in _ON_OR_OFF
+        if bool(old.get(key)) != bool(new[key]) and (new["optimizer.name"] in key or "optimizer" not in key)
+    ]
     if passed.history(step) != schedule.history(step):
         refused += [key for key in changed if key.startswith("phases.")]
     if refused:

@@ -15,7 +15,7 @@ _LOGARITHMIC_FROM = 30.0
 _TICK_STEPS = (1, 2, 2.5, 5, 10)
 
 CURVES = (
-    ("MSE in the hole", "reconstruction_loss"),
+    ("reconstruction loss in the hole", "reconstruction_loss"),
     ("discriminator loss", "discriminator_loss"),
     ("validation PSNR in the hole, dB", "validation_hole_psnr"),
     ("validation L1 in the hole", "validation_hole_l1"),

@@ -82,13 +82,18 @@ def open_sources(data: Any) -> Sources:
       data: `config.data`; `source` is "samples", "folder:PATH" or "tfds:NAME[:VERSION]".
 
     Raises:
-      ConfigError: The source is of no known kind.
+      ConfigError: The source is of no known kind, or has no files for a listing to name.
       DataError: It holds no usable images, or is not there.
     """
     kind, _, argument = data.source.partition(":")
     if kind not in SOURCES:
         raise ConfigError(
             f"unknown data source {data.source!r}: give samples, folder:PATH or tfds:NAME as --config.data.source"
+        )
+    if data.listing and kind != "folder":
+        raise ConfigError(
+            f"data.listing names files of a folder, and data.source is {data.source}: give "
+            "--config.data.source=folder:PATH, or --config.data.listing= to take all of it"
         )
     return SOURCES[kind](argument, data)
 

@@ -39,7 +39,7 @@ _SIGNS = (
         "reconstruction_gradient_norm",
         "gradient_norm",
         ("joint",),
-        "the MSE no longer moves C",
+        "the reconstruction loss no longer moves C",
         "a higher learning rate, --config.optimizer.name=adam, or --config.compute_dtype=float32",
     ),
     _Sign(

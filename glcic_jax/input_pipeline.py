@@ -285,7 +285,7 @@ def kept_mean_pixel(
         "train_split": data.train_split,
         "train_images": len(source),
         "looked_at": count,
-    }
+    } | ({"listing": data.listing} if data.listing else {})
     try:
         found = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):  # Not there, or no JSON text.

@@ -52,7 +52,8 @@ def read_listing(path: Path) -> list[Listed]:
             rows = csv.DictReader(file)
             missing = [column for column in ("file", "part") if column not in (rows.fieldnames or ())]
             if missing:
-                raise DataError(f"{name}: a listing needs the columns file and part; {missing[0]} is missing")
+                needs = "a listing needs the columns file and part, separated by commas"
+                raise DataError(f"{name}: {needs}; {missing[0]} is missing")
             listed = [_listed(row, f"{name}, line {rows.line_num}") for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{name}: cannot be read as a listing ({one_line(error)})") from error
@@ -72,7 +73,7 @@ def _listed(row: dict[str, str | None], where: str) -> Listed:
     lookup(dict.fromkeys(PARTS), part, f"part ({where})")
     if digest and not re.fullmatch("[0-9a-fA-F]{64}", digest):
         raise DataError(f"{where}: {printable(digest)!r} is no sha256, which has 64 hexadecimal digits")
-    return Listed(file, part, digest.lower())
+    return Listed(inside.as_posix(), part, digest.lower())
 
 
 def files_of(root: Path, listing: Path, part: str) -> list[str]:
@@ -92,9 +93,12 @@ def files_of(root: Path, listing: Path, part: str) -> list[str]:
         than those listed.
     """
     lookup(dict.fromkeys(PARTS), part, "part of a listing")
-    chosen = [photograph for photograph in read_listing(listing) if photograph.part == part]
+    listed = read_listing(listing)
+    chosen = [photograph for photograph in listed if photograph.part == part]
     if not chosen:
-        raise DataError(f"{printable(str(listing))}: lists no photographs of the part {part}")
+        raise DataError(
+            f"{printable(str(listing))}: lists no photographs of the part {part}; there are: {_there(listed)}"
+        )
     problems = {
         "are not there": [photograph.file for photograph in chosen if not os.path.isfile(root / photograph.file)],
     }
@@ -105,9 +109,14 @@ def files_of(root: Path, listing: Path, part: str) -> list[str]:
             named = ", ".join(printable(file) for file in files[:_NAMED]) + (", ..." if files[_NAMED:] else "")
             raise DataError(
                 f"{printable(str(root))}: {len(files)} of the {len(chosen)} photographs that "
-                f"{printable(str(listing))} lists for the part {part} {problem}: {named}"
+                f"{printable(str(listing))} lists for the part {part} {problem}: {named}; give the folder that it "
+                "was made for, or mend it"
             )
     return [photograph.file for photograph in chosen]
+
+
+def _there(listed: Sequence[Listed]) -> str:
+    return ", ".join(part for part in PARTS if any(one.part == part for one in listed)) or "none at all"
 
 
 def _others(root: Path, listed: Sequence[Listed]) -> list[str]:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from glcic_jax.errors import ConfigError
+
 
 class OutputActivation(NamedTuple):
     """A way from the last layer to an image.
@@ -17,10 +19,12 @@ class OutputActivation(NamedTuple):
     Attributes:
       apply: `(last layer, colours read) -> image`.
       begins_at_zero: Whether the last layer's kernel is zero before training.
+      input_forms: The names in `images.INPUT_FORMS` that it fits; (): all.
     """
 
     apply: Callable[[jax.Array, jax.Array], jax.Array]
     begins_at_zero: bool = False
+    input_forms: tuple[str, ...] = ()
 
 
 def _sigmoid(last: jax.Array, read: jax.Array) -> jax.Array:
@@ -43,6 +47,20 @@ OUTPUT_ACTIVATIONS: dict[str, OutputActivation] = {
     # Clipped to [-1, 1] and mapped to [0, 1], as networks trained on images in [-1, 1] need.
     "clip": OutputActivation(_clip_signed),
     # Ours: added to what is read, so that the network begins as what its hole was filled with and learns what that
-    # lacks. 0.5 stands for the mean pixel, from which the last layer's bias learns the way.
-    "residual": OutputActivation(_residual, begins_at_zero=True),
+    # lacks. 0.5 stands for the mean pixel that was subtracted; the last layer's bias learns the difference.
+    "residual": OutputActivation(_residual, begins_at_zero=True, input_forms=("smooth_filled", "mean_subtracted")),
 }
+
+
+def check_input_form(name: str, input_form: str) -> None:
+    """Asks whether an output activation fits an input form.
+
+    Raises:
+      ConfigError: It does not.
+    """
+    fitting = OUTPUT_ACTIVATIONS[name].input_forms
+    if fitting and input_form not in fitting:
+        raise ConfigError(
+            f"completion.output_activation {name} adds to an input whose mean was subtracted: give "
+            f"completion.input_form {' or '.join(fitting)}, not {input_form}"
+        )

@@ -42,7 +42,7 @@ COLUMNS = (
 
 # The numbers that stand in the progress line, and what they are called there.
 _SHOWN = {
-    "reconstruction_loss": "mse",
+    "reconstruction_loss": "rec_loss",
     "discriminator_loss": "d_loss",
     "adversarial_loss": "adv",
     "real_accuracy": "real_acc",

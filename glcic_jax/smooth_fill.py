@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 _LEVELS_OF_OPEN_SIZES = 12  # Enough for 4,096 px; beyond them the inside of larger holes gets the mean pixel.
-_RELAXATIONS = 6  # On every level. More bring the fill nearer to Laplace's equation, and cost as much each.
+# On every level. More bring the fill nearer to Laplace's equation, and cost as much each. Files of weights do not
+# say with how many they were trained: another number is another input form.
+_RELAXATIONS = 24
 
 
 def smooth_fill(image: jax.Array, hole: jax.Array, known: jax.Array, mean_pixel: jax.Array) -> jax.Array:
@@ -27,8 +29,9 @@ def smooth_fill(image: jax.Array, hole: jax.Array, known: jax.Array, mean_pixel:
     """
     # Selected, not multiplied: what is in a hole need not be finite.
     colour = jnp.where(known, image, 0.0)
-    how_well, inside = known.astype(image.dtype), (known | hole).astype(image.dtype)
-    return jnp.where(hole, _fill(colour, how_well, inside, mean_pixel, _levels(*hole.shape[1:3])), image)
+    inside = (known | hole).astype(image.dtype)
+    filled = _fill(colour, known.astype(image.dtype), inside, mean_pixel, _levels(*hole.shape[1:3]))
+    return jnp.where(hole, filled, image).astype(image.dtype)
 
 
 def _levels(height: int, width: int) -> int:
@@ -43,8 +46,8 @@ def _fill(colour: jax.Array, known: jax.Array, inside: jax.Array, mean_pixel: ja
     """Fills one level.
 
     Args:
-      colour: [N, H, W, 3], what is known of each cell's colour, times how well it is known.
-      known: [N, H, W, 1] in [0, 1], how well.
+      colour: [N, H, W, 3], the colours of known cells, 0 in the others.
+      known: [N, H, W, 1], 1 for cells of a known colour.
       inside: [N, H, W, 1], 1 for cells of the picture.
       mean_pixel: As in `smooth_fill`.
       levels: How many there are above.

@@ -169,6 +169,7 @@ def _check_names(config: Any) -> None:
     """Refuses names that the networks would look up only when they run."""
     lookup(output_activations.OUTPUT_ACTIVATIONS, config.completion.output_activation, "output activation")
     lookup(images.INPUT_FORMS, config.completion.input_form, "input form")
+    output_activations.check_input_form(config.completion.output_activation, config.completion.input_form)
     for order in (config.completion.layer_order, config.discriminator.layer_order):
         lookup(dict.fromkeys(networks.LAYER_ORDERS), order, "layer order")
     lookup(networks.REMATS, config.remat, "remat")

@@ -87,7 +87,7 @@ _CompletionUpdate = Callable[[TrainState, Examples, Callable[[Any, Examples], _J
 
 
 def completion_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, CompletionMetrics]:
-    """Phase 1: trains C alone on the masked MSE; D is not touched (Algorithm 1, line 5)."""
+    """Phase 1: trains C alone on the reconstruction loss; D is not touched (Algorithm 1, line 5)."""
     recipe = state.recipe
     examples = draw_examples(state, batch, key)
 

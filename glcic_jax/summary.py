@@ -20,7 +20,7 @@ from glcic_jax.state import TrainState
 _COMPARED = 6
 
 _CURVES = (
-    ("MSE in the hole", ("reconstruction_loss",)),
+    ("reconstruction loss in the hole", ("reconstruction_loss",)),
     ("discriminator loss", ("discriminator_loss",)),
     ("accuracy of D", ("real_accuracy", "fake_accuracy")),
     ("weight of the adversarial gradient", ("adversarial_weight",)),
@@ -87,7 +87,8 @@ def _metrics_table(results: dict[str, Completions]) -> str:
 
 def _phase_table(rows: list[dict[str, Any]], schedule: Schedule) -> str:
     lines = [
-        "| phase | steps | MSE in the hole, first to last | D loss, first to last | images/s | waiting for data |",
+        "| phase | steps | reconstruction loss in the hole, first to last | D loss, first to last | images/s "
+        "| waiting for data |",
         "|---|---|---|---|---|---|",
     ]
     for phase in schedule.phases:

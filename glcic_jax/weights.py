@@ -220,7 +220,7 @@ def run_weights_and_step(workdir: Path, step: int | None = None) -> tuple[Weight
 
 
 def arrays_sha256(weights: Weights) -> str:
-    """The sha256 of names and arrays, in hexadecimal digits: the same in every file that holds these weights."""
+    """The sha256 of names and arrays, in hexadecimal digits: the same in every float32 file of these weights."""
     return _sha256(_flat(weights.variables))
 
 

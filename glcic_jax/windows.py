@@ -1,8 +1,8 @@
 """Where in a picture the completion network looks, and at what size: the strategies.
 
 The network sees at most 307 x 307 px around a pixel (Iizuka et al. 2017, Section 3.2), so a window with that much
-around its part of the hole gives what the whole picture would give, however large that is. Windows begin on
-multiples of 4, as the network's strides do.
+around its part of the hole gives what the whole picture would give, however large that is; nearly, where the hole
+begins as a smooth fill, which sees farther. Windows begin on multiples of 4, as the network's strides do.
 """
 
 import dataclasses

@@ -73,6 +73,7 @@ def command_runner() -> CliRunner:
 def shrink(config: ConfigDict) -> ConfigDict:
     """The same training at 32 px and a sixteenth of the width, a few steps a phase, on the samples."""
     config.data.source = "samples"
+    config.data.listing = ""
     config.start_from = ""
     config.batch_size = 4
     for phase in config.phases:

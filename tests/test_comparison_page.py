@@ -39,7 +39,7 @@ def part(text, name):
 
 def test_a_curve_goes_through_its_points():
     (chart,) = charts(["a", "b"], [rows(), rows(values=(2.0, 1.5))])
-    assert chart.title == "MSE in the hole"
+    assert chart.title == "reconstruction loss in the hole"
     assert not chart.logarithmic
     assert [line.run for line in chart.lines] == [0, 1]
     assert chart.lines[0].pieces == [f"0.0,0.0 {WIDTH / 2:.1f},{HEIGHT / 2:.1f} {WIDTH:.1f},{HEIGHT:.1f}"]

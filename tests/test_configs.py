@@ -90,8 +90,8 @@ def test_sizes_fit_together(name):
     for sampler in ("rectangle", "rectangles"):
         limits = config.mask[sampler]
         assert 0 < limits.min_side <= limits.max_side <= size
-    # The local patch holds the largest hole that training draws by default.
-    assert config.mask.sampler in ("rectangle", "rectangle+free_form")
+    # The local patch holds the largest single rectangle.
+    assert config.mask.sampler.split("+")[0] == "rectangle"
     assert config.mask.rectangle.max_side <= config.discriminator.local_size <= size
     assert set(config.discriminator.branches) <= {"global", "local"}
     assert config.grid_images <= config.validation_images

@@ -84,7 +84,6 @@ def test_what_may_change_is_told(run, changes):
         {"data.image_size": 16},
         {"phases.completion": 1},
         {"completion.ema_decay": 0.9},
-        {"optimizer.adam.decay_steps": 5},
         {"data.listing": "elsewhere.csv"},
         {"completion.width": 0.125},
         {"data.mean_pixel": (0.1, 0.2, 0.3)},
@@ -105,6 +104,16 @@ def test_a_key_that_is_newer_than_the_run_was_off_in_it(run, config):
     assert run({})[1] == ["going on from step 4 of 6 (phase joint)"]
     with pytest.raises(ConfigError, match=r"data\.listing None -> elsewhere\.csv"):
         run({"data.listing": "elsewhere.csv"})
+
+
+def test_a_decay_begins_with_the_run_or_not_at_all(run, config, create):
+    _, said = run({"optimizer.adam.decay_steps": 5})  # AdaDelta has none.
+    assert "optimizer.adam.decay_steps 0 -> 5" in said[0]
+    config.optimizer.name = "adam"
+    config.optimizer.adam.decay_steps = 0
+    save(run.checkpoints, create(config), config, 4)
+    with pytest.raises(ConfigError, match=r"optimizer\.adam\.decay_steps 0 -> 5"):
+        run({"optimizer.adam.decay_steps": 5})
 
 
 def test_a_phase_cut_short_before_the_checkpoint_is_refused(run):

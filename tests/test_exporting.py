@@ -49,7 +49,7 @@ FORMS = (
     tiny("conv_bn_relu", "sigmoid", "mean_subtracted"),
     tiny("conv_relu_bn", "sigmoid", "mean_filled"),
     tiny("conv_bn_relu", "clip", "signed"),
-    tiny("conv_bn_relu", "sigmoid", "smooth_filled"),
+    tiny("conv_bn_relu", "residual", "smooth_filled"),
 )
 
 

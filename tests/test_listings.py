@@ -5,6 +5,7 @@ from conftest import one_line
 from PIL import Image
 from test_data_sources import open_with, png, relative_names
 
+from glcic_jax.data_sources import open_sources
 from glcic_jax.errors import DataError, UserError
 from glcic_jax.evaluation_images import Part, open_images
 from glcic_jax.listings import PARTS, Listed, files_of, read_listing
@@ -58,6 +59,13 @@ def test_a_listing_of_what_is_no_folder_is_refused(listing):
     assert "give --data folder:PATH" in one_line(caught)
 
 
+def test_training_refuses_a_listing_of_what_is_no_folder(config, listing):
+    config.data.listing = str(listing)
+    with pytest.raises(UserError) as caught:
+        open_sources(config.data)
+    assert "data.source is samples: give --config.data.source=folder:PATH" in one_line(caught)
+
+
 def test_a_listing_without_hashes_will_do(photos, listing):
     listing.write_text("file,part\nb.png,train\n")
     assert files_of(photos, listing, "train") == ["b.png"]
@@ -89,15 +97,17 @@ def test_other_files_of_the_same_name_are_named(photos, listing):
     [
         ("file\nb.png\n", "part is missing"),
         ("", "file is missing"),
+        ("file;part\nb.png;train\n", "separated by commas"),
         ("file,part\n../b.png,train\n", "line 2: '../b.png' is no file below the folder"),
         ("file,part\n/b.png,train\n", "is no file below the folder"),
         ("file,part\n,train\n", "'' is no file below the folder"),
         ("file,part\nb.png\n", "part (listing.csv, line 2)"),
         ("file,part\nb.png,training\n", f"one of {', '.join(sorted(PARTS))}"),
         ("file,part\nb.png,train\nb.png,test\n", "names b.png twice"),
+        ("file,part\nb.png,train\n.//./b.png,test\n", "names b.png twice"),
         ("file,part,sha256\nb.png,train,123\n", "'123' is no sha256"),
         (f"file,part\n{'x' * 300}.png,train\n", "are not there"),
-        ("file,part\nb.png,test\n", "lists no photographs of the part train"),
+        ("file,part\nb.png,test\n", "lists no photographs of the part train; there are: test"),
     ],
 )
 def test_a_listing_that_cannot_be_used_is_refused_in_one_line(photos, listing, monkeypatch, text, expected):

@@ -109,7 +109,7 @@ def test_progress_names_phases_compilation_and_what_is_left(runs):
         assert f"phase {number}/3 {name}" in stderr
         assert f"compiled the {name} step in" in stderr
     line = next(line for line in stderr.splitlines() if line.startswith("  3/3: ") and "adv" in line)
-    for word in ("mse", "d_loss", "real_acc", "fake_acc", "images/s", "phase 0m00s left", "all 0m00s left"):
+    for word in ("rec_loss", "d_loss", "real_acc", "fake_acc", "images/s", "phase 0m00s left", "all 0m00s left"):
         assert word in line
 
 
