@@ -1,12 +1,14 @@
-"""Where weights are found: the store below one home, runs, files; and the one door to them all."""
+"""Where weights are found: built in, in the store below one home, runs, files; and the one door to them all."""
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import safetensors
 
+from glcic_jax import built_in
 from glcic_jax.checked_files import locked_to_read, locked_to_write, verify, write_checked
 from glcic_jax.checkpoints import Checkpoints
 from glcic_jax.errors import DataError, UserError, WeightsError, one_line, printable
@@ -71,8 +73,11 @@ def check_name(name: str) -> None:
     """Asks whether the store can use a name.
 
     Raises:
-      DataError: It has a separator, an upper-case letter or another character that file systems differ over.
+      DataError: It has a separator, an upper-case letter or another character that file systems differ over, or
+        names weights that are built in.
     """
+    if name in built_in.names():
+        raise DataError(f"{name} names the weights that are built in: give another --name")
     if not _is_name(name):
         raise DataError(
             f"{printable(name)!r} cannot name weights: use lower-case letters, digits, '.', '_' and '-', a letter "
@@ -87,11 +92,13 @@ def name_for(path: Path) -> str:
 
 
 def path_of(name: str) -> Path:
-    """The file of stored weights.
+    """The file of weights that are stored or built in.
 
     Raises:
       WeightsError: The store holds none of that name.
     """
+    if name in built_in.names():
+        return built_in.path_of(name)
     if not _is_stored(name):
         raise WeightsError(f"{printable(name)}: no stored weights of that name{_what_there_is()}")
     return _path(name)
@@ -146,34 +153,39 @@ def load(name: str) -> Weights:
         ) from error
 
 
+def built_in_entries() -> list[Entry]:
+    """What is built in, by name, as `stored` gives what is not."""
+    return [_entry(name, built_in.path_of(name), load_weights) for name in built_in.names()]
+
+
 def stored() -> list[Entry]:
     """All that the store holds, by name; what is damaged has its error, and hides nothing else.
 
     Raises:
       WeightsError: The store is there and cannot be listed.
     """
-    entries = []
-    for name in _names():
-        path = _path(name)
-        size = path.stat().st_size if path.exists() else 0
-        try:
-            network, _, description = load(name)
-            entries.append(Entry(name, path, size, network, description))
-        except WeightsError as error:
-            entries.append(Entry(name, path, size, error=str(error)))
-    return entries
+    return [_entry(name, _path(name), lambda path: load(path.stem)) for name in _names()]
+
+
+def _entry(name: str, path: Path, read: Callable[[Path], Weights]) -> Entry:
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        network, _, description = read(path)
+        return Entry(name, path, size, network, description)
+    except WeightsError as error:
+        return Entry(name, path, size, error=str(error))
 
 
 def find_weights(reference: str | Path | None) -> Found:
-    """A completion network: the one that is named, or the only one there is.
+    """A completion network: the one that is named, or the one that is built in.
 
     Args:
       reference: A file of weights (ours, or another implementation's), a run's workdir, its folder
-        `checkpoints` or one checkpoint in it, or a name in the store. None: what $GLCIC_WEIGHTS names; else the
-        only one in the store; else, where the store is empty, the only run below ./runs.
+        `checkpoints` or one checkpoint in it, or a name, built in or stored. None: what $GLCIC_WEIGHTS names,
+        else `built_in.DEFAULT`.
 
     Raises:
-      WeightsError: There is none, or there are several, or what is named cannot be used; it says what there is.
+      WeightsError: There is none, or it cannot be used; it says what there is.
     """
     found = find_network(reference)
     if not isinstance(found.weights.network, CompletionNetwork):
@@ -192,16 +204,7 @@ def find_network(reference: str | Path | None) -> Found:
             return _named(variable)
         except WeightsError as error:
             raise WeightsError(f"$GLCIC_WEIGHTS: {error}") from error
-    names = _names()
-    if len(names) > 1:  # What is damaged counts: nobody knows whether it was meant.
-        names = [e.name for e in stored() if e.error or isinstance(e.network, CompletionNetwork)]
-    if len(names) == 1:
-        return _from_store(names[0])
-    runs = _runs()
-    if not names and len(runs) == 1:
-        return _from_run(runs[0][0], None)
-    several = len(names) > 1 or len(runs) > 1
-    raise WeightsError(f"{'several weights' if several else 'no weights'} to choose from{_what_there_is()}")
+    return _built_in(built_in.DEFAULT)
 
 
 def read_file(path: Path, mean_pixel: tuple[float, float, float] | None = None) -> Weights:
@@ -232,10 +235,17 @@ def _named(reference: str | Path) -> Found:
         if path.parent.resolve() == _directory().resolve() and path.stem in _names():
             return _from_store(path.stem)
         return _found(read_file(path), printable(str(path)), path)
+    if str(reference) in built_in.names():
+        return _built_in(str(reference))
     if _is_stored(str(reference)):
         return _from_store(str(reference))
-    reason = "holds no checkpoints, so it is no run" if path.exists() else "no such file, run or stored name"
+    reason = "holds no checkpoints, so it is no run" if path.exists() else "no such file, run or name"
     raise WeightsError(f"{printable(str(reference))}: {reason}{_what_there_is()}")
+
+
+def _built_in(name: str) -> Found:
+    path = built_in.path_of(name)
+    return _found(load_weights(path), f"{name}, built in", path)
 
 
 def _from_store(name: str) -> Found:
@@ -255,13 +265,9 @@ def _found(weights: Weights, name: str, path: Path) -> Found:
 def _what_there_is() -> str:
     """The end of an error's line: what could be named instead, and how to come by more."""
     runs = [f"{printable(str(workdir))} (step {step})" for workdir, step in _runs()]
-    there = [f"{what} {_listed(found)}" for what, found in (("runs:", runs), ("stored:", _names())) if found]
-    if there:
-        return f"; there are {'; '.join(there)}: name one with --weights"
-    return (
-        "; none are stored and there is no run below ./runs: train the quickstart ('python main.py "
-        "--config=configs/quickstart.py'), import a file ('glcic weights import FILE'), or name one with --weights"
-    )
+    kinds = {"built in:": built_in.names(), "stored:": _names(), "runs:": runs}
+    there = [f"{kind} {_listed(found)}" for kind, found in kinds.items() if found]
+    return f"; there are {'; '.join(there) or 'none here'}: name one, or a file, with --weights"
 
 
 def _listed(names: list[str]) -> str:

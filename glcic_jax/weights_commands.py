@@ -156,13 +156,10 @@ def inspect_weights(reference: str) -> None:
 
 @weights.command("list")
 def list_weights() -> None:
-    """Show what is in the store."""
-    from glcic_jax.weight_store import home, stored
+    """Show what is built in, and what is in the store."""
+    from glcic_jax.weight_store import built_in_entries, stored
 
-    entries = stored()
-    if not entries:
-        click.echo(f"nothing is stored in {home() / 'weights'}: 'glcic weights import FILE' does that", err=True)
-        return
+    entries = built_in_entries() + stored()
     table = [("name", "network", "size", "trained on", "licence")]
     for entry in entries:
         if entry.network is None or entry.description is None:
@@ -183,7 +180,7 @@ def list_weights() -> None:
 @weights.command("path")
 @click.argument("name")
 def path_of_weights(name: str) -> None:
-    """Print where the file of stored weights lies, and nothing else."""
+    """Print where the file of weights lies that are built in or stored, and nothing else."""
     from glcic_jax.weight_store import path_of
 
     click.echo(path_of(name))

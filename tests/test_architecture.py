@@ -16,6 +16,7 @@ LEVELS = {
     "scores": 0,
     "convolutions": 0,
     "winograd": 0,
+    "built_in": 0,
     "errors": 0,
     "files": 0,
     "gradient_balance": 0,

@@ -144,9 +144,13 @@ def test_bad_input_is_one_line(here, arguments, told):
     assert sorted(os.listdir()) == ["mask.png", "photo.png"]
 
 
-def test_without_weights_nothing_is_made_up(here, monkeypatch):
+def test_what_is_built_in_completes_and_says_so(here, monkeypatch):
     monkeypatch.delenv("GLCIC_WEIGHTS")
-    assert "import a file" in run("photo.png", "mask.png", code=3)
+    assert "photos, built in (CC BY-SA 4.0" in run("photo.png", "mask.png")
+    assert Path("photo_completed.png").exists()
+
+
+def test_without_weights_nothing_is_made_up(here):
     assert "none.safetensors" in run("photo.png", "mask.png", "--weights", "none.safetensors", code=3)
     assert not Path("photo_completed.png").exists()
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import one_line
 from test_weights import DESCRIPTION, NETWORK, assert_same, changed, random_variables
 
-from glcic_jax import checked_files, weight_store
+from glcic_jax import built_in, checked_files, weight_store
 from glcic_jax.errors import DataError, WeightsError
 from glcic_jax.networks import CompletionNetwork, ContextDiscriminator
 from glcic_jax.weight_store import add, find_network, find_weights, load, path_of, replace, stored
@@ -283,33 +283,38 @@ def test_a_store_that_may_only_be_read_is_read(weights, home, monkeypatch):
         return really_open(path, flags, *arguments, **keywords)
 
     monkeypatch.setattr(os, "open", read_only)
-    assert_same(find_weights(None).weights, weights)
+    assert_same(find_weights("a").weights, weights)
     assert [entry.error for entry in stored()] == [""]
     with pytest.raises(DataError, match="Read-only"):
         add(weights, "b")
 
 
-def test_without_anything_it_says_what_to_do():
-    assert stored() == []
-    for find in (find_weights, find_network):
-        with pytest.raises(WeightsError) as caught:
-            find(None)
-        told = one_line(caught)
-        for words in ("no weights", "configs/quickstart.py", "glcic weights import FILE", "--weights"):
-            assert words in told
-    assert caught.value.exit_code == 3
-
-
-def test_the_only_stored_weights_are_taken_and_their_licence_is_told(weights, tmp_path):
+def test_what_is_built_in_is_taken_unless_something_is_named(weights, finished_run):
     add(weights._replace(description=LICENSED), "a")
-    assert find_weights(None).name == "a (CC BY 4.0)"
-    add(weights, "b")
-    with pytest.raises(WeightsError, match=r"several weights .* stored: a, b: name one with --weights") as caught:
-        find_weights(None)
-    one_line(caught)
-    found = find_weights("b")
-    assert (found.name, found.path) == ("b", path_of("b"))
-    assert_same(found.weights, weights)
+    make_run(finished_run, "runs/small", 40)
+    found = find_weights(None)
+    assert found.name.startswith("photos, built in (CC BY-SA 4.0")
+    assert found.path == path_of("photos") == built_in.path_of("photos")
+    assert find_weights("photos").name == found.name
+    assert find_weights("a").name == "a (CC BY 4.0)"
+
+
+def test_built_in_names_cannot_be_stored(weights):
+    for put in (add, replace):
+        with pytest.raises(DataError, match="photos names the weights that are built in: give another --name"):
+            put(weights, "photos")
+    assert stored() == []
+
+
+def test_an_installation_without_what_is_built_in_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(built_in, "_FOLDER", tmp_path)
+    for find in (find_weights, find_network):
+        with pytest.raises(WeightsError, match=r"photos\.safetensors: no such file") as caught:
+            find(None)
+        one_line(caught)
+    with pytest.raises(WeightsError, match="there are none here: name one, or a file, with --weights"):
+        find_weights("a")
+    assert caught.value.exit_code == 3
 
 
 def test_the_variable_names_weights(weights, monkeypatch, tmp_path):
@@ -323,23 +328,19 @@ def test_the_variable_names_weights(weights, monkeypatch, tmp_path):
         find_weights(None)
     one_line(caught)
     monkeypatch.setenv("GLCIC_WEIGHTS", "")
-    assert find_weights(None).name == "a"
+    assert find_weights(None).path == path_of("photos")
 
 
-def test_a_discriminator_completes_nothing_and_is_passed_over(weights, discriminator):
+def test_a_discriminator_completes_nothing(weights, discriminator):
     add(discriminator, "d")
-    for reference in ("d", None):
-        with pytest.raises(WeightsError, match="d is a context discriminator") as caught:
-            find_weights(reference)
-        one_line(caught)
+    with pytest.raises(WeightsError, match="d is a context discriminator") as caught:
+        find_weights("d")
+    one_line(caught)
     assert_same(find_network("d").weights, discriminator)
-    add(weights, "c")
-    assert find_weights(None).name == "c"
 
 
 def test_a_run_is_found_by_each_of_its_directories(finished_run, monkeypatch):
     make_run(finished_run, "runs/small", 3, 40)
-    assert find_weights(None).name == "runs/small, step 40"
     for reference, name in {
         "runs/small/": "runs/small, step 40",
         Path("runs/small/checkpoints"): "runs/small, step 40",
@@ -359,17 +360,17 @@ def test_a_run_is_found_by_each_of_its_directories(finished_run, monkeypatch):
     assert find_weights("3").name == f"{absolute}, step 3"
 
 
-def test_several_runs_are_listed_and_stored_weights_come_first(finished_run, weights):
+def test_what_there_is_is_listed_where_a_name_is_unknown(finished_run, weights):
     make_run(finished_run, "runs/a", 3)
     make_run(finished_run, "runs/deep/b", 40)
     Path("runs/empty/checkpoints").mkdir(parents=True)
-    with pytest.raises(WeightsError, match=r"runs/a \(step 3\), runs/deep/b \(step 40\): name one") as caught:
-        find_weights(None)
+    add(weights, "mine")
+    told = r"built in: photos; stored: mine; runs: runs/a \(step 3\), runs/deep/b \(step 40\): name one"
+    with pytest.raises(WeightsError, match=told) as caught:
+        find_weights("yours")
     assert "empty" not in one_line(caught)
     with pytest.raises(WeightsError, match="no finished checkpoint"):
         find_weights("runs/empty")
-    add(weights, "stored")
-    assert find_weights(None).name == "stored"
 
 
 def test_a_directory_that_is_no_run_does_not_hide_a_stored_name(weights, tmp_path):

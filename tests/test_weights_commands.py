@@ -150,7 +150,9 @@ def test_an_authors_file_is_imported_under_its_name_with_its_licence(tmp_path):
     assert done.rows["imported"] == "completionnet_places2"
     assert done.rows["licence"].startswith("CC BY-NC-SA 4.0")
     assert done.rows["input form"] == "mean_subtracted, mean pixel 0.5000, 0.4000, 0.3000"
-    assert weight_store.find_weights(None).name.startswith("completionnet_places2 (CC BY-NC-SA 4.0")
+    assert weight_store.find_weights("completionnet_places2").name.startswith(
+        "completionnet_places2 (CC BY-NC-SA 4.0"
+    )
     path.write_bytes(path.read_bytes()[:1000])
     assert glcic("weights", "import", path, "--replace").code == 3
 
@@ -186,8 +188,7 @@ def test_a_discriminator_is_kept_and_told_but_completes_nothing(tmp_path):
 
 
 def test_list_and_path(exported, home):
-    assert glcic("weights", "list").code == 0
-    assert "nothing is stored" in glcic("weights", "list").stderr
+    assert glcic("weights", "list").stdout.splitlines()[1].startswith("photos ")
     for name in ("first", "second-with-a-long-name"):
         glcic("weights", "import", exported, "--name", name)
     sound = weight_store.path_of("second-with-a-long-name")
@@ -195,8 +196,9 @@ def test_list_and_path(exported, home):
     assert shown.stdout == f"{sound}\n"
     weight_store.path_of("first").write_bytes(b"damaged")
     listed = glcic("weights", "list")
-    head, first, second = listed.stdout.splitlines()
+    head, built_in, first, second = listed.stdout.splitlines()
     assert head.split() == ["name", "network", "size", "trained", "on", "licence"]
+    assert built_in.split()[:2] == ["photos", "completion"]
     assert first.split()[:2] == ["first", "damaged"]
     assert second.split() == ["second-with-a-long-name", "completion", "0.1", "MB", "32", "px", "CC0"]
     assert "import FILE --name first --replace" in listed.stderr

@@ -1,0 +1,18 @@
+"""The weights that come along with the package; `pretrained/MODEL_CARD.md` says what they are."""
+
+from pathlib import Path
+
+DEFAULT = "photos"
+
+_FOLDER = Path(__file__).parent / "pretrained"
+_SUFFIX = ".safetensors"
+
+
+def names() -> list[str]:
+    """What they are called, sorted."""
+    return sorted(path.name.removesuffix(_SUFFIX) for path in _FOLDER.glob(f"*{_SUFFIX}"))
+
+
+def path_of(name: str) -> Path:
+    """The file of some of them, which need not be there."""
+    return _FOLDER / f"{name}{_SUFFIX}"
