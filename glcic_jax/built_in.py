@@ -13,6 +13,11 @@ def names() -> list[str]:
     return sorted(path.name.removesuffix(_SUFFIX) for path in _FOLDER.glob(f"*{_SUFFIX}"))
 
 
+def is_one(name: str) -> bool:
+    """Whether some of them have that name; the default's is theirs even where its file is gone."""
+    return name == DEFAULT or name in names()
+
+
 def path_of(name: str) -> Path:
     """The file of some of them, which need not be there."""
     return _FOLDER / f"{name}{_SUFFIX}"

@@ -28,7 +28,10 @@ _SETTINGS = ("strategy", "max_side", "blend", "file_format", "quality", "max_pix
 @click.option("--invert-mask", is_flag=True, help="Black is the hole.")
 @click.option("--grow", type=click.IntRange(0, 10_000), default=0, help="Grow the hole by so many pixels.")
 @click.option("--fit-mask", is_flag=True, help="Stretch a mask of another aspect ratio.")
-@click.option("--weights", help="A file of weights, a run, or a name that 'glcic weights list' shows.")
+@click.option(
+    "--weights",
+    help="A file, a run, or a name that 'glcic weights list' shows.  [default: $GLCIC_WEIGHTS, else photos]",
+)
 @click.option("--device", help="cpu, gpu, gpu:1 ...  [default: JAX's first]")
 @click.option(
     "--strategy",
@@ -59,7 +62,8 @@ def complete(paths: tuple[str, ...], **options: Any) -> None:
     glcic complete DIR MASK_DIR -o OUT_DIR       masks named NAME or NAME_mask001
 
     In a folder, what is in OUT_DIR already is skipped, and what fails is listed in OUT_DIR/failures.csv. Exits
-    with 1 where images of a folder failed, 2 for bad input, 3 without weights, 4 without enough memory.
+    with 1 where images of a folder failed, 2 for bad input, 3 where --weights cannot be used, 4 without enough
+    memory.
     """  # noqa: D301 - click reads the \\b.
     from glcic_jax.file_completion import Settings
 

@@ -61,8 +61,8 @@ class Completer:
         """Loads weights, and keeps compiled programs for the next process.
 
         Args:
-          reference: A file of weights, a run's workdir, or a name in the store; None: the only one there is (see
-            `weight_store.find_weights`).
+          reference: A file of weights, a run's workdir, or a name, built in or stored; None: what $GLCIC_WEIGHTS
+            names, else what is built in (see `weight_store.find_weights`).
           device: As above.
 
         Raises:

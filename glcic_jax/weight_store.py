@@ -76,7 +76,7 @@ def check_name(name: str) -> None:
       DataError: It has a separator, an upper-case letter or another character that file systems differ over, or
         names weights that are built in.
     """
-    if name in built_in.names():
+    if built_in.is_one(name):
         raise DataError(f"{name} names the weights that are built in: give another --name")
     if not _is_name(name):
         raise DataError(
@@ -100,8 +100,12 @@ def path_of(name: str) -> Path:
     if name in built_in.names():
         return built_in.path_of(name)
     if not _is_stored(name):
-        raise WeightsError(f"{printable(name)}: no stored weights of that name{_what_there_is()}")
+        raise _unknown(name)
     return _path(name)
+
+
+def _unknown(name: str) -> WeightsError:
+    return WeightsError(f"{printable(name)}: no weights of that name{_what_there_is()}")
 
 
 def add(weights: Weights, name: str) -> Path:
@@ -142,7 +146,9 @@ def load(name: str) -> Weights:
     Raises:
       WeightsError: There are none of that name, or their file is damaged.
     """
-    path = path_of(name)
+    if not _is_stored(name):
+        raise _unknown(name)
+    path = _path(name)
     try:
         with locked_to_read(path.parent):
             verify(path)
@@ -245,7 +251,13 @@ def _named(reference: str | Path) -> Found:
 
 def _built_in(name: str) -> Found:
     path = built_in.path_of(name)
-    return _found(load_weights(path), f"{name}, built in", path)
+    try:
+        weights = load_weights(path)
+    except WeightsError as error:
+        raise WeightsError(
+            f"the installation is incomplete ({error}): install glcic-jax again, or name weights with --weights"
+        ) from error
+    return _found(weights, f"{name}, built in", path)
 
 
 def _from_store(name: str) -> Found:
@@ -263,7 +275,7 @@ def _found(weights: Weights, name: str, path: Path) -> Found:
 
 
 def _what_there_is() -> str:
-    """The end of an error's line: what could be named instead, and how to come by more."""
+    """The end of an error's line: what could be named instead."""
     runs = [f"{printable(str(workdir))} (step {step})" for workdir, step in _runs()]
     kinds = {"built in:": built_in.names(), "stored:": _names(), "runs:": runs}
     there = [f"{kind} {_listed(found)}" for kind, found in kinds.items() if found]

@@ -141,7 +141,8 @@ def import_weights(
 def inspect_weights(reference: str) -> None:
     """Show all that is known of weights.
 
-    REF is a file (ours or another implementation's), a run, one of its checkpoints, or a name in the store.
+    REF is a file (ours or another implementation's), a run, one of its checkpoints, or a name that 'glcic weights
+    list' shows.
     """
     from glcic_jax.checked_files import file_sha256
     from glcic_jax.weight_store import find_network
@@ -180,7 +181,7 @@ def list_weights() -> None:
 @weights.command("path")
 @click.argument("name")
 def path_of_weights(name: str) -> None:
-    """Print where the file of weights lies that are built in or stored, and nothing else."""
+    """Print the path of built-in or stored weights, and nothing else."""
     from glcic_jax.weight_store import path_of
 
     click.echo(path_of(name))
@@ -194,8 +195,9 @@ def path_of_weights(name: str) -> None:
 def export(reference: str, out: Path, form: str, overwrite: bool) -> None:
     """Write a completion network as a program that runs without this package, its weights inside.
 
-    REF is a file of weights, a run, or a name in the store. The program takes image [b, 4h, 4w, 3] and mask
-    [b, 4h, 4w, 1], both float32 in [0, 1], 1 in the hole, for any b, h and w, and gives the completed image.
+    REF is a file of weights, a run, or a name that 'glcic weights list' shows. The program takes
+    image [b, 4h, 4w, 3] and mask [b, 4h, 4w, 1], both float32 in [0, 1], 1 in the hole, for any b, h and w, and
+    gives the completed image.
     """
     _check_free(out, overwrite, "--overwrite")
     from glcic_jax.exporting import EXPORTERS

@@ -306,10 +306,23 @@ def test_built_in_names_cannot_be_stored(weights):
     assert stored() == []
 
 
+def test_weights_stored_under_a_name_that_is_built_in_now_stay_in_reach(weights, home):
+    add(weights, "mine")
+    for suffix in (".safetensors", ".safetensors.sha256"):
+        path = home / "weights" / f"mine{suffix}"
+        shutil.copy(path, path.with_name(f"photos{suffix}"))
+    beside = home / "weights" / "photos.safetensors.sha256"
+    beside.write_text(beside.read_text().replace("mine.", "photos."))
+    assert_same(load("photos"), weights)
+    assert [entry.error for entry in stored()] == ["", ""]
+    assert_same(find_weights(home / "weights" / "photos.safetensors").weights, weights)
+    assert find_weights("photos").path == built_in.path_of("photos")
+
+
 def test_an_installation_without_what_is_built_in_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(built_in, "_FOLDER", tmp_path)
     for find in (find_weights, find_network):
-        with pytest.raises(WeightsError, match=r"photos\.safetensors: no such file") as caught:
+        with pytest.raises(WeightsError, match=r"photos\.safetensors: no such file.*install glcic-jax") as caught:
             find(None)
         one_line(caught)
     with pytest.raises(WeightsError, match="there are none here: name one, or a file, with --weights"):

@@ -1,0 +1,82 @@
+"""The weights that are built in, their model card, and the list of the photographs that they were trained on."""
+
+import csv
+import hashlib
+import re
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from glcic_jax import built_in, data_sources, fills
+from glcic_jax.completer import Completer
+from glcic_jax.cropping import centre_square
+from glcic_jax.image_files import load_image
+from glcic_jax.mask_sets import open_mask_set
+
+FOLDER = ROOT / "glcic_jax" / "pretrained"
+CARD = (FOLDER / "MODEL_CARD.md").read_text()
+SIDE = 128
+
+
+def listing() -> list[dict[str, str]]:
+    with open(FOLDER / "photos.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def completer() -> Completer:
+    return Completer.load(built_in.DEFAULT, device="cpu")
+
+
+@pytest.mark.parametrize("name", built_in.names())
+def test_the_card_names_each_file_with_its_checksum(name):
+    content = built_in.path_of(name).read_bytes()
+    assert len(content) < 16 * 2**20
+    assert f"{name}.safetensors" in CARD
+    assert hashlib.sha256(content).hexdigest() in CARD
+
+
+def test_the_default_is_there():
+    assert built_in.DEFAULT in built_in.names()
+
+
+def test_the_file_says_where_it_comes_from(completer):
+    description = completer.description
+    assert description.licence.startswith("CC BY-SA 4.0")
+    assert "photos.csv" in description.origin
+    assert description.image_size == SIDE
+    assert not re.search(r"(^|\s)/\w", description.origin)  # No path of anybody's machine.
+
+
+def test_the_list_attributes_every_photograph_and_splits_no_group():
+    rows = listing()
+    parts: dict[str, set[str]] = {}
+    for row in rows:
+        assert all(row[key] for key in ("file", "sha256", "licence", "source")), row
+        assert "unsplash licen" not in row["licence"].lower() or row["part"] == "test"
+        parts.setdefault(row["group"], set()).add(row["part"])
+    assert all(len(found) == 1 for found in parts.values())
+    counted = {part: sum(row["part"] == part for row in rows) for part in ("train", "validation", "test")}
+    for part, count in counted.items():
+        assert f"{count:,}" in CARD, part
+
+
+def test_it_fills_the_samples_better_than_fills_without_a_network(completer):
+    """On nine photographs that it never saw: less error than the mean fill and than Telea's."""
+    samples = data_sources.open_samples("")
+    images = [centre_square(load_image(part.read(index)), SIDE) for part in samples for index in range(len(part))]
+    masks = open_mask_set("paper:seed=0")
+    errors: dict[str, list[float]] = {"completed": [], "mean": [], "telea": []}
+    for index, image in enumerate(images):
+        hole = masks.hole(index, (SIDE, SIDE))
+        filled = {
+            "completed": completer.fill(image, hole).pixels,
+            "mean": fills.mean_fill(image, hole),
+            "telea": fills.telea(image, hole),
+        }
+        for name, pixels in filled.items():
+            errors[name].append(float(np.square((pixels - image.astype(np.float64))[hole] / 255).mean()))
+    mean = {name: np.mean(values) for name, values in errors.items()}
+    assert mean["completed"] < mean["telea"]
+    assert mean["completed"] < 0.8 * mean["mean"]
