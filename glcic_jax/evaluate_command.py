@@ -17,10 +17,10 @@ _COMMON = [
         "--split",
         default="",
         help="all, train or validation of a folder; train, validation or test of a listing; train or validation "
-        "of the samples; any of a TFDS data set.",
+        "of the samples; any of a TFDS data set.  [default: all of a folder, else validation]",
     ),
     click.option("--validation-fraction", type=click.FloatRange(0, 1), default=0.02, show_default=True),
-    click.option("--listing", default="", help="Of a folder: a CSV of the files to use (README, listings)."),
+    click.option("--listing", default="", help="Of a folder: a CSV of the files to use (README, Data)."),
     click.option("--tfds-dir", default="", help="TFDS's data directory."),
     click.option(
         "--strategy", type=click.Choice(["auto", "original", "resize", "crop"]), default="auto", show_default=True

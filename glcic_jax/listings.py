@@ -55,6 +55,8 @@ def read_listing(path: Path) -> list[Listed]:
                 needs = "a listing needs the columns file and part, separated by commas"
                 raise DataError(f"{name}: {needs}; {missing[0]} is missing")
             listed = [_listed(row, f"{name}, line {rows.line_num}") for row in rows]
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such listing") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{name}: cannot be read as a listing ({one_line(error)})") from error
     seen: set[str] = set()

@@ -154,9 +154,8 @@ def load(name: str) -> Weights:
             verify(path)
             return load_weights(path)
     except UserError as error:
-        raise WeightsError(
-            f"{error}; mend it with 'glcic weights import FILE --name {name} --replace', or remove it"
-        ) from error
+        options = "--name ANOTHER" if built_in.is_one(name) else f"--name {name} --replace"
+        raise WeightsError(f"{error}; mend it with 'glcic weights import FILE {options}', or remove it") from error
 
 
 def built_in_entries() -> list[Entry]:
@@ -170,7 +169,11 @@ def stored() -> list[Entry]:
     Raises:
       WeightsError: The store is there and cannot be listed.
     """
-    return [_entry(name, _path(name), lambda path: load(path.stem)) for name in _names()]
+    # Weights of a name that is built in now go by their path.
+    return [
+        _entry(str(_path(name)) if built_in.is_one(name) else name, _path(name), lambda path: load(path.stem))
+        for name in _names()
+    ]
 
 
 def _entry(name: str, path: Path, read: Callable[[Path], Weights]) -> Entry:

@@ -314,9 +314,15 @@ def test_weights_stored_under_a_name_that_is_built_in_now_stay_in_reach(weights,
     beside = home / "weights" / "photos.safetensors.sha256"
     beside.write_text(beside.read_text().replace("mine.", "photos."))
     assert_same(load("photos"), weights)
-    assert [entry.error for entry in stored()] == ["", ""]
+    assert [(entry.name, entry.error) for entry in stored()] == [
+        ("mine", ""),
+        (str(home / "weights" / "photos.safetensors"), ""),
+    ]
     assert_same(find_weights(home / "weights" / "photos.safetensors").weights, weights)
     assert find_weights("photos").path == built_in.path_of("photos")
+    beside.unlink()
+    with pytest.raises(WeightsError, match="import FILE --name ANOTHER', or remove it"):
+        load("photos")
 
 
 def test_an_installation_without_what_is_built_in_says_so(monkeypatch, tmp_path):
