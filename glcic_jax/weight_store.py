@@ -164,12 +164,11 @@ def built_in_entries() -> list[Entry]:
 
 
 def stored() -> list[Entry]:
-    """All that the store holds, by name; what is damaged has its error, and hides nothing else.
+    """All that the store holds, by name, or by path where the name is built in now; what is damaged has its error.
 
     Raises:
       WeightsError: The store is there and cannot be listed.
     """
-    # Weights of a name that is built in now go by their path.
     return [
         _entry(str(_path(name)) if built_in.is_one(name) else name, _path(name), lambda path: load(path.stem))
         for name in _names()
