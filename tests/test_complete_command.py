@@ -146,7 +146,7 @@ def test_bad_input_is_one_line(here, arguments, told):
 
 def test_what_is_built_in_completes_and_says_so(here, monkeypatch):
     monkeypatch.delenv("GLCIC_WEIGHTS")
-    assert "photos, built in (CC BY-SA 4.0" in run("photo.png", "mask.png")
+    assert "photos, built in (CC BY-SA 4.0" in run("photo.png", "mask.png").stderr
     assert Path("photo_completed.png").exists()
 
 

@@ -1,6 +1,5 @@
 """Completing pictures of any size: what changes, what may not, and what it takes."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from glcic_jax.completer import Completer, RawPicture
 from glcic_jax.completion import complete
 from glcic_jax.errors import ConfigError, MemoryExhaustedError, WeightsError
 from glcic_jax.networks import CompletionNetwork, ContextDiscriminator
+from glcic_jax.weight_store import find_weights
 from glcic_jax.weights import Description, Weights, save_weights
 from glcic_jax.windows import STRATEGIES
 
@@ -108,10 +108,9 @@ def test_windows_fill_what_the_whole_picture_would(completer):
     np.testing.assert_allclose(cropped.pixels, whole.pixels, rtol=0, atol=5e-6)
 
 
-def test_what_begins_smooth_is_completed_alike_padded_and_nearly_alike_in_windows(variables):
-    network = NETWORK.clone(output_activation="residual")
-    description = dataclasses.replace(DESCRIPTION, input_form="smooth_filled")
-    completer = Completer(Weights(network, variables, description))
+def test_what_begins_smooth_is_completed_alike_padded_and_nearly_alike_in_windows():
+    network, variables, description = weights = find_weights("photos").weights
+    completer = Completer(weights)
     generator = np.random.default_rng(0)
     pixels = cv2.resize(generator.uniform(0, 1, (6, 7, 3)), (419, 330), interpolation=cv2.INTER_CUBIC)
     pixels = pixels.clip(0, 1).astype(np.float32)
@@ -120,15 +119,15 @@ def test_what_begins_smooth_is_completed_alike_padded_and_nearly_alike_in_window
     whole = completer.fill(pixels, hole, strategy="original").pixels
     cropped = completer.fill(pixels, hole, strategy="crop", max_side=350)
     assert len(cropped.plan.windows) > 1
-    np.testing.assert_allclose(cropped.pixels, whole, rtol=0, atol=0.01)
+    np.testing.assert_allclose(cropped.pixels, whole, rtol=0, atol=1e-3)
 
     even = pixels[:328, :416], hole[:328, :416]  # Sides of which none is padded to a multiple of 4.
     mask = jnp.asarray(even[1][None, ..., None], jnp.float32)
-    mean = jnp.array(DESCRIPTION.mean_pixel)
+    mean = jnp.array(description.mean_pixel)
     expected = complete(network, variables, jnp.asarray(even[0])[None], mask, mean, "smooth_filled")[1][0]
     found = completer.fill(*even, strategy="original").pixels
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6)
-    assert np.abs(found - even[0])[even[1]].mean() > 0.01
+    assert np.abs(found - even[0])[even[1]].mean() > 1e-3
 
 
 def test_a_grey_picture_is_filled_with_the_grey_of_the_colours(completer):

@@ -175,5 +175,5 @@ def test_a_pil_image_is_turned_upright_like_a_path(completer, tmp_path):
 def test_a_mask_of_another_shape_and_missing_weights_are_errors(completer, store_home):
     with pytest.raises(DataError, match="the mask is 30 x 21 pixels, the picture 10 x 10"):
         completer.complete(np.zeros((10, 10, 3), np.uint8), HOLE)
-    with pytest.raises(WeightsError, match="no such file, run or stored name"):
+    with pytest.raises(WeightsError, match="no such file, run or name"):
         Completer.load("nothing")

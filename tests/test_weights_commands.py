@@ -250,7 +250,7 @@ def test_a_program_is_exported_and_never_written_over_unasked(exported, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["inspect", "nothing"], 3, "error: nothing: no such file, run or stored name"),
+        (["inspect", "nothing"], 3, "error: nothing: no such file, run or name"),
         (["import", "nothing.pth"], 2, "error: nothing.pth: no such file"),
     ],
 )
