@@ -38,8 +38,8 @@ _FIXED = (
     "discriminator.layer_order",
 )
 
-# What a state keeps from the first step on or not at all: a moving average, and with Adam its place in the decay.
-# 0 is off; other values may replace each other.
+# What a state keeps arrays for from the first step on or not at all: a moving average, an optimizer's place in its
+# decay. 0 is off; other values may replace each other.
 _ON_OR_OFF = ("completion.ema_decay", "optimizer.adam.decay_steps")
 
 
@@ -215,11 +215,7 @@ def _check_continuation(
     refused = [key for key in changed if key in fixed]
     if not passed.has_trained_discriminator(step):
         refused = [key for key in refused if not key.startswith("discriminator.")]
-    refused += [
-        key
-        for key in _ON_OR_OFF
-        if bool(old.get(key)) != bool(new[key]) and (new["optimizer.name"] in key or "optimizer" not in key)
-    ]
+    refused += sorted(_switched_on(old) ^ _switched_on(new))
     if passed.history(step) != schedule.history(step):
         refused += [key for key in changed if key.startswith("phases.")]
     if refused:
@@ -229,6 +225,12 @@ def _check_continuation(
             f"({differences(refused, old, new)}): name another --workdir, or give these keys their old values"
         )
     return differences(changed, old, new)
+
+
+def _switched_on(values: Mapping[str, Any]) -> set[str]:
+    """Those of `_ON_OR_OFF` that a run with these values has; an optimizer that it does not use has none."""
+    own = f"optimizer.{values['optimizer.name']}."
+    return {key for key in _ON_OR_OFF if values.get(key) and (key.startswith(own) or "optimizer." not in key)}
 
 
 def differences(keys: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -67,8 +67,8 @@ class _JointLosses(NamedTuple):
     """C's two losses on some examples, and their gradients in C's output."""
 
     forward: Forward
-    mse: jax.Array
-    of_mse: jax.Array
+    reconstruction: jax.Array
+    of_rec: jax.Array
     adversarial: jax.Array
     of_adversarial: jax.Array
 
@@ -77,7 +77,7 @@ class _Updated(NamedTuple):
     """C after its joint update, its two losses, and the norm of the gradient that was applied."""
 
     completion: NetworkState
-    mse: jax.Array
+    reconstruction: jax.Array
     adversarial: jax.Array
     gradient_norm: jax.Array
 
@@ -156,17 +156,17 @@ def _train_both(
 
     def differentiate(batch_stats: Any, part: Examples) -> _JointLosses:
         forward = forward_of(batch_stats, part)
-        mse, of_mse = jax.value_and_grad(_reconstruction_loss)(forward.output, recipe, part)
+        reconstruction, of_rec = jax.value_and_grad(_reconstruction_loss)(forward.output, recipe, part)
         adversarial, of_adversarial = jax.value_and_grad(_adversarial_loss)(
             forward.output, recipe, discriminator, part
         )
-        return _JointLosses(forward, mse, of_mse, adversarial, of_adversarial)
+        return _JointLosses(forward, reconstruction, of_rec, adversarial, of_adversarial)
 
     updated = update_completion(state, examples, differentiate)
     balance = balance_state(updated.completion.optimizer_state)
     metrics = JointMetrics(
         **vars(discriminator_metrics),
-        reconstruction_loss=updated.mse,
+        reconstruction_loss=updated.reconstruction,
         adversarial_loss=updated.adversarial,
         completion_gradient_norm=updated.gradient_norm,
         reconstruction_gradient_norm=balance.reconstruction_norm,
@@ -184,18 +184,23 @@ def _measured_update(
 
     def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, ...]]:
         losses = differentiate(batch_stats, part)
-        (mse_grads,) = losses.forward.pullback(losses.of_mse)
+        (rec_grads,) = losses.forward.pullback(losses.of_rec)
         (adversarial_grads,) = losses.forward.pullback(losses.of_adversarial)
-        return losses.forward.batch_stats, (mse_grads, adversarial_grads, losses.mse, losses.adversarial)
+        return losses.forward.batch_stats, (
+            rec_grads,
+            adversarial_grads,
+            losses.reconstruction,
+            losses.adversarial,
+        )
 
     batch_stats, means = over_parts(recipe, gradients, state.completion.batch_stats, examples)
-    mse_grads, adversarial_grads, mse, adversarial = mean_over_devices(recipe, means)
+    rec_grads, adversarial_grads, reconstruction, adversarial = mean_over_devices(recipe, means)
     extra = {"adversarial_updates": adversarial_grads}
-    completion = update(recipe.completion_optimizer, state.completion, mse_grads, batch_stats, recipe, **extra)
+    completion = update(recipe.completion_optimizer, state.completion, rec_grads, batch_stats, recipe, **extra)
     # The sum that the optimizer's chain makes inside; to make it again is next to nothing beside two ways back.
     weight = balance_state(completion.optimizer_state).adversarial_weight
-    norm = optax.tree.norm(add_adversarial(mse_grads, adversarial_grads, weight))
-    return _Updated(completion, mse, adversarial, norm)
+    norm = optax.tree.norm(add_adversarial(rec_grads, adversarial_grads, weight))
+    return _Updated(completion, reconstruction, adversarial, norm)
 
 
 def _weighed_update(
@@ -207,14 +212,14 @@ def _weighed_update(
 
     def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, ...]]:
         losses = differentiate(batch_stats, part)
-        (grads,) = losses.forward.pullback(add_adversarial(losses.of_mse, losses.of_adversarial, weight))
-        return losses.forward.batch_stats, (grads, losses.mse, losses.adversarial)
+        (grads,) = losses.forward.pullback(add_adversarial(losses.of_rec, losses.of_adversarial, weight))
+        return losses.forward.batch_stats, (grads, losses.reconstruction, losses.adversarial)
 
     batch_stats, means = over_parts(recipe, gradients, state.completion.batch_stats, examples)
-    grads, mse, adversarial = mean_over_devices(recipe, means)
+    grads, reconstruction, adversarial = mean_over_devices(recipe, means)
     extra = {"adversarial_weight": weight}
     completion = update(recipe.completion_optimizer, state.completion, grads, batch_stats, recipe, **extra)
-    return _Updated(completion, mse, adversarial, optax.tree.norm(grads))
+    return _Updated(completion, reconstruction, adversarial, optax.tree.norm(grads))
 
 
 def _reconstruction_loss(output: jax.Array, recipe: Recipe, examples: Examples) -> jax.Array:

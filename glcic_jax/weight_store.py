@@ -1,5 +1,6 @@
 """Where weights are found: built in, in the store below one home, runs, files; and the one door to them all."""
 
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -160,7 +161,8 @@ def load(name: str) -> Weights:
 
 def built_in_entries() -> list[Entry]:
     """What is built in, by name, as `stored` gives what is not."""
-    return [_entry(name, built_in.path_of(name), load_weights) for name in built_in.names()]
+    paths = {name: built_in.path_of(name) for name in built_in.names()}
+    return [_entry(name, path, functools.partial(load_weights, path)) for name, path in paths.items()]
 
 
 def stored() -> list[Entry]:
@@ -169,19 +171,17 @@ def stored() -> list[Entry]:
     Raises:
       WeightsError: The store is there and cannot be listed.
     """
-    return [
-        _entry(str(_path(name)) if built_in.is_one(name) else name, _path(name), lambda path: load(path.stem))
-        for name in _names()
-    ]
+    shown = {name: str(_path(name)) if built_in.is_one(name) else name for name in _names()}
+    return [_entry(called, _path(name), functools.partial(load, name)) for name, called in shown.items()]
 
 
-def _entry(name: str, path: Path, read: Callable[[Path], Weights]) -> Entry:
+def _entry(name: str, path: Path, read: Callable[[], Weights]) -> Entry:
     size = path.stat().st_size if path.exists() else 0
     try:
-        network, _, description = read(path)
-        return Entry(name, path, size, network, description)
+        network, _, description = read()
     except WeightsError as error:
         return Entry(name, path, size, error=str(error))
+    return Entry(name, path, size, network, description)
 
 
 def find_weights(reference: str | Path | None) -> Found:
@@ -243,7 +243,7 @@ def _named(reference: str | Path) -> Found:
         if path.parent.resolve() == _directory().resolve() and path.stem in _names():
             return _from_store(path.stem)
         return _found(read_file(path), printable(str(path)), path)
-    if str(reference) in built_in.names():
+    if built_in.is_one(str(reference)):
         return _built_in(str(reference))
     if _is_stored(str(reference)):
         return _from_store(str(reference))
@@ -254,12 +254,11 @@ def _named(reference: str | Path) -> Found:
 def _built_in(name: str) -> Found:
     path = built_in.path_of(name)
     try:
-        weights = load_weights(path)
+        return _found(load_weights(path), f"{name}, built in", path)
     except WeightsError as error:
         raise WeightsError(
             f"the installation is incomplete ({error}): install glcic-jax again, or name weights with --weights"
         ) from error
-    return _found(weights, f"{name}, built in", path)
 
 
 def _from_store(name: str) -> Found:

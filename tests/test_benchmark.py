@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -208,6 +209,16 @@ def test_input(tiny):
     assert [row[0] for row in rows] == ["1", "2"]
     assert positive(numbers(rows, 1))
     assert "skipped" not in result.stderr
+
+
+def test_input_times_its_own_files_where_the_configuration_has_a_listing(tiny, tmp_path):
+    listed = tmp_path / "listed.py"
+    listed.write_text(
+        f"{Path(tiny).read_text()}\n\n_unlisted = get_config\n\n\ndef get_config():\n    config = _unlisted()\n"
+        "    config.data.listing = 'nowhere.csv'\n    return config\n"
+    )
+    result = run("input", "--config", listed, "--files", 6, "--images", 8, "--threads", "1")
+    assert result.exit_code == 0, result.output
 
 
 def test_the_files_are_read_once_before_any_number_of_threads_is_timed(tiny, monkeypatch):

@@ -110,7 +110,7 @@ def test_a_decay_begins_with_the_run_or_not_at_all(run, config, create):
     _, said = run({"optimizer.adam.decay_steps": 5})  # AdaDelta has none.
     assert "optimizer.adam.decay_steps 0 -> 5" in said[0]
     config.optimizer.name = "adam"
-    config.optimizer.adam.decay_steps = 0
+    config.optimizer.adam.decay_steps = 0  # run() changes the configuration that it was given.
     save(run.checkpoints, create(config), config, 4)
     with pytest.raises(ConfigError, match=r"optimizer\.adam\.decay_steps 0 -> 5"):
         run({"optimizer.adam.decay_steps": 5})

@@ -14,7 +14,7 @@ from glcic_jax.completion import complete
 from glcic_jax.errors import DataError
 from glcic_jax.exporting import EXPORTERS, export_stablehlo
 from glcic_jax.networks import CompletionNetwork
-from glcic_jax.weights import Weights
+from glcic_jax.weights import DTYPES, Weights
 
 SIZES = ((3, 32, 20), (1, 8, 12), (1, 4, 4))
 
@@ -105,6 +105,13 @@ def test_a_file_that_cannot_be_written_is_a_data_error(tmp_path):
     (tmp_path / "a").write_text("a file")
     with pytest.raises(DataError, match="cannot be written"):
         export_stablehlo(FORMS[1], tmp_path / "a" / "b")
+
+
+def test_each_dtype_of_the_command_can_be_written():
+    from glcic_jax.weights_commands import export_weights
+
+    (dtype,) = [parameter for parameter in export_weights.params if parameter.name == "dtype"]
+    assert tuple(dtype.type.choices) == tuple(DTYPES)
 
 
 def test_each_format_of_the_command_has_an_exporter():

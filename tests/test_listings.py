@@ -1,10 +1,12 @@
+import csv
 import hashlib
 
 import pytest
-from conftest import one_line
+from conftest import command_runner, one_line
 from PIL import Image
 from test_data_sources import open_with, png, relative_names
 
+from glcic_jax.commands import cli
 from glcic_jax.data_sources import open_sources
 from glcic_jax.errors import DataError, UserError
 from glcic_jax.evaluation_images import Part, open_images
@@ -57,6 +59,19 @@ def test_a_listing_of_what_is_no_folder_is_refused(listing):
     with pytest.raises(UserError) as caught:
         open_images("samples", Part(listing=str(listing)))
     assert "give --data folder:PATH" in one_line(caught)
+
+
+def test_the_command_measures_the_part_that_is_asked_for(photos, listing, tmp_path):
+    def evaluate(*more):
+        report = ["--report", str(tmp_path / "report"), "--baselines", "", "--no-blending", "--size", "32"]
+        arguments = ["evaluate", "mean", "--data", f"folder:{photos}", "--listing", str(listing), *report, *more]
+        return command_runner().invoke(cli, arguments)
+
+    done = evaluate("--split", "test")
+    assert done.exit_code == 0, done.output
+    with open(tmp_path / "report" / "images.csv", newline="") as file:
+        assert {row["image"] for row in csv.DictReader(file)} == {"c.png"}
+    assert isinstance(evaluate("--split", "middle").exception, UserError)
 
 
 def test_training_refuses_a_listing_of_what_is_no_folder(config, listing):

@@ -21,8 +21,6 @@ from glcic_jax.networks import (
     Layer,
     LocalDiscriminator,
 )
-from glcic_jax.output_activations import OUTPUT_ACTIVATIONS
-from glcic_jax.state import create_recipe
 
 WIDTH = 1 / 16
 # A quarter of each side is above 16: else every tap of the widest dilation but the central one sees padding
@@ -239,38 +237,6 @@ def test_completed_image_agrees_with_the_reference(completed):
         assert 0.02 < np.mean((expected == 0) | (expected == 1)) < 0.9
 
 
-@pytest.mark.parametrize("name", OUTPUT_ACTIVATIONS)
-def test_output_activation_maps_to_the_unit_interval(name):
-    values = np.array([-50.0, -1.0, -0.5, 0.0, 0.25, 1.0, 50.0], np.float32)
-    read = np.array([0.5, 0.75, -0.25, 0.25, 0.125, -0.75, 0.0], np.float32)
-    expected = {
-        "sigmoid": 1 / (1 + np.exp(-values.astype(np.float64))),
-        "clip": np.array([0, 0, 0.25, 0.5, 0.625, 1, 1]),
-        "residual": np.array([0, 0.25, 0, 0.75, 0.875, 0.75, 1]),
-    }[name]
-    np.testing.assert_allclose(OUTPUT_ACTIVATIONS[name].apply(values, read), expected, atol=1e-6)
-
-
-def test_a_residual_network_begins_as_what_it_reads_and_learns():
-    network = CompletionNetwork(width=WIDTH, output_activation="residual")
-    read = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 32, 32, 4)).astype(np.float32)
-    variables = jax.jit(network.init)(jax.random.key(0), read)
-    np.testing.assert_allclose(network.apply(variables, read), read[..., :3] + 0.5, atol=1e-6)
-
-    def loss(params):
-        return jnp.mean(network.apply({**variables, "params": params}, read) ** 2)
-
-    gradient = jax.jit(jax.grad(loss))(variables["params"])
-    assert float(jnp.abs(gradient["conv17"]["kernel"]).max()) > 1e-4
-
-
-@pytest.mark.parametrize("form", ["mean_filled", "signed"])
-def test_a_residual_is_not_added_to_what_has_its_mean(config, form):
-    config.completion.output_activation, config.completion.input_form = "residual", form
-    with pytest.raises(ConfigError, match=f"smooth_filled or mean_subtracted, not {form}"):
-        create_recipe(config, None)
-
-
 @pytest.fixture(scope="module")
 def trained_float32(completion_weights, completion_input):
     """What a training pass of the float32 network gives, for each layer order."""
@@ -304,15 +270,6 @@ def test_training_pass_agrees_with_the_reference(
     assert len(statistics) == 32
     before = reference.to_flax(completion_weights)["batch_stats"]
     assert all(not np.allclose(updated["batch_stats"][norm]["mean"], before[norm]["mean"]) for norm in before)
-
-
-def test_a_residual_in_bfloat16_is_added_in_float32(completion_weights, completion_input):
-    network = CompletionNetwork(width=WIDTH, output_activation="residual", dtype=jnp.bfloat16)
-    variables = reference.to_flax(completion_weights)
-    variables["params"]["conv17"] = jax.tree.map(jnp.zeros_like, variables["params"]["conv17"])
-    output = jax.jit(network.apply)(variables, completion_input)
-    assert output.dtype == jnp.float32
-    np.testing.assert_allclose(output, np.clip(completion_input[..., :3] + 0.5, 0, 1), atol=1e-7)
 
 
 def test_bfloat16_keeps_parameters_statistics_and_output_float32(trained_float32):

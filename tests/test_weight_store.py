@@ -327,9 +327,9 @@ def test_weights_stored_under_a_name_that_is_built_in_now_stay_in_reach(weights,
 
 def test_an_installation_without_what_is_built_in_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(built_in, "_FOLDER", tmp_path)
-    for find in (find_weights, find_network):
+    for find, reference in ((find_weights, None), (find_network, None), (find_weights, "photos")):
         with pytest.raises(WeightsError, match=r"photos\.safetensors: no such file.*install glcic-jax") as caught:
-            find(None)
+            find(reference)
         one_line(caught)
     with pytest.raises(WeightsError, match="there are none here: name one, or a file, with --weights"):
         find_weights("a")
