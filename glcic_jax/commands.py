@@ -16,6 +16,7 @@ from glcic_jax.complete_command import complete
 from glcic_jax.errors import UserError, one_line, printable
 from glcic_jax.evaluate_command import compare, evaluate
 from glcic_jax.masks_command import masks
+from glcic_jax.serve_command import serve
 from glcic_jax.weights_commands import export, weights
 
 _FRACTION = click.FloatRange(0, 1, max_open=True)
@@ -35,6 +36,7 @@ cli.add_command(export)
 cli.add_command(masks)
 cli.add_command(evaluate)
 cli.add_command(compare)
+cli.add_command(serve)
 
 
 @cli.command()

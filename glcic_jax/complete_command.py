@@ -1,6 +1,5 @@
 """`glcic complete`: what its arguments mean. JAX is imported when there is something to do."""
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,12 +10,14 @@ from glcic_jax.errors import printable
 
 if TYPE_CHECKING:
     from glcic_jax.completer import Completer
-    from glcic_jax.file_completion import ChooseHole, Settings
+    from glcic_jax.file_completion import Settings
+    from glcic_jax.hole_choice import ChooseHole
     from glcic_jax.mask_files import Hole
     from glcic_jax.pictures import Picture
 
 _STREAM = "-"  # Standard input or output.
-_SETTINGS = ("strategy", "max_side", "blend", "file_format", "quality", "max_pixels", "comparison", "overwrite")
+_OF_THE_FILL = ("strategy", "max_side", "blend")
+_SETTINGS = (*_OF_THE_FILL, "file_format", "quality", "max_pixels", "comparison", "overwrite", "drop_exif")
 
 
 @click.command()
@@ -46,6 +47,7 @@ _SETTINGS = ("strategy", "max_side", "blend", "file_format", "quality", "max_pix
 @click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG and WebP.  [default: 95]")
 @click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger images.  [default: 178956970]")
 @click.option("--save-comparison", "comparison", is_flag=True, help="Write input | raw output | completed, too.")
+@click.option("--drop-exif", is_flag=True, help="Leave out the EXIF block: place, time, camera.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 def complete(paths: tuple[str, ...], **options: Any) -> None:
     """Fill the hole of an image, or of every image in a folder.
@@ -182,37 +184,20 @@ def _load(options: dict[str, Any]) -> "Completer":
 
 def _chooser(mask: str | None, settings: "Settings", options: dict[str, Any]) -> "ChooseHole":
     """From a picture to its hole, as the options say."""
-    from glcic_jax.mask_files import alpha_hole, hole_from_pixels, random_hole, read_mask
+    from glcic_jax.hole_choice import MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
     from glcic_jax.silence import decoders_silenced
 
-    invert, grow, fit = options["invert_mask"], options["grow"], options["fit_mask"]
-
-    def changed(hole: "Hole") -> "Hole":
-        grown = hole_from_pixels(hole.hole, invert=invert, grow=grow)
-        return grown._replace(notes=(*hole.notes, *grown.notes))
+    given = MaskSettings(options["invert_mask"], options["fit_mask"], options["grow"], settings.max_pixels)
 
     def from_file(picture: "Picture") -> "tuple[Picture, Hole]":
-        name = "standard input" if mask == _STREAM else mask
-        content = _source(str(mask))
-        most = settings.max_pixels
+        name = "standard input" if mask == _STREAM else str(mask)
+        choose = hole_of_file(_source(str(mask)), name, given)
         with decoders_silenced():
-            hole = read_mask(content, picture, name=name, invert=invert, grow=grow, fit=fit, max_pixels=most)
-        return picture, hole
-
-    def from_alpha(picture: "Picture") -> "tuple[Picture, Hole]":
-        import numpy as np
-
-        hole = changed(alpha_hole(picture))
-        pixels = picture.pixels.copy()
-        pixels[hole.hole, -1] = np.iinfo(pixels.dtype).max  # Or nobody would see the fill.
-        return dataclasses.replace(picture, pixels=pixels), hole
-
-    def at_random(picture: "Picture") -> "tuple[Picture, Hole]":
-        return picture, changed(random_hole(options["seed"], *picture.pixels.shape[:2]))
+            return choose(picture)
 
     if mask is not None:
         return from_file
-    return at_random if options["random_mask"] else from_alpha
+    return hole_at_random(options["seed"], given) if options["random_mask"] else hole_of_alpha(given)
 
 
 def _source(path: str) -> Path | bytes:

@@ -20,6 +20,22 @@ class DataError(UserError):
     """The data set, or a file in it, cannot be used."""
 
 
+class TooLargeError(DataError):
+    """A file has more pixels than are read.
+
+    Args:
+      fact: What it has.
+      remedy: What its owner can do who may change what is read.
+
+    Attributes:
+      fact: The same.
+    """
+
+    def __init__(self, fact: str, remedy: str):
+        super().__init__(f"{fact}: {remedy}")
+        self.fact = fact
+
+
 class ConfigError(UserError):
     """The configuration asks for something that does not exist or does not fit together."""
 

@@ -15,7 +15,8 @@ import numpy as np
 from glcic_jax.completer import Completer, RawPicture
 from glcic_jax.errors import ConfigError, DataError, UserError, WeightsError, printable
 from glcic_jax.files import check_writable, write_aside
-from glcic_jax.mask_files import Hole, coverage_note
+from glcic_jax.hole_choice import ChooseHole
+from glcic_jax.mask_files import coverage_note
 from glcic_jax.memory import enough_memory_for
 from glcic_jax.pairing import Failure, Job, Pairs
 from glcic_jax.pictures import (
@@ -34,10 +35,9 @@ from glcic_jax.windows import MAX_SIDE, Plan, Window
 
 FAILURES = "failures.csv"
 
-# From a picture to its hole; the picture may come back changed: where its transparency was the hole, it is opaque.
-ChooseHole = Callable[[Picture], tuple[Picture, Hole]]
 Load = Callable[[], Completer]
 Tell = Callable[[str], None]
+OnWindow = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Settings:
       max_pixels: Larger pictures and masks are not decoded.
       comparison: Whether input, raw output and completed picture are written side by side, too.
       overwrite: Whether files that are there are replaced.
+      drop_exif: Whether the result goes without the picture's EXIF block, with place, time and camera.
     """
 
     strategy: str = "auto"
@@ -61,6 +62,7 @@ class Settings:
     max_pixels: int = MAX_PIXELS
     comparison: bool = False
     overwrite: bool = False
+    drop_exif: bool = False
 
 
 class Done(NamedTuple):
@@ -72,7 +74,13 @@ class Done(NamedTuple):
 
 
 def complete_file(
-    load: Load, picture: Picture, choose_hole: ChooseHole, output: Path | None, settings: Settings, tell: Tell
+    load: Load,
+    picture: Picture,
+    choose_hole: ChooseHole,
+    output: Path | None,
+    settings: Settings,
+    tell: Tell,
+    on_window: OnWindow | None = None,
 ) -> bytes:
     """Completes one picture.
 
@@ -83,6 +91,8 @@ def complete_file(
       output: Where to write; None: nowhere, the bytes are returned alone.
       settings: How.
       tell: Takes lines about what was noticed and done.
+      on_window: Called after each run of the network with how many are done and how many there are, instead of
+        telling that; what it raises ends the work.
 
     Returns:
       The completed picture's file.
@@ -91,6 +101,8 @@ def complete_file(
       UserError: The input cannot be used, or the output not be written.
     """
     picture, hole = choose_hole(picture)
+    if settings.drop_exif:
+        picture = dataclasses.replace(picture, exif=b"")
     file_format = format_for(output, picture, settings.file_format)
     if output is not None:
         check_free(output, settings)
@@ -100,7 +112,7 @@ def complete_file(
     if picture.alpha is not None and not picture.alpha[hole.hole].all():
         tell("the picture is transparent in the hole, and stays so: --mask alpha makes it opaque there")
     tell(f"weights: {completer.name}")
-    content, comparison = _complete(completer, picture, hole.hole, file_format, settings, tell)
+    content, comparison = _complete(completer, picture, hole.hole, file_format, settings, tell, on_window)
     if output is not None:
         write_aside(output, content)
     if output is not None and comparison is not None:
@@ -214,24 +226,36 @@ def _complete_job(load: Load, job: Job, choose_hole: ChooseHole, directory: Path
 
 
 def _complete(
-    completer: Completer, picture: Picture, hole: np.ndarray, file_format: str, settings: Settings, tell: Tell
+    completer: Completer,
+    picture: Picture,
+    hole: np.ndarray,
+    file_format: str,
+    settings: Settings,
+    tell: Tell,
+    on_window: OnWindow | None,
 ) -> tuple[bytes, Picture | None]:
     """Returns the completed picture's file, and the comparison where one is wanted."""
     raw = RawPicture(picture.pixels) if settings.comparison else None
     with contextlib.ExitStack() as stack:
-        progress: list[Progress] = []
+        count = done = 0
+        bar: Progress | None = None
 
         def on_plan(plan: Plan) -> None:
+            nonlocal count, bar
+            count = len(plan.windows)
             tell(f"{plan.strategy}: {plan.reason}")
-            if len(plan.windows) > 1:
-                shown = Progress("completing", len(plan.windows), tell, unit="windows")
-                progress.append(stack.enter_context(shown))
+            if count > 1 and on_window is None:
+                bar = stack.enter_context(Progress("completing", count, tell, unit="windows"))
 
         def on_output(window: Window, output: np.ndarray) -> None:
+            nonlocal done
+            done += 1
             if raw is not None:
                 raw(window, output)
-            for shown in progress:
-                shown.advance()
+            if bar is not None:
+                bar.advance()
+            if on_window is not None:
+                on_window(done, count)
 
         filling = completer.fill(
             picture.pixels,

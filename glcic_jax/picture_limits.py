@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from glcic_jax.errors import DataError
+from glcic_jax.errors import DataError, TooLargeError
 
 MAX_PIXELS = 178_956_970
 _BYTES_OF_A_PIXEL = 12  # Of RGB as 32-bit floats.
@@ -11,7 +11,7 @@ _TILE_WIDTH, _TILE_LENGTH, _DEPTH = 322, 323, 32997  # Tags of TIFF.
 
 
 def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
-    """Raises DataError where a picture of (width, height) has too many pixels, or none."""
+    """Raises TooLargeError where a picture of (width, height) has too many pixels, DataError where none."""
     width, height = size
     _check_pixels(width, height, "", name, max_pixels)
     if width < 1 or height < 1:
@@ -27,7 +27,7 @@ def check_tiff(tags: Any, name: str, max_pixels: int) -> None:
       max_pixels: Of a tile.
 
     Raises:
-      DataError: It has layers, or too large tiles.
+      DataError: It has layers, or too large tiles (TooLargeError).
     """
     depth = tags.get(_DEPTH, 1)
     if depth != 1:
@@ -37,9 +37,10 @@ def check_tiff(tags: Any, name: str, max_pixels: int) -> None:
 
 def _check_pixels(width: int, height: int, what: str, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise DataError(
-            f"{name}: has {what}{width} x {height} = {width * height:,} pixels, and at most {max_pixels:,} are "
-            f"read: give --max-pixels {width * height} if that is right"
+        there = f"{what}{width} x {height} = {width * height:,} pixels"
+        raise TooLargeError(
+            f"{name}: has {there}, and at most {max_pixels:,} are read",
+            f"give --max-pixels {width * height} if that is right",
         )
 
 

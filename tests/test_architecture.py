@@ -134,6 +134,17 @@ LEVELS = {
     "completer": 6,
     "runner": 5,
     "commands": 8,
+    "hole_choice": 3,
+    "page_actions": 8,
+    "painted_holes": 3,
+    "private_folder": 0,
+    "serve_app": 8,
+    "serve_command": 8,
+    "serve_guard": 8,
+    "serve_page": 8,
+    "serve_requests": 8,
+    "serve_site": 8,
+    "serving": 8,
     "complete_command": 7,
     "file_completion": 7,
     "exporting": 5,
@@ -275,6 +286,9 @@ def test_heavy_packages_wait_until_they_are_needed():
         "tensorflow",
         "tensorflow_datasets",
         "matplotlib",
+        "fastapi",
+        "gradio",
+        "uvicorn",
     }
     for room, tree in PACKAGE.items():
         assert "tensorflow" not in packages(tree), room

@@ -1,0 +1,187 @@
+"""Before the page: only what it needs is let through, and nothing larger than it sends."""
+
+import asyncio
+import contextlib
+import json
+import os
+import posixpath
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from glcic_jax.private_folder import PrivateFolder
+from glcic_jax.serve_app import problem
+from glcic_jax.serving import Limits
+
+# The endpoint looks after itself.
+_ENDPOINT = ("/v1/", "/healthz", "/readyz", "/openapi.json")
+_API = "/gradio_api/"
+_UPLOAD = f"{_API}upload"
+_PAGE = {"/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", _UPLOAD, f"{_API}upload_progress"}
+_PAGE |= {f"{_API}{name}" for name in ("queue/join", "queue/data", "startup-events", "app_id", "cancel", "reset")}
+_PAGE_FOLDERS = ("/assets/", "/static/", "/svelte/", f"{_API}heartbeat/")
+# What was painted, with the mask of a picture as large as may be; other requests are far smaller.
+_MOST_PAINTED = 16 << 20
+# The page loads nothing from elsewhere; gradio's own script and style are in it.
+_POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+    "form-action 'self'; base-uri 'self'; object-src 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
+
+
+class Guard:
+    """An ASGI application around the service's.
+
+    Gradio's server can do more than the page needs: forward requests, tell its files and keep histories. None of
+    that is let through.
+
+    Args:
+      app: The endpoint with the page mounted on it.
+      folder: The only place files are served from.
+      limits: What is taken at most.
+    """
+
+    def __init__(self, app: ASGIApp, folder: PrivateFolder, limits: Limits):
+        self._app = app
+        self._folder = folder
+        self._limits = limits
+        self._uploads = asyncio.Semaphore(limits.queue)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers, or hands on."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["path"].startswith(_ENDPOINT):
+            await self._app(scope, receive, send)
+        elif not self._is_of_the_page(scope["path"]):
+            await problem(HTTPStatus.NOT_FOUND, "there is nothing here")(scope, receive, send)
+        else:
+            await self._page(scope, receive, _with_headers(send))
+
+    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        upload = scope["path"] == _UPLOAD
+        most = self._limits.max_bytes + (64 << 10) if upload else _MOST_PAINTED
+        if _length(scope) > most:
+            await self._too_large(most)(scope, receive, send)
+        elif upload:
+            async with self._uploads:
+                await asyncio.to_thread(self._folder.prune)
+                await self._app(scope, receive, send)
+        elif scope["method"] in ("POST", "PUT", "PATCH"):
+            body = await _body(receive, most)
+            if body is None:
+                await self._too_large(most)(scope, receive, send)
+            elif not names_own_files_alone(body, self._folder.path):
+                await problem(HTTPStatus.BAD_REQUEST, "files are named that were not sent")(scope, receive, send)
+            else:
+                await self._app(scope, _replayed(body, receive), send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _is_of_the_page(self, path: str) -> bool:
+        if path != "/" and posixpath.normpath(path) != path:
+            return False
+        files = f"{_API}file={self._folder.path}/"
+        return path in _PAGE or path.startswith((*_PAGE_FOLDERS, files))
+
+    def _too_large(self, most: int) -> Any:
+        return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {most:,} bytes are taken")
+
+
+def names_own_files_alone(body: bytes, folder: Path) -> bool:
+    """Whether a page's event names no file but those in a folder.
+
+    Gradio describes files by objects with a `path`, copies what lies there, or at that address, to where it can be
+    fetched, and does not look where that is when it is mounted on another application.
+
+    Args:
+      body: JSON.
+      folder: Where the visitors' files are.
+    """
+    try:
+        left = [json.loads(body)] if body else []
+    except (ValueError, RecursionError):
+        return False
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+            path = value.get("path")
+            if path is not None and not _lies_in(path, folder):
+                return False
+        elif isinstance(value, list):
+            left += value
+    return True
+
+
+def _lies_in(path: Any, folder: Path) -> bool:
+    return (
+        isinstance(path, str)
+        and path.startswith(f"{folder}/")
+        and posixpath.normpath(path) == path
+        and os.path.realpath(path) == path
+    )
+
+
+def _length(scope: Scope) -> int:
+    length = Headers(scope=scope).get("content-length", "0")
+    return int(length) if length.isdecimal() and len(length) < 20 else 0
+
+
+async def _body(receive: Receive, most: int) -> bytes | None:
+    """The whole body, or None where it is too large."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > most:
+            return None
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read already, then what comes after it."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
+
+
+def _with_headers(send: Send) -> Send:
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            names = {name for name, _ in _HEADERS}
+            kept = [(name, value) for name, value in message.get("headers", []) if name.lower() not in names]
+            message["headers"] = [*kept, *_HEADERS]
+        await send(message)
+
+    return sent
+
+
+@contextlib.asynccontextmanager
+async def tended(folder: PrivateFolder, seconds: float) -> Any:
+    """Empties a folder now and then, until the block is left."""
+
+    async def tend() -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await asyncio.to_thread(folder.prune)
+
+    task = asyncio.create_task(tend())
+    try:
+        yield
+    finally:
+        task.cancel()

@@ -1,0 +1,236 @@
+"""The page of the service: open a photograph, paint over what is to vanish, fill it, and take it away."""
+
+import functools
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import gradio as gr
+
+from glcic_jax import page_actions as actions
+from glcic_jax.errors import DataError, TooLargeError, UserError, WeightsError
+from glcic_jax.private_folder import PrivateFolder
+from glcic_jax.serve_app import limits_of
+from glcic_jax.serving import Service
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_AS_IT_CAME = "as the photograph"
+_FORMATS = (_AS_IT_CAME, "png", "jpeg", "webp", "tiff")
+_STRATEGIES = ("auto", "original", "resize", "crop")
+_SECONDS_BETWEEN_LOOKS = 0.1
+_OPEN_FIRST = "there is no photograph: open one, or choose an example"
+
+_START = "() => { window.glcicPainter.start(); }"
+_OPEN = "(text) => { window.glcicPainter.open(text); }"
+_APPLY = "(text) => { window.glcicPainter.apply(text); }"
+_SAVE = "(text) => { window.glcicPainter.save(text); }"
+_PAINTED = "(photograph, ignored, ...rest) => [photograph, window.glcicPainter.operations(), ...rest]"
+
+
+class _Options(NamedTuple):
+    """The choices that most visitors leave alone."""
+
+    weights: gr.Dropdown
+    strategy: gr.Dropdown
+    blend: gr.Checkbox
+    grow: gr.Slider
+    keep_exif: gr.Checkbox
+    file_format: gr.Dropdown
+
+
+class _MaskOptions(NamedTuple):
+    """A mask from a file, and how it is read."""
+
+    mask: gr.File
+    invert: gr.Checkbox
+    fit: gr.Checkbox
+
+
+def build_page(service: Service, folder: PrivateFolder) -> gr.Blocks:
+    """Builds the page.
+
+    Args:
+      service: What completes.
+      folder: Where results lie until they are fetched; gradio's uploads have to lie there, too.
+    """
+    with gr.Blocks(title="Fill a hole in a photograph", analytics_enabled=False) as page:
+        gr.Markdown("# Make something vanish from a photograph")
+        about = gr.Markdown(_about(service, service.default))
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=3, min_width=300):
+                photograph = gr.File(
+                    label="Photograph: open or drop a file", type="filepath", height=120, elem_id="glcic-open"
+                )
+                with gr.Row():
+                    examples = [gr.Button(f"Example: {one.label}", size="sm") for one in actions.EXAMPLES]
+                gr.HTML('<div id="glcic-painter"></div>', padding=False)
+                with gr.Row():
+                    at_random = gr.Button("Random hole", size="sm")
+                    take_mask = gr.Button("Download the mask", size="sm")
+                go = gr.Button("Fill the hole", variant="primary", elem_id="glcic-go")
+                with gr.Accordion("A mask from a file", open=False):
+                    masks = _mask_options()
+                with gr.Accordion("Options", open=False):
+                    options = _options(service)
+            with gr.Column(scale=2, min_width=300):
+                slider = gr.ImageSlider(
+                    label="Before and after", type="filepath", buttons=["fullscreen"], elem_id="glcic-slider"
+                )
+                result = gr.DownloadButton("Download the result", interactive=False, elem_id="glcic-result")
+                notes = gr.Markdown(elem_id="glcic-notes")
+        text, operations = gr.Textbox(visible=False), gr.Textbox(visible=False)
+        outputs = [slider, result, notes]
+
+        # Small works wait for nothing; how many pictures may wait, the service says.
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+        long = quiet | {"show_progress": "full", "show_progress_on": slider}
+        run = _told(functools.partial(_run, service, folder))
+        asked = [photograph, operations, *options]
+
+        page.load(None, js=_START)
+        options.weights.change(functools.partial(_about, service), options.weights, about, **quiet)
+        photograph.upload(_told(functools.partial(_open, service)), photograph, [text, *outputs], **quiet).then(
+            None, text, js=_OPEN
+        )
+        photograph.clear(lambda: ("", *_nothing()), None, [text, *outputs], **quiet).then(None, text, js=_OPEN)
+        for button, example in zip(examples, actions.EXAMPLES, strict=True):
+            button.click(
+                _told(functools.partial(_example, service, folder, example)),
+                None,
+                [photograph, operations, text, *outputs],
+                **quiet,
+            ).then(None, text, js=_OPEN).success(run, asked, outputs, **long)
+        at_random.click(_told(functools.partial(_random, service)), photograph, text, **quiet).success(
+            None, text, js=_APPLY
+        )
+        masks.mask.upload(
+            _told(functools.partial(_mask, service)), [photograph, *masks], [text, masks.mask], **quiet
+        ).success(None, text, js=_APPLY)
+        take_mask.click(
+            _told(functools.partial(_mask_file, service)), [photograph, operations], text, js=_PAINTED, **quiet
+        ).success(None, text, js=_SAVE)
+        go.click(run, asked, outputs, js=_PAINTED, **long)
+    return page
+
+
+def _options(service: Service) -> _Options:
+    return _Options(
+        weights=gr.Dropdown(list(service.completers), value=service.default, label="Weights"),
+        strategy=gr.Dropdown(
+            _STRATEGIES,
+            value="auto",
+            label="What the network sees",
+            info="The whole photograph, that reduced, or windows around the holes.",
+        ),
+        blend=gr.Checkbox(False, label="Blend the fill with its surroundings"),
+        grow=gr.Slider(0, 100, 0, step=1, label="Grow the hole, pixels"),
+        keep_exif=gr.Checkbox(False, label="Keep EXIF: place, time, camera"),
+        file_format=gr.Dropdown(_FORMATS, value=_AS_IT_CAME, label="Format of the result"),
+    )
+
+
+def _mask_options() -> _MaskOptions:
+    return _MaskOptions(
+        invert=gr.Checkbox(False, label="Black is the hole"),
+        fit=gr.Checkbox(False, label="Stretch a mask of another shape"),
+        mask=gr.File(label="Mask: white is the hole", type="filepath", height=120, elem_id="glcic-mask"),
+    )
+
+
+def _about(service: Service, name: str) -> str:
+    """Which weights are used, and what they cannot do."""
+    completer = service.completer(name)
+    licence = f" Licence: {completer.description.licence}."
+    return f"Weights: **{completer.name}**. {limits_of(completer.description)}{licence}"
+
+
+def _nothing() -> tuple[Any, ...]:
+    """What the results show where there is none."""
+    return None, gr.DownloadButton(value=None, interactive=False), ""
+
+
+def _told(act: Callable[..., T]) -> Callable[..., T]:
+    """Shows a visitor what he can mend, and keeps what he cannot in the log."""
+
+    @functools.wraps(act)
+    def acted(*arguments: Any) -> T:
+        try:
+            return act(*arguments)
+        except WeightsError as error:
+            _log.error("%s", error)
+            raise gr.Error("These weights cannot be used: choose others.", duration=None) from error
+        except UserError as error:
+            _log.info("refused: %s", type(error).__name__)
+            detail = error.fact if isinstance(error, TooLargeError) else str(error)
+            raise gr.Error(detail, duration=None, print_exception=False) from error
+
+    # What gradio looks for in a function; a partial has none.
+    acted.__name__ = getattr(act, "func", act).__name__
+    return acted
+
+
+def _open(service: Service, photograph: str | None) -> tuple[Any, ...]:
+    return actions.opened(service, _required(photograph), []), *_nothing()
+
+
+def _example(service: Service, folder: PrivateFolder, example: actions.Example) -> tuple[Any, ...]:
+    path = actions.placed(folder, example.file, example.path.read_bytes())
+    text = actions.opened(service, path, example.operations)
+    return str(path), json.dumps(example.operations), text, *_nothing()
+
+
+def _random(service: Service, photograph: str | None) -> str:
+    return actions.hole_at_random(service, _required(photograph))
+
+
+def _mask(service: Service, photograph: str | None, mask: str, invert: bool, fit: bool) -> tuple[Any, ...]:
+    return actions.hole_of_mask(service, _required(photograph), Path(mask), invert, fit), None
+
+
+def _mask_file(service: Service, photograph: str | None, operations: str) -> str:
+    return actions.mask_file(service, _required(photograph), operations)
+
+
+def _run(
+    service: Service, folder: PrivateFolder, photograph: str | None, operations: str, *chosen: Any
+) -> tuple[Any, ...]:
+    path, choices = _required(photograph), actions.Choices(*chosen)
+    if choices.file_format == _AS_IT_CAME:
+        choices = choices._replace(file_format=None)
+    progress, windows = gr.Progress(), (0, 0)
+
+    def on_window(done: int, count: int) -> None:
+        nonlocal windows
+        windows = done, count
+
+    begun = time.perf_counter()
+    with service.admitted():
+        future = actions.ordered(service, path, operations, choices, threading.Event(), on_window)
+        while not future.done():
+            # Gradio's progress is that of this thread, and the work is done in another.
+            progress(windows if windows[1] > 1 else None, desc="Filling" if windows[0] else "Waiting and filling")
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        found = actions.shown(service, folder, path, future.result())
+    _log.info("page: completed in %.1f s", time.perf_counter() - begun)
+    lines = "\n".join(f"- {_plain(note)}" for note in found.notes)
+    return (
+        (str(found.before), str(found.after)),
+        gr.DownloadButton(value=str(found.result), interactive=True),
+        lines,
+    )
+
+
+def _plain(note: str) -> str:
+    """A line that Markdown shows as it is."""
+    return "".join(f"\\{char}" if char in "\\`*_{}[]<>()#+!|~$" else char for char in note)
+
+
+def _required(photograph: str | None) -> Path:
+    if photograph is None:
+        raise DataError(_OPEN_FIRST)
+    return Path(photograph)
