@@ -183,6 +183,7 @@ async def _result(service: Service, order: Order, request: Request) -> Result:
             gone.set()
             # The place in the queue stays taken until the work has really ended.
             await asyncio.wait((future,))
+            future.exception()  # Or it is logged as one that nobody looked at.
             raise Refusal(HTTPStatus.BAD_REQUEST, "nobody waits for the answer")
         return future.result()
     except (GoneError, asyncio.CancelledError) as error:

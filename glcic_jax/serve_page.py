@@ -51,6 +51,29 @@ class _MaskOptions(NamedTuple):
     fit: gr.Checkbox
 
 
+class _Parts(NamedTuple):
+    """What is on the page."""
+
+    about: gr.Markdown
+    photograph: gr.File
+    examples: list[gr.Button]
+    at_random: gr.Button
+    take_mask: gr.Button
+    go: gr.Button
+    masks: _MaskOptions
+    options: _Options
+    slider: gr.ImageSlider
+    result: gr.DownloadButton
+    notes: gr.Markdown
+    text: gr.Textbox
+    operations: gr.Textbox
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Where a result is shown; `_nothing` empties them."""
+        return [self.slider, self.result, self.notes]
+
+
 def build_page(service: Service, folder: PrivateFolder) -> gr.Blocks:
     """Builds the page.
 
@@ -59,63 +82,70 @@ def build_page(service: Service, folder: PrivateFolder) -> gr.Blocks:
       folder: Where results lie until they are fetched; gradio's uploads have to lie there, too.
     """
     with gr.Blocks(title="Fill a hole in a photograph", analytics_enabled=False) as page:
-        gr.Markdown("# Make something vanish from a photograph")
-        about = gr.Markdown(_about(service, service.default))
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=3, min_width=300):
-                photograph = gr.File(
-                    label="Photograph: open or drop a file", type="filepath", height=120, elem_id="glcic-open"
-                )
-                with gr.Row():
-                    examples = [gr.Button(f"Example: {one.label}", size="sm") for one in actions.EXAMPLES]
-                gr.HTML('<div id="glcic-painter"></div>', padding=False)
-                with gr.Row():
-                    at_random = gr.Button("Random hole", size="sm")
-                    take_mask = gr.Button("Download the mask", size="sm")
-                go = gr.Button("Fill the hole", variant="primary", elem_id="glcic-go")
-                with gr.Accordion("A mask from a file", open=False):
-                    masks = _mask_options()
-                with gr.Accordion("Options", open=False):
-                    options = _options(service)
-            with gr.Column(scale=2, min_width=300):
-                slider = gr.ImageSlider(
-                    label="Before and after", type="filepath", buttons=["fullscreen"], elem_id="glcic-slider"
-                )
-                result = gr.DownloadButton("Download the result", interactive=False, elem_id="glcic-result")
-                notes = gr.Markdown(elem_id="glcic-notes")
-        text, operations = gr.Textbox(visible=False), gr.Textbox(visible=False)
-        outputs = [slider, result, notes]
-
-        # Small works wait for nothing; how many pictures may wait, the service says.
-        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-        long = quiet | {"show_progress": "full", "show_progress_on": slider}
-        run = _told(functools.partial(_run, service, folder))
-        asked = [photograph, operations, *options]
-
-        page.load(None, js=_START)
-        options.weights.change(functools.partial(_about, service), options.weights, about, **quiet)
-        photograph.upload(_told(functools.partial(_open, service)), photograph, [text, *outputs], **quiet).then(
-            None, text, js=_OPEN
-        )
-        photograph.clear(lambda: ("", *_nothing()), None, [text, *outputs], **quiet).then(None, text, js=_OPEN)
-        for button, example in zip(examples, actions.EXAMPLES, strict=True):
-            button.click(
-                _told(functools.partial(_example, service, folder, example)),
-                None,
-                [photograph, operations, text, *outputs],
-                **quiet,
-            ).then(None, text, js=_OPEN).success(run, asked, outputs, **long)
-        at_random.click(_told(functools.partial(_random, service)), photograph, text, **quiet).success(
-            None, text, js=_APPLY
-        )
-        masks.mask.upload(
-            _told(functools.partial(_mask, service)), [photograph, *masks], [text, masks.mask], **quiet
-        ).success(None, text, js=_APPLY)
-        take_mask.click(
-            _told(functools.partial(_mask_file, service)), [photograph, operations], text, js=_PAINTED, **quiet
-        ).success(None, text, js=_SAVE)
-        go.click(run, asked, outputs, js=_PAINTED, **long)
+        parts = _laid_out(service)
+        _connect(page, parts, service, folder)
     return page
+
+
+def _laid_out(service: Service) -> _Parts:
+    gr.Markdown("# Make something vanish from a photograph")
+    about = gr.Markdown(_about(service, service.default))
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=300):
+            photograph = gr.File(
+                label="Photograph: open or drop a file", type="filepath", height=120, elem_id="glcic-open"
+            )
+            with gr.Row():
+                examples = [gr.Button(f"Example: {one.label}", size="sm") for one in actions.EXAMPLES]
+            gr.HTML('<div id="glcic-painter"></div>', padding=False)
+            with gr.Row():
+                at_random = gr.Button("Random hole", size="sm")
+                take_mask = gr.Button("Download the mask", size="sm")
+            go = gr.Button("Fill the hole", variant="primary", elem_id="glcic-go")
+            with gr.Accordion("A mask from a file", open=False):
+                masks = _mask_options()
+            with gr.Accordion("Options", open=False):
+                options = _options(service)
+        with gr.Column(scale=2, min_width=300):
+            slider = gr.ImageSlider(
+                label="Before and after", type="filepath", buttons=["fullscreen"], elem_id="glcic-slider"
+            )
+            result = gr.DownloadButton("Download the result", interactive=False, elem_id="glcic-result")
+            notes = gr.Markdown(elem_id="glcic-notes")
+    # What goes to painter.js and comes from it.
+    text, operations = gr.Textbox(visible=False), gr.Textbox(visible=False)
+    made = (about, photograph, examples, at_random, take_mask, go, masks, options, slider, result, notes)
+    return _Parts(*made, text, operations)
+
+
+def _connect(page: gr.Blocks, parts: _Parts, service: Service, folder: PrivateFolder) -> None:
+    # Small works wait for nothing; how many pictures may wait, the service says.
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+    long = quiet | {"show_progress": "full", "show_progress_on": parts.slider}
+    photograph, text, outputs = parts.photograph, parts.text, parts.outputs
+    asked = [photograph, parts.operations, *parts.options]
+
+    def bound(act: Callable[..., T], *arguments: Any) -> Callable[..., T]:
+        return _told(functools.partial(act, service, *arguments))
+
+    run = bound(_run, folder)
+    weights = parts.options.weights
+    page.load(None, js=_START)
+    weights.change(bound(_about), weights, parts.about, **quiet)
+    photograph.upload(bound(_open), photograph, [text, *outputs], **quiet).then(None, text, js=_OPEN)
+    photograph.clear(lambda: ("", *_nothing()), None, [text, *outputs], **quiet).then(None, text, js=_OPEN)
+    for button, example in zip(parts.examples, actions.EXAMPLES, strict=True):
+        opened = [photograph, parts.operations, text, *outputs]
+        button.click(bound(_example, folder, example), None, opened, **quiet).then(None, text, js=_OPEN).success(
+            run, asked, outputs, **long
+        )
+    parts.at_random.click(bound(_random), photograph, text, **quiet).success(None, text, js=_APPLY)
+    masks = parts.masks
+    masks.mask.upload(bound(_mask), [photograph, *masks], [text, masks.mask], **quiet).success(
+        None, text, js=_APPLY
+    )
+    parts.take_mask.click(bound(_mask_file), asked[:2], text, js=_PAINTED, **quiet).success(None, text, js=_SAVE)
+    parts.go.click(run, asked, outputs, js=_PAINTED, **long)
 
 
 def _options(service: Service) -> _Options:

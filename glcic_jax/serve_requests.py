@@ -6,9 +6,10 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from glcic_jax.errors import WeightsError, one_line
 from glcic_jax.file_completion import Settings
@@ -36,10 +37,8 @@ class Refusal(Exception):  # noqa: N818 - it is an answer.
         self.detail = detail
 
 
-class Options(BaseModel):
+class Options(BaseModel, extra="forbid"):
     """How a picture is completed; as the options of `glcic complete`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     alpha_mask: bool = Field(False, description="What is transparent in the image is the hole, instead of a mask.")
     random_mask: bool = Field(False, description="Draw a hole, to try the weights, instead of a mask.")
@@ -91,6 +90,8 @@ async def read_form(request: Request, limits: Limits) -> dict[str, bytes | str]:
     except TimeoutError as error:
         seconds = limits.upload_seconds
         raise Refusal(HTTPStatus.REQUEST_TIMEOUT, f"the request took longer than {seconds:g} s") from error
+    except ClientDisconnect as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the client hung up before it had sent all") from error
     except (MultiPartException, ValueError, KeyError) as error:
         raise _unprocessable(f"no multipart/form-data: {one_line(error)}") from error
     form: dict[str, bytes | str] = {}

@@ -225,7 +225,7 @@ def hang_up(service, body: bytes, length: int | None) -> int:
 
 def test_sixty_four_clients_at_once(service):
     complete(service, image(size=(300, 200)), mask((300, 200)))
-    before = service.memory("VmRSS")
+    before, said = service.memory("VmRSS"), len(service.log.read_text())
     with concurrent.futures.ThreadPoolExecutor(64) as pool:
         statuses = [status for found in pool.map(lambda i: one_client(service, i), range(64)) for status in found]
     assert len(statuses) == 256
@@ -239,7 +239,7 @@ def test_sixty_four_clients_at_once(service):
         time.sleep(0.1)
     assert complete(service).status_code == 200
     assert service.files() == []
-    assert "Traceback" not in service.log.read_text()
+    assert "Traceback" not in service.log.read_text()[said:]
 
 
 def test_the_log_holds_no_names(service):
