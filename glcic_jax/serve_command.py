@@ -219,7 +219,6 @@ def _run(service: "Service", folder: "PrivateFolder", listening: socket.socket, 
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_SECONDS_FOR_LISTENERS,
-        root_path=options["root_path"],
         server_header=False,
     )
     _warm_up(service, options["warmup"])
