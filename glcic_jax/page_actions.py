@@ -105,7 +105,7 @@ def opened(service: Service, photograph: Path, operations: list[dict[str, Any]])
             {"preview": preview, "width": width, "height": height, "operations": operations}, allow_nan=False
         )
 
-    return service.preview(_content(photograph, service.limits), photograph.name, shown).result()
+    return service.preview(lambda: _content(photograph, service.limits), photograph.name, shown).result()
 
 
 def hole_of_mask(service: Service, photograph: Path, mask: Path, invert: bool, fit: bool) -> str:
@@ -168,8 +168,11 @@ def ordered(
 def shown(service: Service, folder: PrivateFolder, photograph: Path, result: Result) -> Shown:
     """Puts a result where the page can fetch it."""
     smalls = []
-    for name, content in (("before", _content(photograph, service.limits)), ("after", result.content)):
-        small = service.preview(content, name, lambda picture: reduced(picture.pixels)).result()
+    for name, load in (
+        ("before", lambda: _content(photograph, service.limits)),
+        ("after", lambda: result.content),
+    ):
+        small = service.preview(load, name, lambda picture: reduced(picture.pixels)).result()
         _, encoded = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
         smalls.append(placed(folder, f"{name}.jpg", encoded.tobytes()))
     name = f"{photograph.stem}_completed{suffix_for(result.file_format, photograph)}"
@@ -195,9 +198,10 @@ def reduced(pixels: np.ndarray) -> np.ndarray:
 
 
 def _operation(service: Service, photograph: Path, draw: Callable[[Picture], np.ndarray]) -> str:
-    content = _content(photograph, service.limits)
     return service.preview(
-        content, photograph.name, lambda picture: json.dumps(mask_operation(draw(picture)))
+        lambda: _content(photograph, service.limits),
+        photograph.name,
+        lambda picture: json.dumps(mask_operation(draw(picture))),
     ).result()
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -209,7 +210,12 @@ def _run(service: "Service", folder: "PrivateFolder", listening: socket.socket, 
             click.echo("stopping: what was begun is done first", err=True)
             for server in self.servers:
                 server.close()
-            if not await asyncio.to_thread(service.close, options["stop_seconds"]):
+            service.refuse()
+            deadline = time.monotonic() + options["stop_seconds"]
+            # A second Ctrl-C ends it at once.
+            while not (service.idle or self.force_exit or time.monotonic() > deadline):
+                await asyncio.sleep(0.1)
+            if not service.close():
                 _log.warning("stopped before all was done")
             await super().shutdown(sockets)
 

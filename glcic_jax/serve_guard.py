@@ -9,11 +9,12 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glcic_jax.private_folder import PrivateFolder
 from glcic_jax.serve_app import problem
+from glcic_jax.serve_requests import Refusal, read_body
 from glcic_jax.serving import Limits
 
 # The endpoint looks after itself.
@@ -25,6 +26,7 @@ _PAGE |= {f"{_API}{name}" for name in ("queue/join", "queue/data", "startup-even
 _PAGE_FOLDERS = ("/assets/", "/static/", "/svelte/", f"{_API}heartbeat/")
 # What was painted, with the mask of a picture as large as may be; other requests are far smaller.
 _MOST_PAINTED = 16 << 20
+_REST_BYTES = 64 << 10  # Of an upload, beside its file.
 # The page loads nothing from elsewhere; gradio's own script and style are in it.
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
@@ -53,7 +55,7 @@ class Guard:
         self._app = app
         self._folder = folder
         self._limits = limits
-        self._uploads = asyncio.Semaphore(limits.queue)
+        self._bodies = asyncio.Semaphore(limits.queue)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers, or hands on."""
@@ -69,33 +71,34 @@ class Guard:
             await self._page(scope, receive, _with_headers(send))
 
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
-        upload = scope["path"] == _UPLOAD
-        most = self._limits.max_bytes + (64 << 10) if upload else _MOST_PAINTED
-        if _length(scope) > most:
-            await self._too_large(most)(scope, receive, send)
-        elif upload:
-            async with self._uploads:
-                await asyncio.to_thread(self._folder.prune)
-                await self._app(scope, receive, send)
-        elif scope["method"] in ("POST", "PUT", "PATCH"):
-            body = await _body(receive, most)
-            if body is None:
-                await self._too_large(most)(scope, receive, send)
-            elif not names_own_files_alone(body, self._folder.path):
-                await problem(HTTPStatus.BAD_REQUEST, "files are named that were not sent")(scope, receive, send)
-            else:
-                await self._app(scope, _replayed(body, receive), send)
-        else:
+        if scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
             await self._app(scope, receive, send)
+            return
+        try:
+            async with self._bodies:
+                body = await self._body(scope, receive)
+                await self._app(scope, _replayed(body, receive), send)
+        except Refusal as refusal:
+            await problem(refusal.status, refusal.detail)(scope, receive, send)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """Reads all that is sent before anybody else does: gradio limits neither the time nor most bodies."""
+        upload = scope["path"] == _UPLOAD
+        most = self._limits.max_bytes + _REST_BYTES if upload else _MOST_PAINTED
+        body = await read_body(Request(scope, receive), most, self._limits.upload_seconds)
+        if body is None:
+            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {most:,} bytes are taken")
+        if upload:
+            await asyncio.to_thread(self._folder.prune)
+        elif not names_own_files_alone(body, self._folder.path):
+            raise Refusal(HTTPStatus.BAD_REQUEST, "files are named that were not sent")
+        return body
 
     def _is_of_the_page(self, path: str) -> bool:
         if path != "/" and posixpath.normpath(path) != path:
             return False
         files = f"{_API}file={self._folder.path}/"
         return path in _PAGE or path.startswith((*_PAGE_FOLDERS, files))
-
-    def _too_large(self, most: int) -> Any:
-        return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {most:,} bytes are taken")
 
 
 def names_own_files_alone(body: bytes, folder: Path) -> bool:
@@ -131,23 +134,6 @@ def _lies_in(path: Any, folder: Path) -> bool:
         and posixpath.normpath(path) == path
         and os.path.realpath(path) == path
     )
-
-
-def _length(scope: Scope) -> int:
-    length = Headers(scope=scope).get("content-length", "0")
-    return int(length) if length.isdecimal() and len(length) < 20 else 0
-
-
-async def _body(receive: Receive, most: int) -> bytes | None:
-    """The whole body, or None where it is too large."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if len(body) > most:
-            return None
-        if not message.get("more_body", False):
-            return bytes(body)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

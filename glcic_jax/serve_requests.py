@@ -82,16 +82,12 @@ async def read_form(request: Request, limits: Limits) -> dict[str, bytes | str]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send multipart/form-data with an image and a mask")
+    body = await read_body(request, 2 * limits.max_bytes + _REST_BYTES, limits.upload_seconds)
+    if body is None:
+        raise _too_large("the request", limits.max_bytes)
     try:
-        async with asyncio.timeout(limits.upload_seconds):
-            body = await _body(request, limits)
-            parser = _InMemory(request.headers, _once(body), max_files=2, max_fields=len(Options.model_fields))
-            parts = (await parser.parse()).multi_items()
-    except TimeoutError as error:
-        seconds = limits.upload_seconds
-        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, f"the request took longer than {seconds:g} s") from error
-    except ClientDisconnect as error:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "the client hung up before it had sent all") from error
+        parser = _InMemory(request.headers, _once(body), max_files=2, max_fields=len(Options.model_fields))
+        parts = (await parser.parse()).multi_items()
     except (MultiPartException, ValueError, KeyError) as error:
         raise _unprocessable(f"no multipart/form-data: {one_line(error)}") from error
     form: dict[str, bytes | str] = {}
@@ -102,21 +98,37 @@ async def read_form(request: Request, limits: Limits) -> dict[str, bytes | str]:
     return form
 
 
-async def _body(request: Request, limits: Limits) -> bytes:
-    most = 2 * limits.max_bytes + _REST_BYTES
-    body = bytearray()
-    seen = 0
-    async for chunk in request.stream():
-        seen += len(chunk)
-        if seen <= most:
-            body += chunk
-        else:
-            body.clear()
-        if seen > _THROWN_AWAY * most:
-            break
-    if seen > most:
-        raise _too_large("the request", limits.max_bytes)
-    return bytes(body)
+async def read_body(request: Request, most: int, seconds: float) -> bytes | None:
+    """Reads what a client sends.
+
+    Args:
+      request: Whose body was not read yet.
+      most: Bytes that are kept.
+      seconds: For all to arrive.
+
+    Returns:
+      The body, or None where there is more of it; then its sender has been listened to for a while, as one that
+      still sends reads no answer.
+
+    Raises:
+      Refusal: It took too long, or the client hung up.
+    """
+    body, seen = bytearray(), 0
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                seen += len(chunk)
+                if seen <= most:
+                    body += chunk
+                else:
+                    body.clear()
+                if seen > _THROWN_AWAY * most:
+                    break
+    except TimeoutError as error:
+        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, f"the request took longer than {seconds:g} s") from error
+    except ClientDisconnect as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the client hung up before it had sent all") from error
+    return bytes(body) if seen <= most else None
 
 
 async def _once(body: bytes) -> AsyncGenerator[bytes, None]:

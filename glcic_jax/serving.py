@@ -105,6 +105,7 @@ class Service:
         self._admitted = 0
         self._changed = threading.Condition()
         self._closed = False
+        self._given_up = threading.Event()
         self.ready = False
 
     @property
@@ -163,7 +164,7 @@ class Service:
         asked = time.perf_counter()
 
         def watched(done: int, count: int) -> None:
-            if gone.is_set():
+            if gone.is_set() or self._given_up.is_set():
                 raise GoneError
             if on_window is not None:
                 on_window(done, count)
@@ -175,18 +176,18 @@ class Service:
 
         return self._worker.submit(work)
 
-    def preview(self, content: bytes, name: str, make: Callable[[Picture], T]) -> "Future[T]":
+    def preview(self, load: Callable[[], bytes], name: str, make: Callable[[Picture], T]) -> "Future[T]":
         """Reads a picture to show it, beside the queue but one at a time.
 
         Args:
-          content: Its file.
+          load: Gives its file, when it is its turn: many may wait.
           name: What errors call it.
           make: From the picture to what is shown.
 
         Returns:
           A future of what `make` gives; it raises UserError where the picture cannot be read.
         """
-        return self._previewer.submit(lambda: make(self.read(content, name)))
+        return self._previewer.submit(lambda: make(self.read(load(), name)))
 
     def read(self, content: bytes, name: str) -> Picture:
         """Reads a picture.
@@ -215,15 +216,26 @@ class Service:
                 return
         self.ready = True
 
-    def close(self, seconds: float) -> bool:
-        """Takes nothing more, and waits until all that was taken is done, but not longer than `seconds`.
+    def refuse(self) -> None:
+        """Takes nothing more; what was taken goes on."""
+        with self._changed:
+            self._closed, self.ready = True, False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is waiting or being done."""
+        return not self._admitted
+
+    def close(self, seconds: float = 0.0) -> bool:
+        """Takes nothing more, waits until all that was taken is done, at most `seconds`, and gives the rest up.
 
         Returns:
           Whether all was done.
         """
+        self.refuse()
         with self._changed:
-            self._closed, self.ready = True, False
-            done = self._changed.wait_for(lambda: not self._admitted, seconds)
+            done = self._changed.wait_for(lambda: self.idle, seconds)
+        self._given_up.set()
         for pool in (self._worker, self._previewer):
             pool.shutdown(wait=False, cancel_futures=True)
         return done

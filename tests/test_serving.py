@@ -164,8 +164,22 @@ def test_closing_waits_no_longer_than_it_may(completer):
     service, held = Service({"tiny": completer}, LIMITS), Held()
     with service.admitted():
         service.submit(order(png(), held), threading.Event())
+        assert held.begun.wait(60)
         assert not service.close(0.1)
         held.let_go.set()
+
+
+def test_what_is_given_up_ends_after_its_window(completer):
+    service, held, gone = Service({"tiny": completer}, LIMITS), Held(), threading.Event()
+    with service.admitted():
+        future = service.submit(order(png(), held), gone)
+        waiting = service.submit(order(png()), gone)
+        assert held.begun.wait(60)
+        assert not service.close()
+        held.let_go.set()
+        with pytest.raises(GoneError):
+            future.result(60)
+        assert waiting.cancelled()
 
 
 def test_it_is_ready_once_it_is_warm(completer):
@@ -182,7 +196,7 @@ def test_a_preview_passes_the_queue(service):
     held = Held()
     with service.admitted():
         service.submit(order(png(), held), threading.Event())
-        assert service.preview(png(), "a", lambda picture: picture.size).result(30) == (48, 40)
+        assert service.preview(png, "a", lambda picture: picture.size).result(30) == (48, 40)
         held.let_go.set()
     with pytest.raises(NotAnImageError, match=r"^a\.txt: "):
-        service.preview(b"no", "a.txt", lambda picture: picture).result(30)
+        service.preview(lambda: b"no", "a.txt", lambda picture: picture).result(30)
