@@ -31,6 +31,9 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.s
 # Whole files go to one worker: where a long one is begun last, the others wait for it.
 _LONGEST_FIRST = (
     "test_processes.py",
+    "test_notebook.py",
+    "test_serve_in_a_browser.py",
+    "test_serve.py",
     "test_every_config.py",
     "test_killed.py",
     "test_steps.py",
