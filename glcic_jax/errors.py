@@ -28,12 +28,17 @@ class TooLargeError(DataError):
       remedy: What its owner can do who may change what is read.
 
     Attributes:
-      fact: The same.
+      fact, remedy: The same.
     """
 
     def __init__(self, fact: str, remedy: str):
         super().__init__(f"{fact}: {remedy}")
         self.fact = fact
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """Processes send each other errors."""
+        return type(self), (self.fact, self.remedy)
 
 
 class ConfigError(UserError):

@@ -5,7 +5,7 @@ A page sends a list of operations in the order in which they were done, as JSON.
 - `stroke`: `points` [[x, y], ...], `size` and `erase`; what is within half of `size` of the line, to a
   pixel, is hole, or is hole no more.
 - `rectangle`: `left`, `top`, `width`, `height`.
-- `mask`: `png`, a data URI; the hole is what is white in it, and nothing that was painted before.
+- `mask`: `png`, a data URI; the hole is what is white in it. It can only be the first.
 
 Lengths are pixels of the picture, from its upper left corner; (0.5, 0.5) is the middle of its first pixel.
 """
@@ -31,7 +31,7 @@ _FARTHEST = 1e5
 # OpenCV draws in sixteenths of a pixel, and no thicker lines.
 _SUBPIXEL_BITS = 4
 _THICKEST = 32_767
-# How many pixels strokes may touch, in all: so many times the picture's, and as many as are nothing.
+# How many pixels strokes and rectangles may touch, in all: so many times the picture's, and what is always little.
 _MOST_COVERED, _ALWAYS_COVERED = 200, 100_000_000
 
 
@@ -51,18 +51,19 @@ def painted_hole(operations: str, size: tuple[int, int]) -> np.ndarray:
     width, height = size
     painted = np.zeros((height, width), np.uint8)
     budget: float = _MOST_COVERED * width * height + _ALWAYS_COVERED
-    for operation in _operations(operations):
+    for index, operation in enumerate(_operations(operations)):
         kind = operation.get("kind")
         if kind == "stroke":
             budget -= _draw_stroke(painted, operation, budget)
         elif kind == "rectangle":
             left, top, across, down = (_number(operation, name) for name in ("left", "top", "width", "height"))
+            budget -= _within(width * height, budget)
             rows = slice(max(0, round(top)), max(0, round(top + down)))
             painted[rows, max(0, round(left)) : max(0, round(left + across))] = 1
-        elif kind == "mask":
+        elif kind == "mask" and index == 0:
             painted = _mask(operation, size).astype(np.uint8)
         else:
-            raise _unfit("an operation is a stroke, a rectangle or a mask")
+            raise _unfit("an operation is a stroke, a rectangle, or first of all a mask")
     return painted.astype(bool)
 
 
@@ -101,14 +102,18 @@ def _draw_stroke(painted: np.ndarray, stroke: dict[str, Any], budget: float) -> 
         raise _unfit(f"a stroke has points, and none farther away than {_FARTHEST:,.0f} px")
     lengths = np.linalg.norm(np.diff(points, axis=0), axis=1)
     # A line far outside costs nothing, but nothing is painted with it either.
-    covered = float((lengths + thickness).sum() + thickness) * thickness
-    if covered > budget:
-        raise _unfit("its strokes cover the picture more often than anybody paints")
+    covered = _within(float((lengths + thickness).sum() + thickness) * thickness, budget)
     # OpenCV's coordinates are those of the pixels' middles.
     line = np.rint((points - 0.5) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
     line = np.concatenate([line, line[-1:]])  # So that a dab, which has one point, is a line too.
     colour = 0 if stroke.get("erase") else 1
     cv2.polylines(painted, [line], False, colour, thickness, cv2.LINE_8, _SUBPIXEL_BITS)
+    return covered
+
+
+def _within(covered: float, budget: float) -> float:
+    if covered > budget:
+        raise _unfit("its strokes cover the picture more often than anybody paints")
     return covered
 
 

@@ -1,11 +1,15 @@
 """A folder for what a page's visitors send: nobody else's, emptied while it is used and gone afterwards."""
 
 import contextlib
+import os
 import shutil
 import tempfile
 import threading
 import time
 from pathlib import Path
+
+# A new folder is empty for a moment.
+_SECONDS_TO_FILL = 60.0
 
 
 class PrivateFolder:
@@ -32,9 +36,10 @@ class PrivateFolder:
                     path.unlink(missing_ok=True)
                 else:
                     kept += size
-            for directory in sorted(self.path.rglob("*"), reverse=True):
-                with contextlib.suppress(OSError):  # A file, or a folder that is not empty.
-                    directory.rmdir()
+            for directory in self.path.iterdir():
+                with contextlib.suppress(OSError):  # A file, or a folder that is not empty, or gone.
+                    if directory.stat().st_mtime < time.time() - _SECONDS_TO_FILL:
+                        directory.rmdir()
 
     def remove(self) -> None:
         """Deletes the folder."""
@@ -42,9 +47,10 @@ class PrivateFolder:
 
     def _files(self) -> list[tuple[float, int, Path]]:
         found = []
-        for path in self.path.rglob("*"):
-            with contextlib.suppress(FileNotFoundError):  # Whoever made it has deleted it.
-                if path.is_file():
+        for directory, _, names in os.walk(self.path):
+            for name in names:
+                path = Path(directory, name)
+                with contextlib.suppress(FileNotFoundError):  # Whoever made it has deleted it.
                     status = path.stat()
                     found.append((status.st_mtime, status.st_size, path))
         return found

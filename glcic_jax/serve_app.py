@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from glcic_jax import __version__
 from glcic_jax.errors import MemoryExhaustedError, TooLargeError, UserError, WeightsError
@@ -32,6 +33,8 @@ from glcic_jax.weights import Description
 
 _log = logging.getLogger(__name__)
 _RETRY_AFTER = "5"
+_METHODS = {"complete": "POST", "weights": "GET"}  # By the paths below /v1.
+_PIECE = 256 << 10  # Bytes of an answer that are sent at a time.
 _PROBLEM = "application/problem+json"
 
 
@@ -78,16 +81,16 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(Exception, _unexpected)
 
     @app.get("/healthz", summary="Whether the process answers.")
-    def healthz() -> dict[str, str]:
+    async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/readyz", summary="Whether pictures are completed.", responses=_problems(503))
-    def readyz() -> dict[str, str]:
+    async def readyz() -> dict[str, str]:
         _require_ready(service)
         return {"status": "ready"}
 
     @app.get("/v1/weights", summary="What may be named as `weights`, the default first.")
-    def weights() -> list[Weights]:
+    async def weights() -> list[Weights]:
         return [
             Weights(
                 name=name,
@@ -113,7 +116,9 @@ def create_app(service: Service) -> FastAPI:
     )(complete)
 
     @app.api_route("/v1/{rest:path}", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
-    def unknown(rest: str) -> None:
+    async def unknown(rest: str) -> None:
+        if rest in _METHODS:
+            raise HTTPException(405, f"{_METHODS[rest]} alone", {"Allow": _METHODS[rest]})
         raise HTTPException(404, "there is nothing here: see /openapi.json")
 
     return app
@@ -141,10 +146,13 @@ def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
 async def _complete(service: Service, request: Request) -> Response:
     begun = time.perf_counter()
     _require_ready(service)
-    with _refusals(), service.admitted():
+    with contextlib.ExitStack() as place:
+        place.enter_context(_refusals())
+        place.enter_context(service.admitted())
         order = order_of(await read_form(request, service.limits), service)
         uploaded = time.perf_counter() - begun
         result = await _result(service, order, request)
+        kept = place.pop_all()
     name = order.weights or service.default
     timings = {
         "upload": uploaded,
@@ -161,7 +169,36 @@ async def _complete(service: Service, request: Request) -> Response:
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
     }
-    return Response(result.content, media_type=_media_type(result.file_format), headers=headers)
+    media_type = _media_type(result.file_format)
+    return _Held(kept, service.limits.upload_seconds, result.content, media_type=media_type, headers=headers)
+
+
+class _Held(Response):
+    """An answer that keeps its place in the queue until it is sent: until then it takes memory.
+
+    Args:
+      place: What is left then.
+      seconds: For sending it.
+      content: The body.
+      **options: As a Response takes them.
+    """
+
+    def __init__(self, place: contextlib.ExitStack, seconds: float, content: bytes, **options: Any):
+        super().__init__(content, **options)
+        self._place = place
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it, piece by piece: the server waits for slow readers between them."""
+        with self._place, contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._seconds):
+                await send(
+                    {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+                )
+                for start in range(0, len(self.body), _PIECE):
+                    piece = bytes(self.body[start : start + _PIECE])
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _in_milliseconds(timings: dict[str, float], equals: str, unit: str) -> str:
@@ -224,12 +261,14 @@ def _refusals() -> Iterator[None]:
         raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
 
 
-def problem(status: HTTPStatus, detail: str) -> JSONResponse:
+def problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """An answer of RFC 9457."""
     content = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
     again = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-    headers = {"Retry-After": _RETRY_AFTER} if again else {}
-    return JSONResponse(content, status.value, headers, _PROBLEM)
+    sent = {"X-Content-Type-Options": "nosniff", **(headers or {})}
+    if again:
+        sent["Retry-After"] = _RETRY_AFTER
+    return JSONResponse(content, status.value, sent, _PROBLEM)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -240,7 +279,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return problem(HTTPStatus(error.status_code), str(error.detail))
+    return problem(HTTPStatus(error.status_code), str(error.detail), error.headers)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 # Windows around holes of up to some 200 px, and photographs of 640 px: what the network is run on most.
 _WARMUP = "384x384,384x448,448x384,448x448,448x512,512x448,512x512,640x448,640x512,448x640,512x640"
+_LONGEST_SIZE = len("4096x4096")
 _SECONDS_KEPT = 3600.0
 _SECONDS_BETWEEN_TENDINGS = 15.0
 # How long pages that only listen may hold up the end.
-_SECONDS_FOR_LISTENERS = 1
+_SECONDS_FOR_LISTENERS = 3
 _log = logging.getLogger("glcic_jax.serve")
 
 
@@ -39,8 +40,9 @@ class _Sizes(click.ParamType):
         sizes = []
         for part in filter(None, (text.strip() for text in str(value).split(","))):
             width, _, height = part.partition("x")
-            if not (width.isdecimal() and height.isdecimal() and 1 <= int(width) <= 4096 >= int(height) >= 1):
-                self.fail(f"{part!r} is no size in pixels up to 4096x4096, as 512x384", param, ctx)
+            known = len(part) <= _LONGEST_SIZE and width.isdecimal() and height.isdecimal()
+            if not known or not (1 <= int(width) <= 4096 and 1 <= int(height) <= 4096):
+                self.fail(f"{part[:20]!r} is no size in pixels up to 4096x4096, as 512x384", param, ctx)
             sizes.append((int(height), int(width)))
         return tuple(sizes)
 
@@ -93,12 +95,14 @@ def serve(**options: Any) -> None:
     cannot be used.
     """  # noqa: D301 - click reads the \\b.
     _require_extra()
-    _log_to_stderr()
-    listening = _listen(options["host"], options["port"])
-    with listening, _folder(int(8 * options["max_megabytes"] * options["queue"] * 1e6)) as folder:
-        service = _service(options)
-        _run(service, folder, listening, options)
-    click.echo("stopped", err=True)
+    most = int(8 * options["max_megabytes"] * options["queue"] * 1e6)
+    with (
+        _ended_by_signals(),
+        _log_to_stderr(),
+        _listen(options["host"], options["port"]) as listening,
+        _folder(most) as folder,
+    ):
+        _run(_service(options), folder, listening, options)
 
 
 def _require_extra() -> None:
@@ -112,13 +116,39 @@ def _require_extra() -> None:
         ) from error
 
 
-def _log_to_stderr() -> None:
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Has SIGTERM and Ctrl-C end the block as they end the server in it, which has its own handlers meanwhile."""
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(0)
+
+    handlers = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except SystemExit:
+        click.echo("stopped", err=True)
+        raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _log_to_stderr() -> Iterator[None]:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger = logging.getLogger("glcic_jax")
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -173,6 +203,7 @@ def _completers(references: tuple[str, ...], device: str | None) -> "dict[str, C
         name = os.path.basename(reference.rstrip("/")) or reference
         if name not in completers:
             completers[name] = Completer.load(reference, device)
+            completers[name].name = name  # It is told to visitors, whom this machine's paths do not concern.
         elif references:
             raise ConfigError(f"--weights: two are called {printable(name)}: rename one")
     return completers
@@ -230,8 +261,10 @@ def _run(service: "Service", folder: "PrivateFolder", listening: socket.socket, 
     _warm_up(service, options["warmup"])
     shown = f"[{host}]" if ":" in host else host
     click.echo(f"serving {', '.join(service.completers)} on http://{shown}:{port}", err=True)
-    with _quiet_signals():
+    try:
         Server(config).run([listening])
+    finally:
+        service.close()
 
 
 def _application(service: "Service", folder: "PrivateFolder", options: dict[str, Any]) -> Any:
@@ -253,17 +286,9 @@ def _warm_up(service: "Service", sizes: tuple[tuple[int, int], ...]) -> None:
             service.warm_up(sizes, lambda line: _log.info("%s", line))
         except UserError as error:  # Too little memory for a size: it is told, and others may do.
             _log.error("warm-up: %s", error)
-            service.ready = True
+            service.warm_up((), _log.info)
+        except Exception:
+            _log.exception("warm-up: nothing is completed")
 
-    threading.Thread(target=compile_all, name="warm-up", daemon=True).start()
-
-
-@contextlib.contextmanager
-def _quiet_signals() -> Iterator[None]:
-    """Uvicorn raises the signal again that it was stopped by, which is no failure."""
-    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    # Waited for at the end: Python cannot go while a compiler runs in one of its threads.
+    threading.Thread(target=compile_all, name="warm-up").start()

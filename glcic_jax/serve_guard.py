@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import posixpath
 from http import HTTPStatus
@@ -17,8 +18,10 @@ from glcic_jax.serve_app import problem
 from glcic_jax.serve_requests import Refusal, read_body
 from glcic_jax.serving import Limits
 
+_log = logging.getLogger(__name__)
 # The endpoint looks after itself.
-_ENDPOINT = ("/v1/", "/healthz", "/readyz", "/openapi.json")
+_ENDPOINT = "/v1/"
+_ASKED = ("/healthz", "/readyz", "/openapi.json")
 _API = "/gradio_api/"
 _UPLOAD = f"{_API}upload"
 _PAGE = {"/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", _UPLOAD, f"{_API}upload_progress"}
@@ -26,6 +29,10 @@ _PAGE |= {f"{_API}{name}" for name in ("queue/join", "queue/data", "startup-even
 _PAGE_FOLDERS = ("/assets/", "/static/", "/svelte/", f"{_API}heartbeat/")
 # What was painted, with the mask of a picture as large as may be; other requests are far smaller.
 _MOST_PAINTED = 16 << 20
+# Pages send several small ones for each that waits in the queue.
+_EVENTS_FOR_A_PLACE = 4
+# Of lists and objects in an event; strokes are text in it, and have a pair for each point.
+_MOST_BRACKETS = 250_000
 _REST_BYTES = 64 << 10  # Of an upload, beside its file.
 # The page loads nothing from elsewhere; gradio's own script and style are in it.
 _POLICY = (
@@ -55,7 +62,8 @@ class Guard:
         self._app = app
         self._folder = folder
         self._limits = limits
-        self._bodies = asyncio.Semaphore(limits.queue)
+        self._uploads = asyncio.Semaphore(limits.queue)
+        self._events = asyncio.Semaphore(_EVENTS_FOR_A_PLACE * limits.queue)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers, or hands on."""
@@ -63,8 +71,10 @@ class Guard:
             await self._app(scope, receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
-        elif scope["path"].startswith(_ENDPOINT):
+        elif scope["path"].startswith(_ENDPOINT) or (scope["path"] in _ASKED and scope["method"] == "GET"):
             await self._app(scope, receive, send)
+        elif scope["path"] in _ASKED:
+            await problem(HTTPStatus.METHOD_NOT_ALLOWED, "GET alone", {"Allow": "GET"})(scope, receive, send)
         elif not self._is_of_the_page(scope["path"]):
             await problem(HTTPStatus.NOT_FOUND, "there is nothing here")(scope, receive, send)
         else:
@@ -74,8 +84,11 @@ class Guard:
         if scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
             await self._app(scope, receive, send)
             return
+        places = self._uploads if scope["path"] == _UPLOAD else self._events
         try:
-            async with self._bodies:
+            if places.locked():
+                raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many send at once: try again later")
+            async with places:
                 body = await self._body(scope, receive)
                 await self._app(scope, _replayed(body, receive), send)
         except Refusal as refusal:
@@ -111,6 +124,8 @@ def names_own_files_alone(body: bytes, folder: Path) -> bool:
       body: JSON.
       folder: Where the visitors' files are.
     """
+    if body.count(b"[") + body.count(b"{") > _MOST_BRACKETS:  # To read them would stop all others for seconds.
+        return False
     try:
         left = [json.loads(body)] if body else []
     except (ValueError, RecursionError):
@@ -164,7 +179,10 @@ async def tended(folder: PrivateFolder, seconds: float) -> Any:
     async def tend() -> None:
         while True:
             await asyncio.sleep(seconds)
-            await asyncio.to_thread(folder.prune)
+            try:
+                await asyncio.to_thread(folder.prune)
+            except OSError as error:  # The next time, perhaps.
+                _log.warning("visitors' files: %s", error)
 
     task = asyncio.create_task(tend())
     try:

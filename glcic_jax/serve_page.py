@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,7 +16,7 @@ from glcic_jax import page_actions as actions
 from glcic_jax.errors import DataError, TooLargeError, UserError, WeightsError
 from glcic_jax.private_folder import PrivateFolder
 from glcic_jax.serve_app import limits_of
-from glcic_jax.serving import Service
+from glcic_jax.serving import STOPPING, GoneError, NotReadyError, Service
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -132,13 +133,12 @@ def _connect(page: gr.Blocks, parts: _Parts, service: Service, folder: PrivateFo
     weights = parts.options.weights
     page.load(None, js=_START)
     weights.change(bound(_about), weights, parts.about, **quiet)
-    photograph.upload(bound(_open), photograph, [text, *outputs], **quiet).then(None, text, js=_OPEN)
+    photograph.upload(bound(_open), photograph, [text, *outputs], **quiet).success(None, text, js=_OPEN)
     photograph.clear(lambda: ("", *_nothing()), None, [text, *outputs], **quiet).then(None, text, js=_OPEN)
     for button, example in zip(parts.examples, actions.EXAMPLES, strict=True):
         opened = [photograph, parts.operations, text, *outputs]
-        button.click(bound(_example, folder, example), None, opened, **quiet).then(None, text, js=_OPEN).success(
-            run, asked, outputs, **long
-        )
+        placed = button.click(bound(_example, folder, example), None, opened, **quiet)
+        placed.success(None, text, js=_OPEN).success(run, asked, outputs, **long)
     parts.at_random.click(bound(_random), photograph, text, **quiet).success(None, text, js=_APPLY)
     masks = parts.masks
     masks.mask.upload(bound(_mask), [photograph, *masks], [text, masks.mask], **quiet).success(
@@ -230,8 +230,8 @@ def _run(
     service: Service, folder: PrivateFolder, photograph: str | None, operations: str, *chosen: Any
 ) -> tuple[Any, ...]:
     path, choices = _required(photograph), actions.Choices(*chosen)
-    if choices.file_format == _AS_IT_CAME:
-        choices = choices._replace(file_format=None)
+    file_format = None if choices.file_format == _AS_IT_CAME else choices.file_format
+    choices = choices._replace(grow=round(choices.grow or 0), file_format=file_format)
     progress, windows = gr.Progress(), (0, 0)
 
     def on_window(done: int, count: int) -> None:
@@ -245,7 +245,10 @@ def _run(
             # Gradio's progress is that of this thread, and the work is done in another.
             progress(windows if windows[1] > 1 else None, desc="Filling" if windows[0] else "Waiting and filling")
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-        found = actions.shown(service, folder, path, future.result())
+        try:
+            found = actions.shown(service, folder, path, future.result())
+        except (GoneError, CancelledError) as error:
+            raise NotReadyError(STOPPING) from error
     _log.info("page: completed in %.1f s", time.perf_counter() - begun)
     lines = "\n".join(f"- {_plain(note)}" for note in found.notes)
     return (

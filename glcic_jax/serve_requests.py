@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from glcic_jax.errors import WeightsError, one_line
+from glcic_jax.errors import WeightsError, one_line, printable
 from glcic_jax.file_completion import Settings
 from glcic_jax.hole_choice import ChooseHole, MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
 from glcic_jax.serving import Limits, Order, Service
@@ -34,7 +34,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer.
     def __init__(self, status: HTTPStatus, detail: str):
         super().__init__(detail)
         self.status = status
-        self.detail = detail
+        self.detail = printable(detail)  # It goes to the log, too.
 
 
 class Options(BaseModel, extra="forbid"):

@@ -16,6 +16,7 @@ from glcic_jax.memory import enough_memory_for
 from glcic_jax.pictures import Picture, format_for, read_picture
 
 T = TypeVar("T")
+STOPPING = "the service is being stopped: try again later"
 
 
 class BusyError(UserError):
@@ -89,8 +90,8 @@ class Service:
     """Completes pictures with one network at a time.
 
     Pictures are decoded, completed and encoded in one thread, in the order in which they were asked for: two
-    networks at once on the same cores take longer than one after the other, and two decoded pictures twice the
-    memory. What waits is held as the files that came.
+    networks at once on the same cores take longer than one after the other, and every decoded picture takes
+    memory. What waits is held as the files that came. Previews have a thread of their own.
 
     Args:
       completers: By the names that may be asked for; the first is the default.
@@ -103,7 +104,7 @@ class Service:
         self._worker = ThreadPoolExecutor(1, "completing")
         self._previewer = ThreadPoolExecutor(1, "previewing")
         self._admitted = 0
-        self._changed = threading.Condition()
+        self._changing = threading.Lock()
         self._closed = False
         self._given_up = threading.Event()
         self.ready = False
@@ -135,18 +136,17 @@ class Service:
           BusyError: There is none.
           NotReadyError: It is being stopped.
         """
-        with self._changed:
+        with self._changing:
             if self._closed:
-                raise NotReadyError("the service is being stopped: try again later")
+                raise NotReadyError(STOPPING)
             if self._admitted >= self.limits.queue:
                 raise BusyError(f"{self._admitted} requests are waiting, as many as are taken: try again later")
             self._admitted += 1
         try:
             yield
         finally:
-            with self._changed:
+            with self._changing:
                 self._admitted -= 1
-                self._changed.notify_all()
 
     def submit(
         self, order: Order, gone: threading.Event, on_window: Callable[[int, int], None] | None = None
@@ -174,7 +174,7 @@ class Service:
                 raise GoneError
             return self._completed(order, time.perf_counter() - asked, watched)
 
-        return self._worker.submit(work)
+        return _accepted(self._worker, work)
 
     def preview(self, load: Callable[[], bytes], name: str, make: Callable[[Picture], T]) -> "Future[T]":
         """Reads a picture to show it, beside the queue but one at a time.
@@ -187,7 +187,7 @@ class Service:
         Returns:
           A future of what `make` gives; it raises UserError where the picture cannot be read.
         """
-        return self._previewer.submit(lambda: make(self.read(load(), name)))
+        return _accepted(self._previewer, lambda: make(self.read(load(), name)))
 
     def read(self, content: bytes, name: str) -> Picture:
         """Reads a picture.
@@ -214,11 +214,12 @@ class Service:
             tell(f"ready for windows of {width} x {height} px after {time.perf_counter() - begun:.1f} s")
             if self._closed:
                 return
-        self.ready = True
+        with self._changing:
+            self.ready = not self._closed
 
     def refuse(self) -> None:
         """Takes nothing more; what was taken goes on."""
-        with self._changed:
+        with self._changing:
             self._closed, self.ready = True, False
 
     @property
@@ -226,15 +227,14 @@ class Service:
         """Whether nothing is waiting or being done."""
         return not self._admitted
 
-    def close(self, seconds: float = 0.0) -> bool:
-        """Takes nothing more, waits until all that was taken is done, at most `seconds`, and gives the rest up.
+    def close(self) -> bool:
+        """Takes nothing more, and gives up what is not done, after the window that it is at.
 
         Returns:
           Whether all was done.
         """
         self.refuse()
-        with self._changed:
-            done = self._changed.wait_for(lambda: self.idle, seconds)
+        done = self.idle
         self._given_up.set()
         for pool in (self._worker, self._previewer):
             pool.shutdown(wait=False, cancel_futures=True)
@@ -257,3 +257,10 @@ class Service:
         file_format = format_for(None, picture, order.settings.file_format)
         done = time.perf_counter()
         return Result(content, file_format, tuple(notes), waited, read - begun, done - read)
+
+
+def _accepted(pool: ThreadPoolExecutor, work: Callable[[], T]) -> "Future[T]":
+    try:
+        return pool.submit(work)
+    except RuntimeError as error:  # It was shut down.
+        raise NotReadyError(STOPPING) from error

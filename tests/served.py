@@ -43,7 +43,7 @@ class Served(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(folder: Path, weights: Path, *arguments: str, ready: bool = True):
+def served(folder: Path, weights: Path, *arguments: str, ready: bool = True, said: str = "serving"):
     """Starts a service on a free port; ends it, if that was not done.
 
     Args:
@@ -51,6 +51,7 @@ def served(folder: Path, weights: Path, *arguments: str, ready: bool = True):
       weights: What it completes with.
       *arguments: Of `glcic serve`.
       ready: Whether to wait until it is.
+      said: What to wait for in its log; the url is none where this is nothing.
     """
     temporary = folder / "tmp"
     temporary.mkdir()
@@ -62,7 +63,8 @@ def served(folder: Path, weights: Path, *arguments: str, ready: bool = True):
             [sys.executable, "-c", code, "serve", *options], cwd=ROOT, env=environment, stderr=log
         )
     try:
-        yield Served(_address(process, folder / "log", ready), process, folder / "log", temporary)
+        url = _address(process, folder / "log", ready) if said else ""
+        yield Served(url, process, folder / "log", temporary)
     finally:
         if process.poll() is None:
             process.kill()

@@ -1,11 +1,12 @@
 """Files that are never there half."""
 
 import os
+import pickle
 import resource
 
 import pytest
 
-from glcic_jax.errors import DataError
+from glcic_jax.errors import DataError, TooLargeError
 from glcic_jax.files import write_aside
 
 
@@ -71,3 +72,8 @@ def test_names_that_cannot_be_are_one_line(tmp_path, name):
     with pytest.raises(DataError, match="cannot be written"):
         write_aside(f"{tmp_path}/{name}", b"")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_error_can_be_sent_to_another_process():
+    error = pickle.loads(pickle.dumps(TooLargeError("too large", "take another")))
+    assert (str(error), error.fact, error.remedy) == ("too large: take another", "too large", "take another")

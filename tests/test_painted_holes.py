@@ -64,10 +64,15 @@ def test_a_rectangle_has_whole_pixels_and_is_cut():
 
 
 @pytest.mark.parametrize("size", [(90, 60), (1, 1), (7, 300)])
-def test_a_mask_comes_back_bit_for_bit_and_replaces_what_was_there(size):
+def test_a_mask_comes_back_bit_for_bit(size):
     hole = np.random.default_rng(0).random((size[1], size[0])) < 0.4
-    operation = mask_operation(hole)
-    np.testing.assert_array_equal(drawn(stroke(300, (0, 0)), operation, size=size), hole)
+    np.testing.assert_array_equal(drawn(mask_operation(hole), size=size), hole)
+
+
+def test_a_mask_can_be_painted_on():
+    mask = mask_operation(np.eye(60, 90, dtype=bool))
+    assert drawn(mask, stroke(6, (80, 10)))[10, 80]
+    assert not drawn(mask, stroke(6, (30, 30), erase=True))[30, 30]
 
 
 def test_the_mask_file_is_black_and_white(tmp_path):
@@ -105,6 +110,7 @@ def test_nothing_painted_is_no_hole():
         json.dumps([{"kind": "mask", "png": "data:image/png;base64,%%%"}]),
         json.dumps([{"kind": "mask", "png": "data:image/png;base64,aGFsbG8="}]),
         json.dumps([stroke(1, (1, 1))] * 10_001),
+        json.dumps([stroke(1, (1, 1)), mask_operation(np.ones((60, 90), bool))]),
         json.dumps([stroke(4000, *([(1, 1), (80, 50)] * 500))]),
     ],
 )
@@ -112,6 +118,12 @@ def test_what_nobody_paints_is_refused_in_a_line(text):
     with pytest.raises(DataError) as caught:
         painted_hole(text, SIZE)
     assert one_line(caught)
+
+
+def test_more_than_anybody_paints_is_refused_whatever_its_shape():
+    rectangle = {"kind": "rectangle", "left": 0, "top": 0, "width": 5, "height": 5}
+    with pytest.raises(DataError, match="more often"):
+        drawn(*[rectangle] * 300, size=(2000, 2000))
 
 
 def test_a_mask_of_another_shape_or_too_many_pixels_is_refused():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import struct
 import zlib
 
@@ -9,16 +10,15 @@ import numpy as np
 import pytest
 from conftest import command_runner
 from PIL import Image
+from starlette.testclient import TestClient
 from test_serving import LIMITS, completer
+from tiny import tiny_weights
 
 from glcic_jax.commands import cli
 from glcic_jax.serve_app import create_app
 from glcic_jax.serve_requests import Options
 from glcic_jax.serving import Service
 from glcic_jax.weights import save_weights
-
-pytest.importorskip("fastapi")
-from starlette.testclient import TestClient
 
 __all__ = ["completer"]
 
@@ -28,7 +28,7 @@ def service(completer):
     made = Service({"tiny": completer, "other": completer}, LIMITS)
     made.ready = True
     yield made
-    made.close(10)
+    made.close()
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_the_command_and_the_endpoint_give_the_same_bytes(
     client, completer, tmp_path, monkeypatch, flags, options, kind
 ):
     weights = tmp_path / "tiny.safetensors"
-    save_weights(_weights(), weights)
+    save_weights(tiny_weights(), weights)
     exif = Image.Exif()
     exif[0x010F] = "a camera"
     picture = image(kind=kind, exif=exif)
@@ -112,18 +112,6 @@ def test_the_command_and_the_endpoint_give_the_same_bytes(
         answer = send(client, picture, keep_exif=str(keep).lower(), **options)
         assert answer.content == done.stdout_bytes
         assert (b"a camera" in answer.content) == keep
-
-
-def _weights():
-    import jax
-    import jax.numpy as jnp
-
-    from glcic_jax.networks import CompletionNetwork
-    from glcic_jax.weights import Description, Weights
-
-    network = CompletionNetwork(1 / 16)
-    variables = jax.tree.map(np.asarray, network.init(jax.random.key(3), jnp.zeros((1, 8, 8, 4))))
-    return Weights(network, variables, Description("signed", (0.5,) * 3, 32, (8, 16), "a test"))
 
 
 def test_the_hole_may_be_what_is_transparent_or_drawn(client):
@@ -186,7 +174,7 @@ def test_another_kind_of_request_is_415(client):
 
 
 def test_mask_problems_are_422_with_the_words_of_the_command(client, tmp_path, completer):
-    save_weights(_weights(), tmp_path / "w.safetensors")
+    save_weights(tiny_weights(), tmp_path / "w.safetensors")
     (tmp_path / "in.png").write_bytes(image())
     for hole in (mask((30, 40)), b"hello", mask((48, 40))[:60]):
         (tmp_path / "mask").write_bytes(hole)
@@ -261,7 +249,40 @@ def test_an_unexpected_error_is_500_without_its_words(client, service, monkeypat
 def test_unknown_paths_and_methods_are_problems(client):
     assert_problem(client.get("/v1/other"), 404)
     assert_problem(client.put("/v1/other"), 404)
-    assert client.get("/v1/complete").status_code in (404, 405)
+    for path, method in {"complete": "POST", "weights": "GET"}.items():
+        answer = client.request("PUT", f"/v1/{path}")
+        assert_problem(answer, 405)
+        assert answer.headers["allow"] == method
+    assert_problem(client.get("/v1/complete"), 405)
+    assert_problem(client.put("/healthz"), 405)
+
+
+def test_what_clients_call_things_cannot_forge_the_log(client, caplog):
+    with caplog.at_level("INFO", "glcic_jax"):
+        files = {"image": ("a", image()), "mask": ("m", mask())}
+        client.post("/v1/complete", files=files, data={"a\nforged\x1b[2J": "1"})
+    assert "forged" in caplog.text
+    for record in caplog.records:
+        assert record.getMessage().isprintable()
+
+
+def test_what_is_sent_goes_to_no_disk(client, monkeypatch):
+    """Beyond a megabyte, files go to the temporary folder unless the parser is told otherwise."""
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere/at/all")
+    noise = np.random.default_rng(0).bytes(LIMITS.max_bytes - 100)
+    assert_problem(send(client, image() + noise[len(image()) :], noise), 422)  # Of the mask: the image was read.
+
+
+def test_text_that_unpacks_to_much_is_no_bomb(client):
+    """A hundred kilobytes that would be a hundred megabytes."""
+    packed = zlib.compress(b"\0" * (100 << 20), 9)
+    for kind, data in ((b"zTXt", b"a\0\0" + packed), (b"iCCP", b"a\0\0" + packed)):
+        chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        whole = image()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        answer = send(client, whole[:33] + chunk + whole[33:])
+        assert answer.status_code in (200, 415), answer.text
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 80 << 10  # KiB.
 
 
 def test_weights_are_listed_the_default_first(client):

@@ -108,8 +108,10 @@ def visit(browser, service):
         return opened[-1]
 
     yield begin
+    errors = [error for one in opened for error in (*one.errors, *one.elsewhere)]
     for one in opened:
         one.close()
+    assert errors == []
 
 
 def photograph(path, width=240, height=180, **options):
@@ -147,7 +149,6 @@ def test_what_is_painted_is_filled_and_nothing_else(visit, tmp_path, service, we
     files = {name: (name, content) for name, content in files.items()}
     assert httpx.post(f"{service.url}/v1/complete", files=files, timeout=60).content == filled
     assert b"a camera" not in filled
-    assert (one.elsewhere, one.errors) == ([], [])
 
 
 def test_a_large_photograph_keeps_its_size_and_its_format(visit, tmp_path):

@@ -3,35 +3,30 @@
 import threading
 from concurrent.futures import TimeoutError as NotYet
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import tiny_weights
 
 from glcic_jax.completer import Completer
 from glcic_jax.errors import DataError, TooLargeError, WeightsError
 from glcic_jax.file_completion import Settings, complete_file
 from glcic_jax.mask_files import Hole
-from glcic_jax.networks import CompletionNetwork
 from glcic_jax.pictures import Picture, encode_picture, read_picture
 from glcic_jax.serving import BusyError, GoneError, Limits, NotAnImageError, NotReadyError, Order, Service
-from glcic_jax.weights import Description, Weights
 
 LIMITS = Limits(max_bytes=1 << 20, max_pixels=10_000, queue=3)
 
 
 @pytest.fixture(scope="module")
 def completer() -> Completer:
-    network = CompletionNetwork(1 / 16)
-    variables = jax.tree.map(np.asarray, network.init(jax.random.key(3), jnp.zeros((1, 8, 8, 4))))
-    return Completer(Weights(network, variables, Description("signed", (0.5,) * 3, 32, (8, 16), "a test")))
+    return Completer(tiny_weights())
 
 
 @pytest.fixture
 def service(completer):
     made = Service({"tiny": completer, "other": completer}, LIMITS)
     yield made
-    made.close(10)
+    made.close()
 
 
 def png(height=40, width=48) -> bytes:
@@ -145,28 +140,24 @@ def test_what_cannot_be_done_is_an_error_of_its_kind(service):
         assert service.submit(order(png())._replace(weights="other"), threading.Event()).result(60).content
 
 
-def test_closing_waits_for_what_was_taken_and_takes_nothing_more(completer):
-    service, held, closed = Service({"tiny": completer}, LIMITS), Held(), []
-    with service.admitted():
-        future = service.submit(order(png(), held), threading.Event())
-        closing = threading.Thread(target=lambda: closed.append(service.close(60)))
-        closing.start()
-        assert held.begun.wait(60)
-        with pytest.raises(NotReadyError), service.admitted():
-            pass
-        held.let_go.set()
-        assert future.result(60).content
-    closing.join(60)
-    assert closed == [True]
-
-
-def test_closing_waits_no_longer_than_it_may(completer):
+def test_what_was_taken_goes_on_and_nothing_more_is_taken(completer):
     service, held = Service({"tiny": completer}, LIMITS), Held()
     with service.admitted():
-        service.submit(order(png(), held), threading.Event())
+        future = service.submit(order(png(), held), threading.Event())
         assert held.begun.wait(60)
-        assert not service.close(0.1)
+        service.refuse()
+        with pytest.raises(NotReadyError), service.admitted():
+            pass
+        assert not service.idle
         held.let_go.set()
+        assert future.result(60).content
+    assert service.idle
+    assert service.close()
+    for begin in (lambda: service.submit(order(png()), threading.Event()), lambda: service.preview(png, "a", id)):
+        with pytest.raises(NotReadyError):
+            begin()
+    service.warm_up((), print)
+    assert not service.ready
 
 
 def test_what_is_given_up_ends_after_its_window(completer):
@@ -188,7 +179,7 @@ def test_it_is_ready_once_it_is_warm(completer):
     service.warm_up([(32, 40)], lines.append)
     assert service.ready
     assert lines[0].startswith("ready for windows of 40 x 32 px")
-    assert service.close(1)
+    assert service.close()
     assert not service.ready
 
 

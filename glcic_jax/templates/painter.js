@@ -15,9 +15,10 @@ window.glcicPainter = (() => {
   let done = [];
   let undone = [];
   let stroke = null;
+  let opened = 0; // How many photographs were.
   let erase = false;
   let pen = null; // Where the keyboard holds the brush: {x, y, down}.
-  const loaded = new WeakMap(); // From a mask's operation to its tinted canvas.
+  let shown = {}; // The mask's operation that was drawn last, and its tinted canvas: each is large.
 
   const scale = () => canvas.width / picture.width;
   const element = (name, attributes = {}, ...children) => {
@@ -63,8 +64,8 @@ window.glcicPainter = (() => {
     root.showSize = showSize;
     canvas.addEventListener("pointerdown", press);
     canvas.addEventListener("pointermove", move);
-    canvas.addEventListener("pointerup", release);
-    canvas.addEventListener("pointercancel", release);
+    canvas.addEventListener("pointerup", (event) => event.isPrimary && release());
+    canvas.addEventListener("pointercancel", (event) => event.isPrimary && release());
     canvas.addEventListener("pointerleave", () => (ring.hidden = !pen));
     canvas.addEventListener("keydown", key);
     canvas.addEventListener("blur", () => {
@@ -79,6 +80,7 @@ window.glcicPainter = (() => {
   // Shows a photograph, JSON: {preview, width, height, operations}; an empty text shows none.
   function open(text) {
     start();
+    opened += text ? 0 : 1;
     done = [];
     undone = [];
     stroke = pen = picture = null;
@@ -91,7 +93,9 @@ window.glcicPainter = (() => {
     }
     const { preview, width, height, operations } = JSON.parse(text);
     const image = new Image();
+    const opening = ++opened;
     image.onload = () => {
+      if (opening !== opened) return; // Another was opened meanwhile.
       const factor = Math.min(1, LONGEST_SIDE / Math.max(width, height));
       canvas.width = Math.max(1, Math.round(width * factor));
       canvas.height = Math.max(1, Math.round(height * factor));
@@ -107,6 +111,7 @@ window.glcicPainter = (() => {
       note.textContent = `${width} x ${height} pixels. Paint over what is to vanish.`;
       redraw();
     };
+    image.onerror = () => (note.textContent = "This photograph cannot be shown.");
     image.src = preview;
   }
 
@@ -117,17 +122,20 @@ window.glcicPainter = (() => {
 
   function add(operation) {
     if (!picture) return;
+    release();
     done.push(operation);
     undone = [];
     redraw();
   }
 
   function undo() {
+    release();
     if (done.length) undone.push(done.pop());
     redraw();
   }
 
   function redo() {
+    release();
     if (undone.length) done.push(undone.pop());
     redraw();
   }
@@ -138,10 +146,12 @@ window.glcicPainter = (() => {
     root.querySelector("[data-act=eraser]").setAttribute("aria-pressed", erase);
   }
 
+  // Where what shows begins: with the last mask or clearing.
+  const lastWhole = () => Math.max(0, done.findLastIndex(({ kind }) => kind === "mask" || kind === "clear"));
+
   // What the service needs of what was done: nothing before the last mask or clearing shows any more.
   function operations() {
-    const last = Math.max(0, done.findLastIndex(({ kind }) => kind === "mask" || kind === "clear"));
-    return JSON.stringify(done.slice(last).filter(({ kind }) => kind !== "clear"));
+    return JSON.stringify(done.slice(lastWhole()).filter(({ kind }) => kind !== "clear"));
   }
 
   function update() {
@@ -155,7 +165,7 @@ window.glcicPainter = (() => {
     update();
     if (!picture) return;
     layer.getContext("2d").clearRect(0, 0, layer.width, layer.height);
-    done.forEach(draw);
+    done.slice(lastWhole()).forEach(draw);
     show();
   }
 
@@ -195,13 +205,14 @@ window.glcicPainter = (() => {
 
   function drawMask(context, operation) {
     context.clearRect(0, 0, layer.width, layer.height);
-    if (loaded.has(operation)) {
-      context.drawImage(loaded.get(operation), 0, 0);
+    if (shown.operation === operation) {
+      context.drawImage(shown.mask, 0, 0);
       return;
     }
     const image = new Image();
     image.onload = () => {
-      loaded.set(operation, tinted(image));
+      if (!done.slice(lastWhole()).includes(operation)) return;
+      shown = { operation, mask: tinted(image) };
       redraw();
     };
     image.src = operation.png;
@@ -234,8 +245,9 @@ window.glcicPainter = (() => {
   const rounded = ({ x, y }) => [Math.round(x * 100) / 100, Math.round(y * 100) / 100];
 
   function begin(at) {
-    stroke = { kind: "stroke", size: Number(size.value), erase, points: [rounded(at)] };
-    add(stroke);
+    const begun = { kind: "stroke", size: Number(size.value), erase, points: [rounded(at)] };
+    add(begun);
+    stroke = begun;
   }
 
   function lengthen(at) {
@@ -286,10 +298,10 @@ window.glcicPainter = (() => {
     if (!picture) return;
     const command = event.ctrlKey || event.metaKey;
     const pressed = event.key.toLowerCase();
-    if (event.key in ARROWS) {
+    if (event.key in ARROWS && !command && !event.altKey) {
       step(...ARROWS[event.key], event.shiftKey ? 1 : Math.max(1, Number(size.value) / 4));
-    } else if (event.key === " " || event.key === "Enter") {
-      toggle();
+    } else if (event.key === " ") {
+      if (!event.repeat) toggle();
     } else if (event.key === "[" || event.key === "]") {
       size.value = Number(size.value) * (event.key === "[" ? 0.8 : 1.25) + (event.key === "[" ? -1 : 1);
       root.showSize();
@@ -319,8 +331,8 @@ window.glcicPainter = (() => {
     if (pen.down) {
       release();
     } else {
-      pen.down = true;
       begin(pen);
+      pen.down = true;
     }
     note.textContent = pen.down ? "The brush is down: arrow keys paint." : "The brush is lifted.";
   }

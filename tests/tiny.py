@@ -1,0 +1,15 @@
+"""A network that completes in no time, and badly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from glcic_jax.networks import CompletionNetwork
+from glcic_jax.weights import Description, Weights
+
+
+def tiny_weights() -> Weights:
+    """Of a completion network of a sixteenth of the width, drawn from one key."""
+    network = CompletionNetwork(1 / 16)
+    variables = jax.tree.map(np.asarray, network.init(jax.random.key(3), jnp.zeros((1, 8, 8, 4))))
+    return Weights(network, variables, Description("signed", (0.5,) * 3, 32, (8, 16), "a test"))
