@@ -15,8 +15,7 @@ import numpy as np
 from glcic_jax.errors import DataError, TooLargeError, printable
 from glcic_jax.file_completion import Settings
 from glcic_jax.hole_choice import MaskSettings, changed, hole_of_file
-from glcic_jax.mask_files import Hole, random_hole
-from glcic_jax.page import embed
+from glcic_jax.mask_files import Hole, coverage_note, random_hole
 from glcic_jax.painted_holes import mask_operation, painted_hole
 from glcic_jax.pictures import Picture, suffix_for
 from glcic_jax.pixels import to_colour
@@ -86,11 +85,12 @@ class Shown(NamedTuple):
     notes: tuple[str, ...]
 
 
-def opened(service: Service, photograph: Path, operations: list[dict[str, Any]]) -> str:
+def opened(service: Service, folder: PrivateFolder, photograph: Path, operations: list[dict[str, Any]]) -> str:
     """What painter.js opens, as JSON.
 
     Args:
       service: What reads.
+      folder: Where the reduced picture lies that it fetches: what is sent to nobody who listens, is kept.
       photograph: Its file.
       operations: What is painted on it.
 
@@ -100,7 +100,7 @@ def opened(service: Service, photograph: Path, operations: list[dict[str, Any]])
 
     def shown(picture: Picture) -> str:
         width, height = picture.size
-        preview = embed(reduced(picture.pixels), _LONGEST_PREVIEW).uri
+        preview = str(placed(folder, "preview.jpg", _jpeg(picture)))
         return json.dumps(
             {"preview": preview, "width": width, "height": height, "operations": operations}, allow_nan=False
         )
@@ -116,7 +116,14 @@ def hole_of_mask(service: Service, photograph: Path, mask: Path, invert: bool, f
     """
     settings = MaskSettings(invert, fit, max_pixels=service.limits.max_pixels)
     choose = hole_of_file(_content(mask, service.limits), mask.name, settings)
-    return _operation(service, photograph, lambda picture: choose(picture)[1].hole)
+
+    def hole(picture: Picture) -> np.ndarray:
+        found = choose(picture)[1].hole
+        if not found.any():
+            raise DataError(coverage_note(found)[0])
+        return found
+
+    return _operation(service, photograph, hole)
 
 
 def hole_at_random(service: Service, photograph: Path) -> str:
@@ -172,9 +179,7 @@ def shown(service: Service, folder: PrivateFolder, photograph: Path, result: Res
         ("before", lambda: _content(photograph, service.limits)),
         ("after", lambda: result.content),
     ):
-        small = service.preview(load, name, lambda picture: reduced(picture.pixels)).result()
-        _, encoded = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
-        smalls.append(placed(folder, f"{name}.jpg", encoded.tobytes()))
+        smalls.append(placed(folder, f"{name}.jpg", service.preview(load, name, _jpeg).result()))
     name = f"{photograph.stem}_completed{suffix_for(result.file_format, photograph)}"
     return Shown(smalls[0], smalls[1], placed(folder, name, result.content), result.notes)
 
@@ -195,6 +200,11 @@ def reduced(pixels: np.ndarray) -> np.ndarray:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
     return np.rint(255 * to_colour(pixels)).astype(np.uint8)
+
+
+def _jpeg(picture: Picture) -> bytes:
+    small = reduced(picture.pixels)
+    return cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
 
 
 def _operation(service: Service, photograph: Path, draw: Callable[[Picture], np.ndarray]) -> str:

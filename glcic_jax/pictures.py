@@ -259,7 +259,9 @@ def encode_picture(picture: Picture, file_format: str, quality: int = 95) -> byt
         raise DataError(f"no results are written as {printable(file_format)!r}")
     picture = fitted(picture, file_format)
     pixels, profile, exif, dpi = picture.pixels, picture.icc_profile, picture.exif, picture.dpi
-    options: dict[str, Any] = {"icc_profile": profile or None, "exif": exif}
+    options: dict[str, Any] = {"icc_profile": profile or None}
+    if exif:  # HEIF's writer refuses an empty block.
+        options["exif"] = exif
     if dpi:
         options["dpi"] = dpi
     if file_format in ("JPEG", "WEBP", "AVIF", "HEIF"):

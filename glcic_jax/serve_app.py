@@ -115,7 +115,9 @@ def create_app(service: Service) -> FastAPI:
         openapi_extra={"requestBody": request_body()},
     )(complete)
 
-    @app.api_route("/v1/{rest:path}", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+    @app.api_route("/v1/{rest:path}", methods=methods, include_in_schema=False)
     async def unknown(rest: str) -> None:
         if rest in _METHODS:
             raise HTTPException(405, f"{_METHODS[rest]} alone", {"Allow": _METHODS[rest]})

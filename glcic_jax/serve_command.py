@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -47,6 +48,15 @@ class _Sizes(click.ParamType):
         return tuple(sizes)
 
 
+class _Number(click.FloatRange):
+    """A number in a range, of which "nan" is none."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """What click calls with the option's text."""
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value!r} is no number", param, ctx)
+
+
 @click.command()
 @click.option(
     "--weights",
@@ -64,18 +74,14 @@ class _Sizes(click.ParamType):
     help="Sizes that the network is compiled for at the start; '' for none.  [default: eleven common ones]",
 )
 @click.option(
-    "--max-megabytes", type=click.FloatRange(0.1, 1000), default=32, show_default=True, help="Of a file, at most."
+    "--max-megabytes", type=_Number(0.1, 1000), default=32, show_default=True, help="Of a file, at most."
 )
-@click.option(
-    "--max-megapixels", type=click.FloatRange(0.01, 500), default=40, show_default=True, help="Of a picture."
-)
+@click.option("--max-megapixels", type=_Number(0.01, 500), default=40, show_default=True, help="Of a picture.")
 @click.option("--queue", type=click.IntRange(1, 1000), default=16, show_default=True, help="Requests at a time.")
-@click.option(
-    "--upload-seconds", type=click.FloatRange(1), default=60, show_default=True, help="For a request to arrive."
-)
+@click.option("--upload-seconds", type=_Number(1), default=60, show_default=True, help="For a request to arrive.")
 @click.option(
     "--stop-seconds",
-    type=click.FloatRange(0),
+    type=_Number(0),
     default=60,
     show_default=True,
     help="For what is begun, at the end.",
@@ -143,6 +149,8 @@ def _log_to_stderr() -> Iterator[None]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    # It tells of every odd request, and what was in it.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     try:
         yield
     finally:

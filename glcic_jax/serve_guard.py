@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import posixpath
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ _MOST_PAINTED = 16 << 20
 _EVENTS_FOR_A_PLACE = 4
 # Of lists and objects in an event; strokes are text in it, and have a pair for each point.
 _MOST_BRACKETS = 250_000
+_LONGEST_PATH = 1000
+_SECONDS_OF_AN_EVENT = 15.0  # They are small.
 _REST_BYTES = 64 << 10  # Of an upload, beside its file.
 # The page loads nothing from elsewhere; gradio's own script and style are in it.
 _POLICY = (
@@ -75,6 +78,8 @@ class Guard:
             await self._app(scope, receive, send)
         elif scope["path"] in _ASKED:
             await problem(HTTPStatus.METHOD_NOT_ALLOWED, "GET alone", {"Allow": "GET"})(scope, receive, send)
+        elif scope["method"] == "OPTIONS":
+            await problem(HTTPStatus.METHOD_NOT_ALLOWED, "not here", {"Allow": "GET, POST"})(scope, receive, send)
         elif not self._is_of_the_page(scope["path"]):
             await problem(HTTPStatus.NOT_FOUND, "there is nothing here")(scope, receive, send)
         else:
@@ -85,12 +90,23 @@ class Guard:
             await self._app(scope, receive, send)
             return
         places = self._uploads if scope["path"] == _UPLOAD else self._events
+        failed = False
+
+        async def noticed(message: Message) -> None:
+            nonlocal failed
+            failed = failed or message.get("status", 0) >= HTTPStatus.INTERNAL_SERVER_ERROR
+            if not failed:
+                await send(message)
+
         try:
             if places.locked():
                 raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too many send at once: try again later")
             async with places:
                 body = await self._body(scope, receive)
-                await self._app(scope, _replayed(body, receive), send)
+                with _logged():
+                    await self._app(scope, _replayed(body, receive), noticed)
+            if failed:
+                raise Refusal(HTTPStatus.BAD_REQUEST, "this is no event of the page")
         except Refusal as refusal:
             await problem(refusal.status, refusal.detail)(scope, receive, send)
 
@@ -98,7 +114,10 @@ class Guard:
         """Reads all that is sent before anybody else does: gradio limits neither the time nor most bodies."""
         upload = scope["path"] == _UPLOAD
         most = self._limits.max_bytes + _REST_BYTES if upload else _MOST_PAINTED
-        body = await read_body(Request(scope, receive), most, self._limits.upload_seconds)
+        seconds = self._limits.upload_seconds
+        if not upload:
+            seconds = min(seconds, _SECONDS_OF_AN_EVENT)
+        body = await read_body(Request(scope, receive), most, seconds)
         if body is None:
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {most:,} bytes are taken")
         if upload:
@@ -112,6 +131,15 @@ class Guard:
             return False
         files = f"{_API}file={self._folder.path}/"
         return path in _PAGE or path.startswith((*_PAGE_FOLDERS, files))
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    """Gradio raises nearly every type for what no page sends, after it has answered."""
+    try:
+        yield
+    except Exception as error:
+        _log.warning("the page: an event that cannot be read (%s)", type(error).__name__)
 
 
 def names_own_files_alone(body: bytes, folder: Path) -> bool:
@@ -143,12 +171,12 @@ def names_own_files_alone(body: bytes, folder: Path) -> bool:
 
 
 def _lies_in(path: Any, folder: Path) -> bool:
-    return (
-        isinstance(path, str)
-        and path.startswith(f"{folder}/")
-        and posixpath.normpath(path) == path
-        and os.path.realpath(path) == path
-    )
+    if not isinstance(path, str) or len(path) > _LONGEST_PATH or not path.startswith(f"{folder}/"):
+        return False
+    try:
+        return os.path.realpath(path) == path
+    except (OSError, ValueError):  # A null byte or half a character is in it.
+        return False
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
@@ -165,7 +193,12 @@ def _with_headers(send: Send) -> Send:
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
             names = {name for name, _ in _HEADERS}
-            kept = [(name, value) for name, value in message.get("headers", []) if name.lower() not in names]
+            # Other sites have no business here. Gradio would let in any, where the host's name is a public one.
+            kept = [
+                (name, value)
+                for name, value in message.get("headers", [])
+                if name.lower() not in names and not name.lower().startswith(b"access-control-")
+            ]
             message["headers"] = [*kept, *_HEADERS]
         await send(message)
 

@@ -5,7 +5,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import gradio as gr
 
 from glcic_jax import page_actions as actions
-from glcic_jax.errors import DataError, TooLargeError, UserError, WeightsError
+from glcic_jax.errors import DataError, TooLargeError, UserError, WeightsError, one_line
 from glcic_jax.private_folder import PrivateFolder
 from glcic_jax.serve_app import limits_of
 from glcic_jax.serving import STOPPING, GoneError, NotReadyError, Service
@@ -23,7 +23,9 @@ _log = logging.getLogger(__name__)
 _AS_IT_CAME = "as the photograph"
 _FORMATS = (_AS_IT_CAME, "png", "jpeg", "webp", "tiff")
 _STRATEGIES = ("auto", "original", "resize", "crop")
-_SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_LOOKS = 0.15
+# What the command's flags are called here.
+_BOXES = {"--invert-mask": "Black is the hole", "--fit-mask": "Stretch a mask of another shape"}
 _OPEN_FIRST = "there is no photograph: open one, or choose an example"
 
 _START = "() => { window.glcicPainter.start(); }"
@@ -129,23 +131,30 @@ def _connect(page: gr.Blocks, parts: _Parts, service: Service, folder: PrivateFo
     def bound(act: Callable[..., T], *arguments: Any) -> Callable[..., T]:
         return _told(functools.partial(act, service, *arguments))
 
-    run = bound(_run, folder)
+    run = _told_on_the_way(functools.partial(_run, service, folder))
     weights = parts.options.weights
     page.load(None, js=_START)
     weights.change(bound(_about), weights, parts.about, **quiet)
-    photograph.upload(bound(_open), photograph, [text, *outputs], **quiet).success(None, text, js=_OPEN)
-    photograph.clear(lambda: ("", *_nothing()), None, [text, *outputs], **quiet).then(None, text, js=_OPEN)
+    runs = [parts.go.click(run, asked, outputs, js=_PAINTED, **long)]
+    placed = []
     for button, example in zip(parts.examples, actions.EXAMPLES, strict=True):
         opened = [photograph, parts.operations, text, *outputs]
-        placed = button.click(bound(_example, folder, example), None, opened, **quiet)
-        placed.success(None, text, js=_OPEN).success(run, asked, outputs, **long)
+        placed.append(button.click(bound(_example, folder, example), None, opened, **quiet))
+        runs.append(placed[-1].success(None, text, js=_OPEN).success(run, asked, outputs, **long))
+    # A result belongs to the photograph that is open.
+    quiet_end: dict[str, Any] = {"fn": None, "cancels": runs, "api_visibility": "private"}
+    photograph.upload(**quiet_end)
+    photograph.clear(**quiet_end)
+    for button in parts.examples:
+        button.click(**quiet_end)
+    photograph.upload(bound(_open, folder), photograph, [text, *outputs], **quiet).success(None, text, js=_OPEN)
+    photograph.clear(lambda: ("", *_nothing()), None, [text, *outputs], **quiet).then(None, text, js=_OPEN)
     parts.at_random.click(bound(_random), photograph, text, **quiet).success(None, text, js=_APPLY)
     masks = parts.masks
     masks.mask.upload(bound(_mask), [photograph, *masks], [text, masks.mask], **quiet).success(
         None, text, js=_APPLY
     )
     parts.take_mask.click(bound(_mask_file), asked[:2], text, js=_PAINTED, **quiet).success(None, text, js=_SAVE)
-    parts.go.click(run, asked, outputs, js=_PAINTED, **long)
 
 
 def _options(service: Service) -> _Options:
@@ -166,8 +175,8 @@ def _options(service: Service) -> _Options:
 
 def _mask_options() -> _MaskOptions:
     return _MaskOptions(
-        invert=gr.Checkbox(False, label="Black is the hole"),
-        fit=gr.Checkbox(False, label="Stretch a mask of another shape"),
+        invert=gr.Checkbox(False, label=_BOXES["--invert-mask"]),
+        fit=gr.Checkbox(False, label=_BOXES["--fit-mask"]),
         mask=gr.File(label="Mask: white is the hole", type="filepath", height=120, elem_id="glcic-mask"),
     )
 
@@ -191,26 +200,44 @@ def _told(act: Callable[..., T]) -> Callable[..., T]:
     def acted(*arguments: Any) -> T:
         try:
             return act(*arguments)
-        except WeightsError as error:
-            _log.error("%s", error)
-            raise gr.Error("These weights cannot be used: choose others.", duration=None) from error
-        except UserError as error:
-            _log.info("refused: %s", type(error).__name__)
-            detail = error.fact if isinstance(error, TooLargeError) else str(error)
-            raise gr.Error(detail, duration=None, print_exception=False) from error
+        except Exception as error:
+            raise gr.Error(_in_words(error), duration=None, print_exception=False) from error
 
-    # What gradio looks for in a function; a partial has none.
-    acted.__name__ = getattr(act, "func", act).__name__
     return acted
 
 
-def _open(service: Service, photograph: str | None) -> tuple[Any, ...]:
-    return actions.opened(service, _required(photograph), []), *_nothing()
+def _told_on_the_way(act: Callable[..., Iterator[T]]) -> Callable[..., Iterator[T]]:
+    """As `_told`, of what gives its results bit by bit."""
+
+    @functools.wraps(act)
+    def acted(*arguments: Any) -> Iterator[T]:
+        try:
+            yield from act(*arguments)
+        except Exception as error:
+            raise gr.Error(_in_words(error), duration=None, print_exception=False) from error
+
+    return acted
+
+
+def _in_words(error: Exception) -> str:
+    """What a visitor is told of an error; the log is told of what kind it is, as names may be in it."""
+    if isinstance(error, UserError) and not isinstance(error, WeightsError):
+        _log.info("refused: %s", type(error).__name__)
+        detail = error.fact if isinstance(error, TooLargeError) else str(error)
+        for flag, box in _BOXES.items():
+            detail = detail.replace(f"give {flag}", f"tick '{box}'")
+        return detail
+    _log.error("the page: %s", one_line(error) if isinstance(error, WeightsError) else type(error).__name__)
+    return "This failed, and the log says why: try other weights, or load the page anew."
+
+
+def _open(service: Service, folder: PrivateFolder, photograph: str | None) -> tuple[Any, ...]:
+    return actions.opened(service, folder, _required(photograph), []), *_nothing()
 
 
 def _example(service: Service, folder: PrivateFolder, example: actions.Example) -> tuple[Any, ...]:
     path = actions.placed(folder, example.file, example.path.read_bytes())
-    text = actions.opened(service, path, example.operations)
+    text = actions.opened(service, folder, path, example.operations)
     return str(path), json.dumps(example.operations), text, *_nothing()
 
 
@@ -219,7 +246,11 @@ def _random(service: Service, photograph: str | None) -> str:
 
 
 def _mask(service: Service, photograph: str | None, mask: str, invert: bool, fit: bool) -> tuple[Any, ...]:
-    return actions.hole_of_mask(service, _required(photograph), Path(mask), invert, fit), None
+    try:
+        return actions.hole_of_mask(service, _required(photograph), Path(mask), invert, fit), None
+    except UserError as error:
+        gr.Warning(_in_words(error), duration=None)
+        return "", None  # An error would leave the file in its field, as if it had been taken.
 
 
 def _mask_file(service: Service, photograph: str | None, operations: str) -> str:
@@ -228,30 +259,36 @@ def _mask_file(service: Service, photograph: str | None, operations: str) -> str
 
 def _run(
     service: Service, folder: PrivateFolder, photograph: str | None, operations: str, *chosen: Any
-) -> tuple[Any, ...]:
+) -> Iterator[tuple[Any, ...]]:
+    """Gives the results; nothing at first, so that it can be left off when another photograph is opened."""
     path, choices = _required(photograph), actions.Choices(*chosen)
     file_format = None if choices.file_format == _AS_IT_CAME else choices.file_format
     choices = choices._replace(grow=round(choices.grow or 0), file_format=file_format)
-    progress, windows = gr.Progress(), (0, 0)
+    progress, windows, gone = gr.Progress(), (0, 0), threading.Event()
 
     def on_window(done: int, count: int) -> None:
         nonlocal windows
         windows = done, count
 
     begun = time.perf_counter()
-    with service.admitted():
-        future = actions.ordered(service, path, operations, choices, threading.Event(), on_window)
-        while not future.done():
-            # Gradio's progress is that of this thread, and the work is done in another.
-            progress(windows if windows[1] > 1 else None, desc="Filling" if windows[0] else "Waiting and filling")
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-        try:
+    try:
+        with service.admitted():
+            future = actions.ordered(service, path, operations, choices, gone, on_window)
+            while not future.done():
+                # Gradio's progress is that of this thread, and the work is done in another.
+                progress(
+                    windows if windows[1] > 1 else None, desc="Filling" if windows[0] else "Waiting and filling"
+                )
+                yield (gr.skip(),) * len(_nothing())
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
             found = actions.shown(service, folder, path, future.result())
-        except (GoneError, CancelledError) as error:
-            raise NotReadyError(STOPPING) from error
+    except (GoneError, CancelledError) as error:
+        raise NotReadyError(STOPPING) from error
+    finally:
+        gone.set()
     _log.info("page: completed in %.1f s", time.perf_counter() - begun)
     lines = "\n".join(f"- {_plain(note)}" for note in found.notes)
-    return (
+    yield (
         (str(found.before), str(found.after)),
         gr.DownloadButton(value=str(found.result), interactive=True),
         lines,

@@ -227,6 +227,15 @@ def test_heic_is_read_upright_with_an_exif_block_and_without(orientation):
     assert picture.notes == ()
 
 
+@pytest.mark.parametrize("exif", [b"", exif_block(1)])
+def test_heic_is_written_with_an_exif_block_and_without(exif):
+    pytest.importorskip("pillow_heif")
+    picture = read_picture(encode(np.full((64, 48, 3), 90, np.uint8), "HEIF", quality=90, exif=exif or None))
+    again = read_picture(encode_picture(picture, "HEIF"))
+    np.testing.assert_allclose(again.pixels.astype(int), 90, atol=4)
+    assert bool(again.exif) == bool(exif)
+
+
 def test_an_exif_block_of_none_is_no_exif_block():
     with Image.open(io.BytesIO(encode(noise(3), "PNG"))) as image:
         image.info["exif"] = None  # So does pillow_heif.

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import io
+import json
 import os
 import re
 import shutil
@@ -167,6 +168,7 @@ def test_a_large_event_is_refused(service):
 
 
 FOREIGN = ["/etc/passwd", "{folder}/../../log", "{folder}", "http://127.0.0.1:{port}/healthz", "log", 7, ["a"]]
+FOREIGN += ["{folder}/\0", "{folder}/\ud800", "{folder}/" + 5000 * "a"]
 
 
 @pytest.mark.parametrize("path", FOREIGN)
@@ -184,7 +186,9 @@ def test_a_file_that_was_not_sent_is_not_opened(service, path):
         for data in (named, [{"deep": named}]):
             inputs = [data] + [""] * (len(event["inputs"]) - 1)
             body = {"data": inputs, "fn_index": event["id"], "session_hash": "a"}
-            answer = httpx.post(f"{service.url}/gradio_api/queue/join", json=body)
+            content = json.dumps(body).encode()  # As httpx writes it, half a character is none.
+            headers = {"content-type": "application/json"}
+            answer = httpx.post(f"{service.url}/gradio_api/queue/join", content=content, headers=headers)
             assert answer.status_code == 400, answer.text
     assert httpx.post(f"{service.url}/gradio_api/queue/join", content=b"{" * 50_000).status_code == 400
     assert service.files() == before
@@ -199,6 +203,20 @@ def test_a_file_that_was_sent_is_opened(service):
     assert httpx.post(f"{service.url}/gradio_api/queue/join", json=body).status_code == 200
     for file in service.files():
         file.unlink()
+
+
+@pytest.mark.parametrize("number", [-1, 999, "a", None])
+def test_an_event_that_no_page_sends_is_refused(service, number):
+    body = {"data": [], "fn_index": number, "session_hash": "c"}
+    answer = httpx.post(f"{service.url}/gradio_api/queue/join", json=body)
+    assert 400 <= answer.status_code < 500, answer.text
+
+
+def test_other_sites_are_let_in_nowhere(service):
+    foreign = {"Host": "fill.example.org", "Origin": "http://evil.example"}
+    for method, path in (("GET", "/config"), ("POST", "/gradio_api/queue/join"), ("OPTIONS", "/config")):
+        answer = httpx.request(method, f"{service.url}{path}", headers=foreign)
+        assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 def test_a_slow_client_is_sent_away(service):
@@ -371,6 +389,12 @@ def test_weights_are_called_by_the_last_part_of_their_path(tmp_path, monkeypatch
         assert imported.exit_code == 0, imported.output
     (tmp_path / "weights" / "broken.safetensors").write_bytes(b"no")
     assert list(serve_command._completers((), "cpu")) == ["photos", "mine"]
+
+
+@pytest.mark.parametrize("option", ["--max-megabytes", "--max-megapixels", "--upload-seconds", "--stop-seconds"])
+def test_limits_are_numbers(option):
+    for value in ("nan", "inf", "-1"):
+        assert command_runner().invoke(cli, ["serve", option, value]).exit_code == 2
 
 
 @pytest.mark.parametrize("sizes", ["64", "64x", "0x4", "9999x64", "64x64;32x32", "1" * 5000 + "x4"])

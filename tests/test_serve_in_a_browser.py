@@ -189,6 +189,30 @@ def test_undo_redo_erase_and_clear(visit, tmp_path):
     assert not (one.mask() & both).any()
 
 
+def test_a_result_is_that_of_the_photograph_that_is_open(visit, tmp_path):
+    one = visit()
+    one.open(photograph(tmp_path / "first.png", 3000, 2000))
+    one.stroke((0.1, 0.1), (0.9, 0.9))
+    one.button("Fill the hole").click()
+    one.page.locator("#glcic-open").get_by_label("Clear").click()
+    one.open(photograph(tmp_path / "second.png"), "240 x 180")
+    one.page.wait_for_timeout(6000)
+    assert one.page.locator("#glcic-notes li").count() == 0
+    assert one.page.locator("#glcic-result").is_disabled()
+    one.stroke((0.4, 0.4), (0.5, 0.5))
+    assert one.fill()[0] == "second_completed.png"
+
+
+def test_a_tiny_picture_can_be_painted_on(visit, tmp_path):
+    one = visit()
+    one.open(photograph(tmp_path / "a.png", 8, 6))
+    assert one.page.locator(CANVAS).bounding_box()["width"] >= 200
+    one.stroke((0.5, 0.5), (0.6, 0.5))
+    hole = one.mask()
+    assert hole.shape == (6, 8)
+    assert 0 < hole.sum() < 48
+
+
 def test_nothing_painted_is_said(visit, tmp_path):
     one = visit()
     one.open(photograph(tmp_path / "a.png"))
@@ -211,7 +235,11 @@ def test_a_mask_from_a_file_is_taken_and_can_be_painted_on(visit, tmp_path):
     assert more.sum() > hole.sum() + 100
     photograph(tmp_path / "other.png", 50, 50)
     one.page.set_input_files("#glcic-mask input[type=file]", tmp_path / "other.png")
-    one.page.get_by_text("make a mask of the picture's shape").wait_for()
+    one.page.get_by_text("or tick 'Stretch a mask of another shape'").wait_for()
+    Image.new("L", (240, 180)).save(tmp_path / "black.png")
+    one.page.set_input_files("#glcic-mask input[type=file]", tmp_path / "black.png")  # Its field was emptied.
+    one.page.get_by_text("the hole is empty").wait_for()
+    np.testing.assert_array_equal(one.mask(), more)
 
 
 def test_a_random_hole_and_an_example_in_one_click(visit):

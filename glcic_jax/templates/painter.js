@@ -3,6 +3,7 @@
 // draws the mask from it (painted_holes.py), and the screen shows a reduced one.
 window.glcicPainter = (() => {
   const LONGEST_SIDE = 1600; // Of what the screen shows, in pixels.
+  const SHORTEST_SIDE = 240; // Or what is smaller could hardly be hit.
   const TINT = "#ff1f7a";
   const OPACITY = 0.6;
   const HELP =
@@ -96,7 +97,8 @@ window.glcicPainter = (() => {
     const opening = ++opened;
     image.onload = () => {
       if (opening !== opened) return; // Another was opened meanwhile.
-      const factor = Math.min(1, LONGEST_SIDE / Math.max(width, height));
+      const longest = Math.max(width, height);
+      const factor = Math.min(Math.max(1, SHORTEST_SIDE / longest), LONGEST_SIDE / longest);
       canvas.width = Math.max(1, Math.round(width * factor));
       canvas.height = Math.max(1, Math.round(height * factor));
       layer = document.createElement("canvas");
@@ -112,7 +114,7 @@ window.glcicPainter = (() => {
       redraw();
     };
     image.onerror = () => (note.textContent = "This photograph cannot be shown.");
-    image.src = preview;
+    image.src = `gradio_api/file=${preview}`;
   }
 
   // Adds an operation, JSON; an empty text none.
@@ -173,6 +175,7 @@ window.glcicPainter = (() => {
     const context = canvas.getContext("2d");
     context.globalAlpha = 1;
     context.clearRect(0, 0, canvas.width, canvas.height);
+    context.imageSmoothingEnabled = scale() <= 1;
     context.drawImage(picture.image, 0, 0, canvas.width, canvas.height);
     context.globalAlpha = OPACITY;
     context.drawImage(layer, 0, 0);
