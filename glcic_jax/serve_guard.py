@@ -90,12 +90,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
         places = self._uploads if scope["path"] == _UPLOAD else self._events
-        failed = False
+        status = 0  # Until it has answered.
 
         async def noticed(message: Message) -> None:
-            nonlocal failed
-            failed = failed or message.get("status", 0) >= HTTPStatus.INTERNAL_SERVER_ERROR
-            if not failed:
+            nonlocal status
+            status = message.get("status", status)
+            if status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 await send(message)
 
         try:
@@ -105,7 +105,7 @@ class Guard:
                 body = await self._body(scope, receive)
                 with _logged():
                     await self._app(scope, _replayed(body, receive), noticed)
-            if failed:
+            if status == 0 or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise Refusal(HTTPStatus.BAD_REQUEST, "this is no event of the page")
         except Refusal as refusal:
             await problem(refusal.status, refusal.detail)(scope, receive, send)
