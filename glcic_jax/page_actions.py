@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from glcic_jax.errors import DataError, TooLargeError, printable
-from glcic_jax.file_completion import Settings
+from glcic_jax.file_completion import OnWindow, Settings
 from glcic_jax.hole_choice import MaskSettings, changed, hole_of_file
 from glcic_jax.mask_files import Hole, coverage_note, random_hole
 from glcic_jax.painted_holes import mask_operation, painted_hole
@@ -22,7 +22,7 @@ from glcic_jax.pixels import to_colour
 from glcic_jax.private_folder import PrivateFolder
 from glcic_jax.serving import Limits, Order, Result, Service
 
-_LONGEST_PREVIEW = 1600  # As painter.js shows.
+_LONGEST_PREVIEW = 1600
 _NOTHING_PAINTED = "nothing is painted: paint over what is to vanish, take a mask's file, or a random hole"
 
 
@@ -148,7 +148,7 @@ def ordered(
     operations: str,
     choices: Choices,
     gone: threading.Event,
-    on_window: Callable[[int, int], None],
+    on_window: OnWindow,
 ) -> "Future[Result]":
     """Orders what is painted to be filled; to be called by who is `Service.admitted`.
 

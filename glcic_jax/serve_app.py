@@ -21,6 +21,7 @@ from glcic_jax import __version__
 from glcic_jax.errors import MemoryExhaustedError, TooLargeError, UserError, WeightsError
 from glcic_jax.serve_requests import Refusal, order_of, read_form, request_body
 from glcic_jax.serving import (
+    STOPPING,
     BusyError,
     GoneError,
     NotAnImageError,
@@ -227,7 +228,7 @@ async def _result(service: Service, order: Order, request: Request) -> Result:
         return future.result()
     except (GoneError, asyncio.CancelledError) as error:
         gone.set()
-        raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the service is being stopped: try again later") from error
+        raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, STOPPING) from error
     finally:
         watch.cancel()
 

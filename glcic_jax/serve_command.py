@@ -78,7 +78,7 @@ class _Number(click.FloatRange):
 )
 @click.option("--max-megapixels", type=_Number(0.01, 500), default=40, show_default=True, help="Of a picture.")
 @click.option("--queue", type=click.IntRange(1, 1000), default=16, show_default=True, help="Requests at a time.")
-@click.option("--upload-seconds", type=_Number(1), default=60, show_default=True, help="For a request to arrive.")
+@click.option("--upload-seconds", type=_Number(1), default=60, show_default=True, help="To send, and to read.")
 @click.option(
     "--stop-seconds",
     type=_Number(0),

@@ -1,5 +1,6 @@
 """The page of the service: open a photograph, paint over what is to vanish, fill it, and take it away."""
 
+import contextlib
 import functools
 import json
 import logging
@@ -129,9 +130,9 @@ def _connect(page: gr.Blocks, parts: _Parts, service: Service, folder: PrivateFo
     asked = [photograph, parts.operations, *parts.options]
 
     def bound(act: Callable[..., T], *arguments: Any) -> Callable[..., T]:
-        return _told(functools.partial(act, service, *arguments))
+        return _telling()(functools.partial(act, service, *arguments))
 
-    run = _told_on_the_way(functools.partial(_run, service, folder))
+    run = functools.partial(_run, service, folder)
     weights = parts.options.weights
     page.load(None, js=_START)
     weights.change(bound(_about), weights, parts.about, **quiet)
@@ -193,30 +194,13 @@ def _nothing() -> tuple[Any, ...]:
     return None, gr.DownloadButton(value=None, interactive=False), ""
 
 
-def _told(act: Callable[..., T]) -> Callable[..., T]:
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
     """Shows a visitor what he can mend, and keeps what he cannot in the log."""
-
-    @functools.wraps(act)
-    def acted(*arguments: Any) -> T:
-        try:
-            return act(*arguments)
-        except Exception as error:
-            raise gr.Error(_in_words(error), duration=None, print_exception=False) from error
-
-    return acted
-
-
-def _told_on_the_way(act: Callable[..., Iterator[T]]) -> Callable[..., Iterator[T]]:
-    """As `_told`, of what gives its results bit by bit."""
-
-    @functools.wraps(act)
-    def acted(*arguments: Any) -> Iterator[T]:
-        try:
-            yield from act(*arguments)
-        except Exception as error:
-            raise gr.Error(_in_words(error), duration=None, print_exception=False) from error
-
-    return acted
+    try:
+        yield
+    except Exception as error:
+        raise gr.Error(_in_words(error), duration=None, print_exception=False) from error
 
 
 def _in_words(error: Exception) -> str:
@@ -261,6 +245,13 @@ def _run(
     service: Service, folder: PrivateFolder, photograph: str | None, operations: str, *chosen: Any
 ) -> Iterator[tuple[Any, ...]]:
     """Gives the results; nothing at first, so that it can be left off when another photograph is opened."""
+    with _telling():
+        yield from _filled(service, folder, photograph, operations, *chosen)
+
+
+def _filled(
+    service: Service, folder: PrivateFolder, photograph: str | None, operations: str, *chosen: Any
+) -> Iterator[tuple[Any, ...]]:
     path, choices = _required(photograph), actions.Choices(*chosen)
     file_format = None if choices.file_format == _AS_IT_CAME else choices.file_format
     choices = choices._replace(grow=round(choices.grow or 0), file_format=file_format)

@@ -43,7 +43,7 @@ class Limits:
       max_bytes: Of a file that is sent.
       max_pixels: Of a picture, and of a mask.
       queue: Requests at a time, with the one that is worked on.
-      upload_seconds: For a request to arrive.
+      upload_seconds: For a request to arrive, and for its answer to be read.
     """
 
     max_bytes: int = 32 << 20
@@ -148,9 +148,7 @@ class Service:
             with self._changing:
                 self._admitted -= 1
 
-    def submit(
-        self, order: Order, gone: threading.Event, on_window: Callable[[int, int], None] | None = None
-    ) -> "Future[Result]":
+    def submit(self, order: Order, gone: threading.Event, on_window: OnWindow | None = None) -> "Future[Result]":
         """Puts an order behind those that are there; to be called by who is `admitted`.
 
         Args:

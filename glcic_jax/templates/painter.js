@@ -2,7 +2,6 @@
 // Paints holes on a photograph. What is kept is what the brush did, in the photograph's own pixels: the service
 // draws the mask from it (painted_holes.py), and the screen shows a reduced one.
 window.glcicPainter = (() => {
-  const LONGEST_SIDE = 1600; // Of what the screen shows, in pixels.
   const SHORTEST_SIDE = 240; // Or what is smaller could hardly be hit.
   const TINT = "#ff1f7a";
   const OPACITY = 0.6;
@@ -97,8 +96,7 @@ window.glcicPainter = (() => {
     const opening = ++opened;
     image.onload = () => {
       if (opening !== opened) return; // Another was opened meanwhile.
-      const longest = Math.max(width, height);
-      const factor = Math.min(Math.max(1, SHORTEST_SIDE / longest), LONGEST_SIDE / longest);
+      const factor = Math.max(image.naturalWidth / width, SHORTEST_SIDE / Math.max(width, height));
       canvas.width = Math.max(1, Math.round(width * factor));
       canvas.height = Math.max(1, Math.round(height * factor));
       layer = document.createElement("canvas");
