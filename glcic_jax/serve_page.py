@@ -18,12 +18,12 @@ from glcic_jax.errors import DataError, TooLargeError, UserError, WeightsError, 
 from glcic_jax.private_folder import PrivateFolder
 from glcic_jax.serve_app import limits_of
 from glcic_jax.serving import STOPPING, GoneError, NotReadyError, Service
+from glcic_jax.windows import STRATEGIES
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _AS_IT_CAME = "as the photograph"
 _FORMATS = (_AS_IT_CAME, "png", "jpeg", "webp", "tiff")
-_STRATEGIES = ("auto", "original", "resize", "crop")
 _SECONDS_BETWEEN_LOOKS = 0.15
 # What the command's flags are called here.
 _BOXES = {"--invert-mask": "Black is the hole", "--fit-mask": "Stretch a mask of another shape"}
@@ -162,7 +162,7 @@ def _options(service: Service) -> _Options:
     return _Options(
         weights=gr.Dropdown(list(service.completers), value=service.default, label="Weights"),
         strategy=gr.Dropdown(
-            _STRATEGIES,
+            list(STRATEGIES),
             value="auto",
             label="What the network sees",
             info="The whole photograph, that reduced, or windows around the holes.",
