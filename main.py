@@ -85,12 +85,12 @@ def main(arguments: list[str]) -> int:
 def _train(workdir: Path) -> int:
     _answer_signals_with(_leave)
     # Imported here: --help and the complaints above need no JAX.
-    from glcic_jax.memory import keep_freed_memory
+    from glcic_jax.runtime import keep_freed_memory
 
     keep_freed_memory()
-    from glcic_jax import processes
     from glcic_jax.errors import Stopped, UserError
-    from glcic_jax.training import train
+    from glcic_jax.training import processes
+    from glcic_jax.training.loop import train
 
     # Orbax logs whole tracebacks of what reaches the user as one line; Grain has set the level meanwhile.
     logging.getLogger("absl").setLevel(logging.INFO if _DEBUG.value else logging.CRITICAL)

@@ -29,7 +29,7 @@ fit() {
 }
 
 glcic() {
-    "$python" -c 'from glcic_jax.commands import main; main()' "$@" \
+    "$python" -c 'from glcic_jax.commands.main import main; main()' "$@" \
         --data "folder:$held_out" --size 64 --masks paper:seed=0
 }
 

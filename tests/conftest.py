@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 from ml_collections import ConfigDict
 
-from glcic_jax.checkpoints import Checkpoints
-from glcic_jax.state import TrainState, create_recipe, create_state
+from glcic_jax.training.checkpoints import Checkpoints
+from glcic_jax.training.state import TrainState, create_recipe, create_state
 
 ROOT = Path(__file__).resolve().parents[1]
 # For XLA_FLAGS of processes that train: whether XLA optimises their programs is nothing to what the tests look at,

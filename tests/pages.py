@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from glcic_jax.scores import Evaluation, Scores
+from glcic_jax.evaluation.scores import Evaluation, Scores
 
 VOID = {"meta", "img", "input", "br", "line", "polyline", "circle"}
 

@@ -57,7 +57,7 @@ def served(folder: Path, weights: Path, *arguments: str, ready: bool = True, sai
     temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary), "GLCIC_HOME": str(folder / "home")}
     options = ["--port", "0", "--warmup", "48x48", "--weights", str(weights), *arguments]
-    code = "from glcic_jax.commands import main; main()"
+    code = "from glcic_jax.commands.main import main; main()"
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", code, "serve", *options], cwd=ROOT, env=environment, stderr=log

@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 from conftest import ROOT, command_runner
 
-from glcic_jax import benchmark_phases, benchmark_scale, benchmark_start, input_pipeline
-from glcic_jax.benchmark import cli
-from glcic_jax.benchmark_cpu import _difference, _one_round
-from glcic_jax.benchmark_phases import PAPER_STEPS, phase_flops, scheduled_rate
-from glcic_jax.benchmark_pipes import Worker, answer
-from glcic_jax.benchmark_setup import MEASURING
-from glcic_jax.devices import AXIS, parallel, share
+from glcic_jax.benchmark import phases, scale, start
+from glcic_jax.benchmark.__main__ import cli
+from glcic_jax.benchmark.common import MEASURING
+from glcic_jax.benchmark.cpu.compare import _difference, _one_round
+from glcic_jax.benchmark.cpu.turns import Worker, answer
+from glcic_jax.benchmark.operation_counts import exchanged, nominal_flops
+from glcic_jax.benchmark.phases import PAPER_STEPS, phase_flops, scheduled_rate
+from glcic_jax.data import input_pipeline
 from glcic_jax.errors import DataError, last_words
-from glcic_jax.networks import CompletionNetwork
-from glcic_jax.operation_counts import exchanged, nominal_flops
-from glcic_jax.steps import STEPS
+from glcic_jax.model.networks import CompletionNetwork
+from glcic_jax.training.distributed import AXIS, parallel, share
+from glcic_jax.training.steps import STEPS
 
 TINY = """
 import sys
@@ -173,7 +174,7 @@ def test_phases(tiny, tmp_path):
 
 
 def test_a_phase_that_does_not_fit_is_named_below_the_rows_before(tiny, monkeypatch):
-    timed = benchmark_phases._timed
+    timed = phases._timed
     calls = []
 
     def scarce(*arguments):
@@ -182,7 +183,7 @@ def test_a_phase_that_does_not_fit_is_named_below_the_rows_before(tiny, monkeypa
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
         return timed(*arguments)
 
-    monkeypatch.setattr(benchmark_phases, "_timed", scarce)
+    monkeypatch.setattr(phases, "_timed", scarce)
     result = run("phases", "--config", tiny, "--steps", 1, "--dtypes", "float32", "--batch-size", 4)
     assert result.exit_code == 2
     ((_, row),) = tables(result.stdout)
@@ -196,7 +197,7 @@ def test_another_error_of_the_device_is_none_of_memory(tiny, monkeypatch):
     def fail(*_):
         raise jax.errors.JaxRuntimeError("INTERNAL: broken")
 
-    monkeypatch.setattr(benchmark_phases, "matrix_rate", fail)
+    monkeypatch.setattr(phases, "matrix_rate", fail)
     result = run("phases", "--config", tiny, "--dtypes", "float32", "--matrix-side", 8)
     assert result.exit_code == 1
     assert result.stderr == "error: JaxRuntimeError: INTERNAL: broken (unexpected: --debug shows where)\n"
@@ -248,7 +249,7 @@ def in_process(module):
 
 
 def test_scale(tiny, monkeypatch):
-    monkeypatch.setattr(benchmark_scale, "run_module", in_process(benchmark_scale))
+    monkeypatch.setattr(scale, "run_module", in_process(scale))
     result = run("scale", "--config", tiny, "--devices", "1", "--steps", 2, "--batch-size", 4, "--step-ms", 50)
     assert result.exit_code == 0, result.output
     (_, *rows), (_, *sent) = tables(result.stdout)
@@ -267,7 +268,7 @@ def test_scale(tiny, monkeypatch):
 
 
 def test_start(tiny, monkeypatch):
-    monkeypatch.setattr(benchmark_start, "run_module", in_process(benchmark_start))
+    monkeypatch.setattr(start, "run_module", in_process(start))
     result = run("start", "--config", tiny, "--size", 32, "--rounds", 1)
     assert result.exit_code == 0, result.output
     ((_, *rows),) = tables(result.stdout)
@@ -320,7 +321,7 @@ def test_an_unexpected_error_is_one_line_too(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no backend\nof that name")
 
-    monkeypatch.setattr("glcic_jax.benchmark_memory.print_memory", fail)
+    monkeypatch.setattr("glcic_jax.benchmark.memory.print_memory", fail)
     result = run("memory")
     assert result.exit_code == 1
     assert result.stderr == "error: RuntimeError: no backend of that name (unexpected: --debug shows where)\n"

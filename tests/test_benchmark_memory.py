@@ -3,9 +3,9 @@
 import pytest
 from conftest import ROOT, command_runner
 
-from glcic_jax import benchmark_memory
-from glcic_jax.benchmark import cli
-from glcic_jax.benchmark_memory import HEADROOM, Plan, largest_batch, largest_that, line_through
+from glcic_jax.benchmark import memory
+from glcic_jax.benchmark.__main__ import cli
+from glcic_jax.benchmark.memory import HEADROOM, Plan, largest_batch, largest_that, line_through
 
 CONFIG = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 SMALL = ("memory", CONFIG, "--image-size=32", "--width=0.05", "--dtypes=float32", "--batches=1,3")
@@ -71,7 +71,7 @@ def test_the_largest_batch_leaves_headroom():
 def test_a_plan_that_does_not_grow_says_nothing_of_the_largest_batch(per_image, monkeypatch):
     assert largest_batch(1000, 10, per_image) is None
     monkeypatch.setattr(
-        benchmark_memory, "plan_of", lambda phase, state, size, side: Plan(0, 0, 2**20 + size * per_image, 0)
+        memory, "plan_of", lambda phase, state, size, side: Plan(0, 0, 2**20 + size * per_image, 0)
     )
     done = command_runner().invoke(cli, [*SMALL, "--phases=completion", "--remats=none"])
     assert done.exit_code == 0, done.output

@@ -6,7 +6,7 @@ import pytest
 from conftest import one_line
 from scipy import ndimage
 
-from glcic_jax import blending, poisson
+from glcic_jax.completion import blending, poisson
 from glcic_jax.errors import DataError
 
 UNIT = 2.0**24

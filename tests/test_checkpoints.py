@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, load_config, shrink
 
-from glcic_jax.checkpoints import Checkpoints
-from glcic_jax.completion import restore_completion
 from glcic_jax.errors import DataError, DivergedError
-from glcic_jax.state import create_recipe, create_state
+from glcic_jax.training.checkpoints import Checkpoints
+from glcic_jax.training.state import create_recipe, create_state
+from glcic_jax.weights.from_run import restore_completion
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import command_runner, load_config, shrink
 
-from glcic_jax.checkpoints import Checkpoints
-from glcic_jax.commands import cli
+from glcic_jax.commands.main import cli
 from glcic_jax.errors import UserError
-from glcic_jax.state import create_recipe, create_state
+from glcic_jax.training.checkpoints import Checkpoints
+from glcic_jax.training.state import create_recipe, create_state
 
 
 def make_run(workdir: Path, seed: int, **changes) -> None:

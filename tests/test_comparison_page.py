@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pages import Drawn, Page, decoded, evaluation
 
-from glcic_jax.comparison_page import Differing, RunRecord, differing, write_comparison
-from glcic_jax.curves import HEIGHT, WIDTH, charts
+from glcic_jax.evaluation.report.comparison import Differing, RunRecord, differing, write_comparison
+from glcic_jax.evaluation.report.curves import HEIGHT, WIDTH, charts
 
 NAMES = ("runs/a, step 7", "runs/b, step 7", "c.safetensors")
 

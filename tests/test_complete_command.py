@@ -14,11 +14,11 @@ import pytest
 from conftest import command_runner
 from PIL import Image
 
-from glcic_jax import runner as runner_module
-from glcic_jax.commands import cli
+from glcic_jax.commands.main import cli
+from glcic_jax.completion import runner as runner_module
 from glcic_jax.errors import UserError
-from glcic_jax.networks import CompletionNetwork
-from glcic_jax.weights import Description, Weights, save_weights
+from glcic_jax.model.networks import CompletionNetwork
+from glcic_jax.weights.file import Description, Weights, save_weights
 
 NETWORK = CompletionNetwork(1 / 16)
 
@@ -342,7 +342,7 @@ def test_one_mask_for_all_and_no_mask_files(here):
 
 def test_a_process_ends_with_the_codes_that_help_names(here, weights_file):
     def glcic(*arguments: str, **more) -> subprocess.CompletedProcess:
-        code = "from glcic_jax.commands import main; main()"
+        code = "from glcic_jax.commands.main import main; main()"
         return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False, **more)
 
     done = glcic("complete", "-", "mask.png", "-", input=Path("photo.png").read_bytes())

@@ -13,14 +13,14 @@ import pytest
 from conftest import ROOT, one_line
 from test_weights import random_variables
 
-from glcic_jax import blending, runner
-from glcic_jax.completer import Completer, RawPicture
-from glcic_jax.completion import complete
+from glcic_jax.completion import blending, runner
+from glcic_jax.completion.completer import Completer, RawPicture
+from glcic_jax.completion.windows import STRATEGIES
 from glcic_jax.errors import ConfigError, MemoryExhaustedError, WeightsError
-from glcic_jax.networks import CompletionNetwork, ContextDiscriminator
-from glcic_jax.weight_store import find_weights
-from glcic_jax.weights import Description, Weights, save_weights
-from glcic_jax.windows import STRATEGIES
+from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator
+from glcic_jax.weights.file import Description, Weights, save_weights
+from glcic_jax.weights.from_run import complete
+from glcic_jax.weights.store import find_weights
 
 NETWORK = CompletionNetwork(1 / 16)
 DESCRIPTION = Description("mean_subtracted", (0.5, 0.45, 0.4), 64, (16, 32), "a test")
@@ -272,7 +272,7 @@ def test_shapes_and_sizes_that_do_not_fit_are_errors(completer):
 def test_programs_are_kept_for_the_next_process(variables, tmp_path):
     save_weights(Weights(NETWORK, variables, DESCRIPTION), tmp_path / "a.safetensors")
     code = (
-        "import jax; from glcic_jax.completer import Completer;"
+        "import jax; from glcic_jax.completion.completer import Completer;"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0);"
         "c = Completer.load('a.safetensors'); c.warmup([(16, 16)]);"
         "print(jax.config.jax_compilation_cache_dir)"

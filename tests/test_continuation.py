@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from conftest import load_config, shrink
 
-from glcic_jax.checkpoints import Checkpoints
-from glcic_jax.continuation import check_values, restore_run
 from glcic_jax.errors import ConfigError, DataError
-from glcic_jax.phases import PHASE_NAMES, create_schedule
-from glcic_jax.state import create_recipe, create_state
+from glcic_jax.training.checkpoints import Checkpoints
+from glcic_jax.training.resume import check_values, restore_run
+from glcic_jax.training.schedule import PHASE_NAMES, create_schedule
+from glcic_jax.training.state import create_recipe, create_state
 
 STEP = 3  # One step into the discriminator's phase of 2, 2, 2.
 

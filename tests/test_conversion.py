@@ -12,11 +12,11 @@ import tiny_archives
 from conftest import load_config, one_line
 from tiny_archives import interrupt, records_in, silent, write_tfrecord
 
-from glcic_jax import shards
-from glcic_jax.data_sources import open_sources
+from glcic_jax.data.preparation import shards
+from glcic_jax.data.preparation.prepare import prepare
+from glcic_jax.data.preparation.tfrecords import masked_crc, read_records
+from glcic_jax.data.sources import open_sources
 from glcic_jax.errors import ConfigError, DataError
-from glcic_jax.preparation import prepare
-from glcic_jax.tfrecords import masked_crc, read_records
 
 NAME = "places365_small"
 TRAIN = f"{NAME}-train.tfrecord-00000-of-00002"

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glcic_jax.convolutions import as_on_accelerators, convolution, upsampling_convolution
-from glcic_jax.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER
+from glcic_jax.model.convolutions import as_on_accelerators, convolution, upsampling_convolution
+from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER
 
 # Height, width, inputs, outputs, kernel, stride, dilation.
 CASES = {

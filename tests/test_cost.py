@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glcic_jax.benchmark_memory import plan_of
-from glcic_jax.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER, CompletionNetwork, Layer, scaled
-from glcic_jax.operation_counts import nominal_flops
-from glcic_jax.state import create_recipe, state_shapes
-from glcic_jax.steps import STEPS, STEPS_BETWEEN
+from glcic_jax.benchmark.memory import plan_of
+from glcic_jax.benchmark.operation_counts import nominal_flops
+from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER, CompletionNetwork, Layer, scaled
+from glcic_jax.training.state import create_recipe, state_shapes
+from glcic_jax.training.steps import STEPS, STEPS_BETWEEN
 
 BATCH = 64  # Nothing is compiled: a large one leaves the optimizers' share behind.
 PROGRAMS = {**STEPS, "joint, between measurements": STEPS_BETWEEN["joint"]}

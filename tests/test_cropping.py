@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from glcic_jax.cropping import centre_square
+from glcic_jax.evaluation.cropping import centre_square
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (40, 40), (33, 64), (20, 31)])

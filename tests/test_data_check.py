@@ -18,12 +18,13 @@ from conftest import ROOT, load_config
 from fragile_work import crash_at_seven, fail
 from PIL import Image
 
-from glcic_jax import commands, data_check, data_report
-from glcic_jax.data_sources import open_sources
+from glcic_jax.commands import main
+from glcic_jax.data import check, data_report
+from glcic_jax.data.folders import split_folder
+from glcic_jax.data.input_pipeline import SkippedFiles, mean_pixel
+from glcic_jax.data.sources import open_sources
+from glcic_jax.data.worker_pool import in_processes
 from glcic_jax.errors import ConfigError, DataError
-from glcic_jax.image_folders import split_folder
-from glcic_jax.input_pipeline import SkippedFiles, mean_pixel
-from glcic_jax.worker_pool import in_processes
 
 LIMITS = {"image_size": 256, "validation_fraction": 0.02, "max_skipped_fraction": 0.01}
 
@@ -72,7 +73,14 @@ BAD |= {"broken.tif", "loop.bmp", "huge.jpg"}
 def checked(damaged, tmp_path_factory):
     """The report on the damaged folder, as text, as JSON and as a list, through the command."""
     out = tmp_path_factory.mktemp("out")
-    command = [sys.executable, "-c", "from glcic_jax.commands import main; main()", "data", "check", str(damaged)]
+    command = [
+        sys.executable,
+        "-c",
+        "from glcic_jax.commands.main import main; main()",
+        "data",
+        "check",
+        str(damaged),
+    ]
     command += ["--json", str(out / "a.json"), "--list", str(out / "list.txt"), "--processes", "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     return done, json.loads((out / "a.json").read_text()), (out / "list.txt").read_text().splitlines()
@@ -120,7 +128,7 @@ def test_the_mean_pixel_is_that_of_training(tmp_path):
         ramp = np.linspace(40 * index, 255, size[0] * size[1] * 3).reshape(size[1], size[0], 3)
         Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / f"{index}.jpg", quality=95)
         Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / f"{index}.png")
-    result = CliRunner().invoke(commands.cli, ["data", "check", str(tmp_path), "--processes", "1"])
+    result = CliRunner().invoke(main.cli, ["data", "check", str(tmp_path), "--processes", "1"])
     assert result.exit_code == 0, result.output
     found = re.search(r"--config\.data\.mean_pixel=\(([\d.]+),([\d.]+),([\d.]+)\)'", result.output)
     data = load_config("folder").data
@@ -130,8 +138,8 @@ def test_the_mean_pixel_is_that_of_training(tmp_path):
 
 
 def checked_in_process(path: Path) -> dict:
-    planned = data_check.plan(path, 0.02)
-    findings = data_check.read_all(planned, 1, lambda: None)
+    planned = check.plan(path, 0.02)
+    findings = check.read_all(planned, 1, lambda: None)
     return data_report.report(planned, findings, 256, 0.01)
 
 
@@ -143,12 +151,10 @@ def test_what_is_held_out_counts_as_in_training(tmp_path):
     Image.new("RGB", (20, 20), "white").save(tmp_path / held_out)
     assert checked_in_process(tmp_path)["mean_pixel"] == (0.0, 0.0, 0.0)
 
-    planned = data_check.Plan(
-        tmp_path, {"train": range(10), "validation": range(10), "test": range(80)}, {}, 0, []
-    )
+    planned = check.Plan(tmp_path, {"train": range(10), "validation": range(10), "test": range(80)}, {}, 0, [])
     for part, stops, words in (("test", False, "every image of the parts"), ("validation", True, "would stop")):
-        findings = data_check.Findings()
-        findings.add(part, 0, data_check.Finding(error="bad"))
+        findings = check.Findings()
+        findings.add(part, 0, check.Finding(error="bad"))
         values = data_report.report(planned, findings, 256, 0.01)
         assert values["training_would_stop"] is stops
         assert words in data_report.as_text(values)
@@ -162,7 +168,7 @@ def test_damage_is_found_at_any_size_of_decoding(progressive, restart):
     for length in rng.integers(300, len(content) - 20, 20):
         for at_least in (None, 8, 64, 128):
             with pytest.raises(DataError):
-                data_check.load_with_header(content[:length], "cut", at_least)
+                check.load_with_header(content[:length], "cut", at_least)
 
 
 def test_a_command_without_images_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
@@ -178,7 +184,7 @@ def test_a_command_without_images_is_one_line_and_exit_code_2(tmp_path, capsys, 
     ):
         monkeypatch.setattr(sys, "argv", ["glcic", "data", "check", str(tmp_path / path)])
         with pytest.raises(SystemExit) as caught:
-            commands.main()
+            main.main()
         output = capsys.readouterr()
         assert caught.value.code == 2
         assert output.out == ""
@@ -221,29 +227,29 @@ def test_a_dataset_info_of_another_program_makes_no_prepared_data_set(tmp_path):
     (tmp_path / "dataset_info.json").write_text("{}")
     for name in "ab":
         (tmp_path / f"{name}.png").write_bytes(picture(kind="PNG"))
-    assert sorted(data_check.plan(tmp_path, 0.5).parts) == ["train", "validation"]
+    assert sorted(check.plan(tmp_path, 0.5).parts) == ["train", "validation"]
     (tmp_path / "features.json").write_text("{}")
-    assert sorted(data_check.plan(tmp_path, 0.5).parts) == ["train", "validation"]
+    assert sorted(check.plan(tmp_path, 0.5).parts) == ["train", "validation"]
 
 
 def test_large_images_are_left_for_one_process(tmp_path, monkeypatch):
     for name in "abcd":
         (tmp_path / f"{name}.png").write_bytes(picture(size=(40, 40), kind="PNG"))
-    monkeypatch.setattr(data_check, "LARGE", 1000)
+    monkeypatch.setattr(check, "LARGE", 1000)
     items = [("train", f"{name}.png") for name in "abcd"]
-    assert all(finding.postponed for finding in data_check.inspect_items(tmp_path, items))
-    assert not any(finding.postponed for finding in data_check.inspect_items(tmp_path, items, large=True))
+    assert all(finding.postponed for finding in check.inspect_items(tmp_path, items))
+    assert not any(finding.postponed for finding in check.inspect_items(tmp_path, items, large=True))
 
 
 def test_the_defaults_of_the_command_are_those_of_the_configuration():
-    options = {option.name: option.default for option in commands.check.params}
+    options = {option.name: option.default for option in main.check.params}
     data = load_config("joint").data
     for key in ("image_size", "validation_fraction", "max_skipped_fraction"):
         assert options[key] == data[key]
 
 
 def test_the_command_needs_neither_jax_nor_the_input_pipeline():
-    code = "import sys, glcic_jax.commands, glcic_jax.data_report; print(*sys.modules)"
+    code = "import sys, glcic_jax.commands.main, glcic_jax.data.data_report; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"jax", "flax", "grain", "cv2", "tensorflow_datasets"} & set(loaded.stdout.split())
 
@@ -269,7 +275,7 @@ import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from fragile_work import {work} as work
 from glcic_jax.errors import DataError
-from glcic_jax.worker_pool import in_processes
+from glcic_jax.data.worker_pool import in_processes
 if __name__ == "__main__":
     try:
         print(list(in_processes(work, range(2), processes=1, chunk_size=1, crashed=0)))
@@ -322,7 +328,7 @@ def test_ctrl_c_ends_it_at_once_without_a_traceback(tmp_path):
     blob = picture(0, (2000, 2000), "PNG")
     for index in range(60):
         (tmp_path / f"{index}.png").write_bytes(blob)
-    code = "from glcic_jax.commands import main; main()"
+    code = "from glcic_jax.commands.main import main; main()"
     command = [sys.executable, "-c", code, "data", "check", str(tmp_path), "--processes", "2"]
     # A shell has what it runs in the background ignore Ctrl-C, and its descendants inherit that: these tests too.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,13 +15,13 @@ import pytest
 from conftest import ROOT, load_config, one_line
 from PIL import Image
 
-from glcic_jax import image_folders
-from glcic_jax.data_check import Findings, inspect_items, plan
-from glcic_jax.data_sources import Sources, directory_of, open_sources, tfds_directory, training_splits
+from glcic_jax.data import folders
+from glcic_jax.data.check import Findings, inspect_items, plan
+from glcic_jax.data.folders import FileSource, held_out
+from glcic_jax.data.input_pipeline import SkippedFiles, train_batches
+from glcic_jax.data.sources import Sources, directory_of, open_sources, tfds_directory, training_splits
 from glcic_jax.errors import ConfigError, DataError
-from glcic_jax.image_files import load_image
-from glcic_jax.image_folders import FileSource, held_out
-from glcic_jax.input_pipeline import SkippedFiles, train_batches
+from glcic_jax.pictures.rgb_files import load_image
 
 PREPARED = "tiny_photos"
 TRAIN_IMAGES, VALIDATION_IMAGES = 6, 3
@@ -277,10 +277,10 @@ def test_a_missing_folder_is_an_error_that_says_how_to_name_one(tmp_path, kind):
 def test_large_files_are_read_one_at_a_time(tmp_path, monkeypatch):
     path = write_picture(tmp_path / "a.png")
     lock = threading.Lock()
-    monkeypatch.setattr(image_folders, "_large_files", lock)
+    monkeypatch.setattr(folders, "_large_files", lock)
     lock.acquire()
     assert FileSource([path]).read(0) == png(7)
-    monkeypatch.setattr(image_folders, "LARGE_FILE", 10)
+    monkeypatch.setattr(folders, "LARGE_FILE", 10)
     reader = threading.Thread(target=FileSource([path]).read, args=(0,), daemon=True)
     reader.start()
     reader.join(0.2)
@@ -555,10 +555,10 @@ class NoTensorFlow(importlib.machinery.PathFinder):
 sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = NoTensorFlow
 sys.modules["tensorflow_datasets"] = None
 tfds_dir, folder = sys.argv[1:]
-from glcic_jax.data_sources import open_sources
+from glcic_jax.data.sources import open_sources
 from glcic_jax.errors import DataError
-from glcic_jax.image_files import load_image
-from glcic_jax.image_folders import FileSource, held_out
+from glcic_jax.pictures.rgb_files import load_image
+from glcic_jax.data.folders import FileSource, held_out
 
 def opened(source):
     return open_sources(types.SimpleNamespace(

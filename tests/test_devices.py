@@ -16,11 +16,11 @@ import pytest
 from conftest import COMPILE_QUICKLY, ROOT, load_config, shrink
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from glcic_jax import step_parts
-from glcic_jax.benchmark_setup import with_norms
-from glcic_jax.devices import AXIS, parallel, replicate, share, unreplicate
-from glcic_jax.state import TrainState, create_recipe, create_state
-from glcic_jax.steps import STEPS, STEPS_BETWEEN
+from glcic_jax.benchmark.common import with_norms
+from glcic_jax.training import step_parts
+from glcic_jax.training.distributed import AXIS, parallel, replicate, share, unreplicate
+from glcic_jax.training.state import TrainState, create_recipe, create_state
+from glcic_jax.training.steps import STEPS, STEPS_BETWEEN
 
 BATCH_SIZE = 8
 UPDATES = 3  # Of each phase; from the second on, all is compiled and in place.

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from glcic_jax import downloads
-from glcic_jax.downloads import download
+from glcic_jax.data.preparation import download as download_module
+from glcic_jax.data.preparation.download import download
 from glcic_jax.errors import DataError
 
 CONTENT = random.Random(0).randbytes(3_000_000)
@@ -88,7 +88,7 @@ def test_dropped_connections_are_taken_up_where_they_broke(server, tmp_path):
 
 
 def test_a_later_run_goes_on(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "_ATTEMPTS", 2)
+    monkeypatch.setattr(download_module, "_ATTEMPTS", 2)
     server.drops = [1_000_000, *[0] * 2]
     with pytest.raises(DataError, match=r"broke off after 976\.6 KiB of 2\.9 MiB") as caught:
         fetch(server, tmp_path / "file.tar")
@@ -107,7 +107,7 @@ def test_a_server_without_ranges_sends_it_all_again(server, tmp_path):
 
 
 def test_a_file_that_changed_is_not_joined_to_the_old_one(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "_ATTEMPTS", 1)
+    monkeypatch.setattr(download_module, "_ATTEMPTS", 1)
     server.drops = [1_000_000, 0]
     with pytest.raises(DataError, match="broke off"):
         fetch(server, tmp_path / "file.tar")
@@ -173,7 +173,7 @@ def test_a_whole_part_needs_no_server(server, tmp_path):
 
 
 def test_a_busy_server_is_asked_again_and_a_refusal_is_not(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "_ATTEMPTS", 3)
+    monkeypatch.setattr(download_module, "_ATTEMPTS", 3)
     server.status = 503
     with pytest.raises(DataError, match="the server answers 503"):
         fetch(server, tmp_path / "file.tar")
@@ -185,7 +185,7 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_not(server, tmp_path, mon
 
 
 def test_nobody_answers(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "_ATTEMPTS", 2)
+    monkeypatch.setattr(download_module, "_ATTEMPTS", 2)
     server.stop()
     with pytest.raises(DataError, match="refused"):
         fetch(server, tmp_path / "file.tar")

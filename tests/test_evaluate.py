@@ -15,15 +15,16 @@ from PIL import Image
 from reference_metrics import skimage_ssim
 from skimage import data
 
-from glcic_jax import evaluating, evaluator, fid
-from glcic_jax.commands import cli
-from glcic_jax.completer import Completer
+from glcic_jax.commands.main import cli
+from glcic_jax.completion.completer import Completer
 from glcic_jax.errors import UserError
-from glcic_jax.evaluation import measure
-from glcic_jax.image_files import load_image
-from glcic_jax.mask_sets import open_mask_set, summarise
-from glcic_jax.networks import CompletionNetwork
-from glcic_jax.weights import Description, Weights, save_weights
+from glcic_jax.evaluation import evaluate, evaluator
+from glcic_jax.evaluation.mask_sets.sets import open_mask_set, summarise
+from glcic_jax.evaluation.perceptual import fid
+from glcic_jax.model.networks import CompletionNetwork
+from glcic_jax.pictures.rgb_files import load_image
+from glcic_jax.training.validation import measure
+from glcic_jax.weights.file import Description, Weights, save_weights
 
 NETWORK = CompletionNetwork(1 / 16)
 SIDE = 32
@@ -326,7 +327,7 @@ class Halves:
 
 
 def test_fid_goes_on_too_and_is_that_of_all_features(here, photographs, monkeypatch):
-    monkeypatch.setattr(evaluating.fid, "load", lambda path: Halves())
+    monkeypatch.setattr(evaluate.fid, "load", lambda path: Halves())
     monkeypatch.setattr(fid, "FEATURES", 24)
     arguments = ("telea", "--data", f"folder:{photographs}", "--size", 24, "--fid", "x.pth", "--batch-size", 2)
     arguments += ("--baselines", "", "--no-blending")

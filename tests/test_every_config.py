@@ -3,9 +3,9 @@
 import pytest
 from conftest import CONFIGS, load_config, shrink
 
-from glcic_jax import training
 from glcic_jax.errors import ConfigError, DataError, UserError
-from glcic_jax.state import create_recipe, state_shapes
+from glcic_jax.training import loop
+from glcic_jax.training.state import create_recipe, state_shapes
 
 # Of the configurations that are the very same once they are shrunk, the first.
 DISTINCT = {shrink(load_config(name)).to_json_best_effort(): name for name in reversed(CONFIGS)}.values()
@@ -24,7 +24,7 @@ def test_a_shrunken_config_trains_one_step_of_each_phase(tmp_path, name):
     config = shrink(load_config(name))
     for phase in config.phases:
         config.phases[phase] = min(config.phases[phase], 1)
-    state = training.train(config, tmp_path / name)
+    state = loop.train(config, tmp_path / name)
     assert int(state.step) == sum(config.phases.values())
     assert (tmp_path / name / "summary.md").exists()
 
@@ -36,14 +36,14 @@ def test_a_shrunken_config_trains_one_step_of_each_phase(tmp_path, name):
 def test_sizes_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, config, key, value):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ConfigError, match=key.split(".")[-1].removesuffix("_steps")):
-        training.train(config, tmp_path / "run")
+        loop.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unwritable_workdir_is_one_clear_error(tmp_path, config):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="another --workdir"):
-        training.train(config, tmp_path / "file" / "run")
+        loop.train(config, tmp_path / "file" / "run")
 
 
 def test_divergence_stops_the_run_before_it_is_saved(tmp_path, config):
@@ -52,11 +52,11 @@ def test_divergence_stops_the_run_before_it_is_saved(tmp_path, config):
     config.log_every = 1
     config.checkpoint_every = 20
     with pytest.raises(UserError, match="diverged"):
-        training.train(config, tmp_path / "run")
+        loop.train(config, tmp_path / "run")
     assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
 
 
 def test_start_from_a_folder_that_is_no_run(tmp_path, config):
     config.start_from = str(tmp_path / "missing")
     with pytest.raises(DataError, match="start_from"):
-        training.train(config, tmp_path / "run")
+        loop.train(config, tmp_path / "run")

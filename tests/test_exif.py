@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from glcic_jax.exif import cleaned
+from glcic_jax.pictures.exif import cleaned
 
 
 def block_with_strips(pairs: list[tuple[int, int]], size: int) -> bytes:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from test_weights import DESCRIPTION, random_variables
 
-from glcic_jax.completion import complete
 from glcic_jax.errors import DataError
-from glcic_jax.exporting import EXPORTERS, export_stablehlo
-from glcic_jax.networks import CompletionNetwork
-from glcic_jax.weights import DTYPES, Weights
+from glcic_jax.model.networks import CompletionNetwork
+from glcic_jax.weights.export import EXPORTERS, export_stablehlo
+from glcic_jax.weights.file import DTYPES, Weights
+from glcic_jax.weights.from_run import complete
 
 SIZES = ((3, 32, 20), (1, 8, 12), (1, 4, 4))
 
@@ -108,14 +108,14 @@ def test_a_file_that_cannot_be_written_is_a_data_error(tmp_path):
 
 
 def test_each_dtype_of_the_command_can_be_written():
-    from glcic_jax.weights_commands import export_weights
+    from glcic_jax.commands.weights import export_weights
 
     (dtype,) = [parameter for parameter in export_weights.params if parameter.name == "dtype"]
     assert tuple(dtype.type.choices) == tuple(DTYPES)
 
 
 def test_each_format_of_the_command_has_an_exporter():
-    from glcic_jax.weights_commands import export
+    from glcic_jax.commands.weights import export
 
     (form,) = [parameter for parameter in export.params if parameter.name == "form"]
     assert set(form.type.choices) == set(EXPORTERS)

@@ -10,11 +10,11 @@ from conftest import one_line
 from feature_files import random_arrays, random_pictures, torch_file
 from scipy import linalg
 
-from glcic_jax import fid
 from glcic_jax.errors import DataError, WeightsError
-from glcic_jax.feature_weights import FeatureFile
-from glcic_jax.fid import InceptionFeatures, Statistics, frechet_distance
-from glcic_jax.inception import Inception, inception_params, inception_shapes
+from glcic_jax.evaluation.perceptual import fid
+from glcic_jax.evaluation.perceptual.fid import InceptionFeatures, Statistics, frechet_distance
+from glcic_jax.evaluation.perceptual.inception import Inception, inception_params, inception_shapes
+from glcic_jax.evaluation.perceptual.state_dict import FeatureFile
 
 NARROW = Inception(1 / 16)
 

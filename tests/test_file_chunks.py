@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from test_pictures import PROFILES, encode, encode_16, noise, with_chunk
 
-from glcic_jax.file_chunks import is_lossless_webp, jpeg2000_bits, png_colour
-from glcic_jax.pictures import encode_picture, fitted, read_picture
+from glcic_jax.pictures.file_chunks import is_lossless_webp, jpeg2000_bits, png_colour
+from glcic_jax.pictures.picture import encode_picture, fitted, read_picture
 
 WIDE_GAMUT = (12, 13, 0, 1)  # cICP: Display P3.
 

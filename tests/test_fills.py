@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from glcic_jax.fills import FILLS, mean_fill
+from glcic_jax.pictures.fills import FILLS, mean_fill
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import safetensors.numpy
 from conftest import one_line
 
 from glcic_jax.errors import WeightsError
-from glcic_jax.foreign_weights import read_foreign
-from glcic_jax.images import network_input
-from glcic_jax.networks import CompletionNetwork
-from glcic_jax.tensor_files import LARGEST_FILE
-from glcic_jax.torch_layouts import completion_shapes
-from glcic_jax.weights import load_weights, save_weights
+from glcic_jax.model.images import network_input
+from glcic_jax.model.networks import CompletionNetwork
+from glcic_jax.weights.file import load_weights, save_weights
+from glcic_jax.weights.foreign.layouts import completion_shapes
+from glcic_jax.weights.foreign.reader import read_foreign
+from glcic_jax.weights.foreign.tensors import LARGEST_FILE
 
 WIDTH = 1 / 16
 MEAN = np.array([0.5, 0.4, 0.3])

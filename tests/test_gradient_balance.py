@@ -5,7 +5,13 @@ import optax
 import pytest
 
 from glcic_jax.errors import ConfigError
-from glcic_jax.gradient_balance import Balance, BalanceState, adversarial_weight, balance_gradients, balance_state
+from glcic_jax.model.gradient_balance import (
+    Balance,
+    BalanceState,
+    adversarial_weight,
+    balance_gradients,
+    balance_state,
+)
 
 ALPHA = 0.0004
 OPTIONS = {"alpha": ALPHA, "ratio": 1.0, "hold_steps": 10, "handover_steps": 20, "max_weight": 10.0}

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from glcic_jax import health as health_module
 from glcic_jax.errors import DivergedError
-from glcic_jax.health import Health
-from glcic_jax.steps import CompletionMetrics, JointMetrics
+from glcic_jax.training import health as health_module
+from glcic_jax.training.health import Health
+from glcic_jax.training.steps import CompletionMetrics, JointMetrics
 
 LIMITS = {"discriminator_loss": 0.01, "gradient_norm": 1e-6}
 SOUND = {

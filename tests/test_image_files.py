@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from glcic_jax.errors import DataError
-from glcic_jax.image_files import Header, load_image, load_with_header, save_image
+from glcic_jax.pictures.rgb_files import Header, load_image, load_with_header, save_image
 
 EXIF_ORIENTATION = 0x0112
 
@@ -274,7 +274,7 @@ def test_an_image_worked_in_strips_is_the_same(kind, monkeypatch):
     options = {"transparency": 3} if kind == "P" else {}
     content = encode(image, "TIFF" if kind == "F" else "PNG", **options)
     whole = load_image(content)
-    monkeypatch.setattr("glcic_jax.image_files._PIXELS_OF_A_STRIP", 7 * 30)
+    monkeypatch.setattr("glcic_jax.pictures.rgb_files._PIXELS_OF_A_STRIP", 7 * 30)
     np.testing.assert_array_equal(load_image(content), whole)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from glcic_jax.errors import ConfigError
-from glcic_jax.images import INPUT_FORMS, composite, crop_patch, network_input, to_float, to_uint8
-from glcic_jax.smooth_fill import smooth_fill
+from glcic_jax.model.images import INPUT_FORMS, composite, crop_patch, network_input, to_float, to_uint8
+from glcic_jax.model.smooth_fill import smooth_fill
 
 MEAN_PIXEL = np.array([0.5, 0.25, 0.125], np.float32)
 

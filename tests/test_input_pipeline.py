@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glcic_jax.errors import DataError
-from glcic_jax.input_pipeline import (
+from glcic_jax.data.input_pipeline import (
     SkippedFiles,
     kept_mean_pixel,
     mean_pixel,
@@ -23,6 +22,7 @@ from glcic_jax.input_pipeline import (
     train_batches,
     validation_batch,
 )
+from glcic_jax.errors import DataError
 
 SIZE = 32
 
@@ -335,7 +335,7 @@ def test_files_that_vanished_are_skipped_too(tmp_path):
 
 def test_each_skipped_image_is_logged_once(caplog):
     source = TaggedPictures(6, unreadable=(4,))
-    with caplog.at_level("WARNING", logger="glcic_jax.input_pipeline"):
+    with caplog.at_level("WARNING", logger="glcic_jax.data.input_pipeline"):
         take(batches_of(source, 5, skipped=SkippedFiles(None, 6, 0.5)), 4)
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 1

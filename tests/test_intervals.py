@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from glcic_jax.intervals import RESAMPLES, finite_mean, hole_ratio_bins, mean_interval, paired_interval
+from glcic_jax.evaluation.statistics import RESAMPLES, finite_mean, hole_ratio_bins, mean_interval, paired_interval
 
 
 def test_the_interval_is_that_of_resampled_means():

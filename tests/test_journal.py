@@ -7,7 +7,7 @@ import pytest
 from conftest import one_line
 
 from glcic_jax.errors import DataError
-from glcic_jax.journal import Journal, Rows
+from glcic_jax.evaluation.journal import Journal, Rows
 
 IDENTITY = {"masks": "paper:seed=0", "size": 64, "nested": {"a": [1, 2]}}
 

@@ -20,7 +20,7 @@ import pytest
 from conftest import ROOT
 from test_training import ENVIRONMENT, NARROW
 
-from glcic_jax.workdirs import locked
+from glcic_jax.training.workdir import locked
 
 STEPS = (9, 5, 0)  # Of each phase: kills fall on both sides of the first one's end.
 LAST = sum(STEPS)

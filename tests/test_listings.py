@@ -6,11 +6,11 @@ from conftest import command_runner, one_line
 from PIL import Image
 from test_data_sources import open_with, png, relative_names
 
-from glcic_jax.commands import cli
-from glcic_jax.data_sources import open_sources
+from glcic_jax.commands.main import cli
+from glcic_jax.data.listings import PARTS, Listed, files_of, read_listing
+from glcic_jax.data.sources import open_sources
 from glcic_jax.errors import DataError, UserError
-from glcic_jax.evaluation_images import Part, open_images
-from glcic_jax.listings import PARTS, Listed, files_of, read_listing
+from glcic_jax.evaluation.evaluation_images import Part, open_images
 
 FILES = {"a/1.png": "train", "a/2.png": "train", "b.png": "validation", "c.png": "test", "d,e.png": "train"}
 

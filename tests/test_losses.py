@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from glcic_jax.errors import ConfigError
-from glcic_jax.losses import (
+from glcic_jax.model.losses import (
     ADVERSARIAL_LOSSES,
     RECONSTRUCTION_LOSSES,
     create_reconstruction_loss,

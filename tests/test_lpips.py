@@ -10,9 +10,9 @@ from conftest import one_line
 from feature_files import random_arrays, random_pictures, torch_file
 from scipy.signal import correlate2d
 
-from glcic_jax import lpips
 from glcic_jax.errors import DataError, WeightsError
-from glcic_jax.lpips import BACKBONES, Lpips
+from glcic_jax.evaluation.perceptual import lpips
+from glcic_jax.evaluation.perceptual.lpips import BACKBONES, Lpips
 
 FEATURES = {"alexnet": (64, 192, 384, 256, 256), "vgg16": (64, 128, 256, 512, 512)}
 # Index in torchvision's `features`, outputs, kernel, stride and padding; "pool" with its window; "tap".

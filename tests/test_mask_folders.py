@@ -9,11 +9,11 @@ from click.testing import CliRunner
 from conftest import one_line
 from PIL import Image
 
-from glcic_jax import mask_sets
-from glcic_jax.commands import cli
-from glcic_jax.cropping import centre_square
+from glcic_jax.commands.main import cli
 from glcic_jax.errors import ConfigError, DataError
-from glcic_jax.mask_sets import open_mask_set, store, summarise
+from glcic_jax.evaluation.cropping import centre_square
+from glcic_jax.evaluation.mask_sets import sets
+from glcic_jax.evaluation.mask_sets.sets import open_mask_set, store, summarise
 
 
 def pattern(number: int, size: tuple[int, int]) -> np.ndarray:
@@ -191,7 +191,7 @@ def test_nothing_is_written_over_and_nothing_half(tmp_path, monkeypatch):
     with pytest.raises(DataError) as caught:
         store(open_mask_set("box"), 2, (16, 16), tmp_path / "file" / "new")
     assert "cannot be written" in one_line(caught)
-    monkeypatch.setattr(mask_sets.os, "rename", lambda *paths: (_ for _ in ()).throw(OSError(28, "disk full")))
+    monkeypatch.setattr(sets.os, "rename", lambda *paths: (_ for _ in ()).throw(OSError(28, "disk full")))
     with pytest.raises(DataError) as caught:
         store(open_mask_set("box"), 2, (16, 16), tmp_path / "new")
     assert "disk full" in one_line(caught)

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, load_config, one_line
 
-from glcic_jax import masks, stroke_masks
 from glcic_jax.errors import ConfigError
-from glcic_jax.mask_sets import MASK_SETS, Digest, open_mask_set, summarise
-from glcic_jax.stable_random import TextRandom
+from glcic_jax.evaluation.mask_sets import stroke_masks
+from glcic_jax.evaluation.mask_sets.sets import MASK_SETS, Digest, open_mask_set, summarise
+from glcic_jax.evaluation.mask_sets.stable_random import TextRandom
+from glcic_jax.model import masks
 
 DRAWN = [name for name in MASK_SETS if name != "folder"]
 SIZES = [(256, 256), (192, 320)]
@@ -74,7 +75,7 @@ def test_golden_hashes(name):
 
 def test_another_process_draws_the_same_bits():
     code = (
-        "from glcic_jax.mask_sets import open_mask_set, summarise\n"
+        "from glcic_jax.evaluation.mask_sets.sets import open_mask_set, summarise\n"
         f"for name in {DRAWN}: print(summarise(open_mask_set(name), 16, (192, 320)).record.sha256)"
     )
     environment = {"PYTHONHASHSEED": "4321", "PYTHONPATH": str(ROOT), "LC_ALL": "C"}

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage, stats
 
 from glcic_jax.errors import ConfigError
-from glcic_jax.masks import SAMPLERS, create_sampler, random_local_box
+from glcic_jax.model.masks import SAMPLERS, create_sampler, random_local_box
 
 IMAGE_SIZE = (40, 56)
 LOCAL_SIZE = 24

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from glcic_jax.memory import available_memory
+from glcic_jax.runtime import available_memory
 
 
 def test_it_is_some_and_no_more_than_the_machine_has():
@@ -20,7 +20,7 @@ def test_it_is_some_and_no_more_than_the_machine_has():
 
 @pytest.mark.parametrize("limit", [500 << 20, 700 << 20])
 def test_a_limit_of_the_address_space_counts(limit):
-    code = "from glcic_jax.memory import available_memory; print(available_memory())"
+    code = "from glcic_jax.runtime import available_memory; print(available_memory())"
     line = f"ulimit -v {limit >> 10} && exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
     found = subprocess.run(["sh", "-c", line], capture_output=True, check=True)
     assert limit * 0.5 < int(found.stdout) < limit
@@ -31,7 +31,7 @@ def test_memory_that_was_freed_is_kept():
     code = """
 import resource
 import numpy as np
-from glcic_jax.memory import keep_freed_memory
+from glcic_jax.runtime import keep_freed_memory
 
 def pages_mapped():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

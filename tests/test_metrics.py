@@ -7,8 +7,8 @@ from reference_metrics import skimage_ssim
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
-from glcic_jax.evaluation import measure
-from glcic_jax.metrics import ImageMetrics, image_metrics, ssim_map
+from glcic_jax.model.metrics import ImageMetrics, image_metrics, ssim_map
+from glcic_jax.training.validation import measure
 
 NAMES = ("natural against noisy", "natural against filled", "noise against noise", "flat against flat", "dark")
 

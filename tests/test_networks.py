@@ -11,7 +11,7 @@ from flax import linen as nn
 from scipy import signal
 
 from glcic_jax.errors import ConfigError
-from glcic_jax.networks import (
+from glcic_jax.model.networks import (
     BRANCHES,
     LAYER_ORDERS,
     CompletionNetwork,

@@ -23,11 +23,11 @@ from PIL import Image
 from reference import random_completion_weights
 from test_training import NARROW
 
-from glcic_jax.checkpoints import Checkpoints
-from glcic_jax.completer import Completer
-from glcic_jax.image_files import load_image
-from glcic_jax.mask_files import random_hole
-from glcic_jax.reporting import read_metrics
+from glcic_jax.completion.completer import Completer
+from glcic_jax.pictures.mask_files import random_hole
+from glcic_jax.pictures.rgb_files import load_image
+from glcic_jax.training.checkpoints import Checkpoints
+from glcic_jax.training.metric_log import read_metrics
 
 NOTEBOOK = nbformat.read(ROOT / "notebooks" / "glcic_colab.ipynb", nbformat.NO_CONVERT)
 CODE = {cell.id: cell.source for cell in NOTEBOOK.cells if cell.cell_type == "code"}

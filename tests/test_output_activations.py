@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from glcic_jax.errors import ConfigError
-from glcic_jax.networks import CompletionNetwork
-from glcic_jax.output_activations import OUTPUT_ACTIVATIONS
-from glcic_jax.state import create_recipe
+from glcic_jax.model.networks import CompletionNetwork
+from glcic_jax.model.output_activations import OUTPUT_ACTIVATIONS
+from glcic_jax.training.state import create_recipe
 
 WIDTH = 1 / 16
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from pages import Drawn, Page, evaluation
 
-from glcic_jax.report import write_report
+from glcic_jax.evaluation.report.report import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome")

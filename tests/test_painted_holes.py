@@ -9,7 +9,7 @@ from conftest import one_line
 from PIL import Image
 
 from glcic_jax.errors import DataError
-from glcic_jax.painted_holes import mask_operation, mask_png, painted_hole
+from glcic_jax.serving.painted_holes import mask_operation, mask_png, painted_hole
 
 SIZE = (90, 60)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import one_line
 
+from glcic_jax.completion.pairing import Job, pair
 from glcic_jax.errors import DataError
-from glcic_jax.pairing import Job, pair
 
 
 def fill(root: Path, *names: str) -> Path:

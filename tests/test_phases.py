@@ -1,7 +1,7 @@
 import pytest
 
 from glcic_jax.errors import ConfigError
-from glcic_jax.phases import PHASE_NAMES, Phase, create_schedule
+from glcic_jax.training.schedule import PHASE_NAMES, Phase, create_schedule
 
 
 def test_the_paper_changes_phase_after_90_000_and_100_000_updates():

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glcic_jax.completer import Completer
+from glcic_jax.completion.completer import Completer
+from glcic_jax.completion.inputs import take_hole, take_picture
 from glcic_jax.errors import DataError, WeightsError
-from glcic_jax.networks import CompletionNetwork
-from glcic_jax.picture_kinds import take_hole, take_picture
-from glcic_jax.weights import Description, Weights, save_weights
+from glcic_jax.model.networks import CompletionNetwork
+from glcic_jax.weights.file import Description, Weights, save_weights
 
 NETWORK = CompletionNetwork(1 / 16)
 HOLE = np.zeros((21, 30), bool)

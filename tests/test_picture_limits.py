@@ -11,7 +11,7 @@ import tifffile
 from conftest import one_line
 
 from glcic_jax.errors import DataError
-from glcic_jax.pictures import read_picture
+from glcic_jax.pictures.picture import read_picture
 
 
 def rare_tiff(pixels: np.ndarray, **options) -> bytes:
@@ -61,7 +61,7 @@ def test_a_huge_file_that_is_no_picture_is_not_read(tmp_path, start, monkeypatch
     with open(path, "wb") as file:
         file.write(start)
         os.truncate(file.fileno(), 3 * 2**30)
-    monkeypatch.setattr("glcic_jax.picture_limits.MAX_PIXELS", 1000)
+    monkeypatch.setattr("glcic_jax.pictures.picture_limits.MAX_PIXELS", 1000)
     with pytest.raises(DataError, match="cannot be read as an image") as caught:
         read_picture(path, max_pixels=1000)
     assert ("12,000 bytes" in one_line(caught)) == (start == b"II*\0")

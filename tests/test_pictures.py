@@ -13,12 +13,10 @@ import tifffile
 from conftest import one_line
 from PIL import Image
 
-from glcic_jax import image_files
 from glcic_jax.errors import DataError
-from glcic_jax.exif import cleaned
-from glcic_jax.image_files import load_image
-from glcic_jax.picture_decoding import decode
-from glcic_jax.pictures import (
+from glcic_jax.pictures import rgb_files
+from glcic_jax.pictures.exif import cleaned
+from glcic_jax.pictures.picture import (
     Picture,
     encode_picture,
     fitted,
@@ -27,6 +25,8 @@ from glcic_jax.pictures import (
     suffix_for,
     write_picture,
 )
+from glcic_jax.pictures.picture_decoding import decode
+from glcic_jax.pictures.rgb_files import load_image
 
 PROFILES = {space: bytes(16) + space + bytes(200) for space in (b"RGB ", b"GRAY", b"CMYK")}
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -215,7 +215,7 @@ def test_orientation_is_applied_and_the_tag_reset(orientation, kind):
 @pytest.mark.parametrize("orientation", [None, *STORED])
 def test_heic_is_read_upright_with_an_exif_block_and_without(orientation):
     pytest.importorskip("pillow_heif")
-    assert image_files.heif_formats() == ["HEIF"]
+    assert rgb_files.heif_formats() == ["HEIF"]
     ramps = np.meshgrid(np.arange(48) * 4, np.arange(64) * 3)
     upright = np.stack([*ramps, np.full((64, 48), 100)], -1).astype(np.uint8)
     stored = np.ascontiguousarray(STORED[orientation or 1](upright))
@@ -288,7 +288,7 @@ def test_exif_that_names_another_size_does_not_change_a_tiffs():
 
 @pytest.mark.parametrize("kind", ["JPEG", "MPO", "WEBP", "AVIF", "BMP", "PPM", "GIF"])
 def test_pixels_are_those_that_training_reads(kind):
-    if kind not in image_files.readable_formats() and kind != "MPO":
+    if kind not in rgb_files.readable_formats() and kind != "MPO":
         pytest.skip(f"this Pillow reads no {kind}")
     content = encode(noise(3, height=24, width=32), kind)
     np.testing.assert_array_equal(read_picture(content).pixels, load_image(content))
@@ -480,8 +480,8 @@ def test_animations_and_pages_are_refused(kind):
 
 
 def test_heic_without_its_package_names_the_extra(monkeypatch):
-    monkeypatch.setattr("glcic_jax.picture_opening.heif_formats", list)
-    monkeypatch.setattr("glcic_jax.image_files.heif_formats", list)
+    monkeypatch.setattr("glcic_jax.pictures.reading.heif_formats", list)
+    monkeypatch.setattr("glcic_jax.pictures.rgb_files.heif_formats", list)
     for brand in (b"heic", b"heix", b"mif1"):
         content = b"\0\0\0\x1cftyp" + brand + bytes(100)
         assert "glcic-jax[heic]" in refusal(content, "a.heic")
@@ -530,6 +530,6 @@ def test_threads_have_limits_of_their_own():
 def test_a_picture_worked_in_strips_is_the_same(channels, monkeypatch):
     contents = [encode(noise(channels), "PNG"), encode(Image.fromarray(noise(3)).quantize(9), "PNG")]
     whole = [read_picture(content).pixels for content in contents]
-    monkeypatch.setattr("glcic_jax.image_files._PIXELS_OF_A_STRIP", 2 * 11)
+    monkeypatch.setattr("glcic_jax.pictures.rgb_files._PIXELS_OF_A_STRIP", 2 * 11)
     for content, expected in zip(contents, whole, strict=True):
         np.testing.assert_array_equal(read_picture(content).pixels, expected)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from glcic_jax import poisson
+from glcic_jax.completion import poisson
 
 QUARTER_OF_A_GREY_LEVEL = 0.25 / 255
 
@@ -152,6 +152,8 @@ def test_nothing_to_solve_is_zero():
 
 
 def test_scipy_waits_until_it_is_needed():
-    code = "import sys, glcic_jax.blending; print([name for name in sys.modules if name.split('.')[0] == 'scipy'])"
+    code = (
+        "import sys, glcic_jax.completion.blending; print([x for x in sys.modules if x.split('.')[0] == 'scipy'])"
+    )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[]"

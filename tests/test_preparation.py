@@ -20,14 +20,15 @@ from conftest import ROOT, load_config, one_line
 from test_downloads import Server
 from tiny_archives import records_in, silent
 
-from glcic_jax import archives as archives_module
-from glcic_jax import preparation, shards
-from glcic_jax.archives import Archive, open_members
-from glcic_jax.commands import cli
-from glcic_jax.data_recipes import RECIPES
-from glcic_jax.data_sources import open_sources, tfds_directory
+from glcic_jax.commands.main import cli
+from glcic_jax.data.preparation import archives as archives_module
+from glcic_jax.data.preparation import prepare as prepare_module
+from glcic_jax.data.preparation import shards
+from glcic_jax.data.preparation.archives import Archive, open_members
+from glcic_jax.data.preparation.prepare import prepare
+from glcic_jax.data.preparation.recipes import RECIPES
+from glcic_jax.data.sources import open_sources, tfds_directory
 from glcic_jax.errors import ConfigError, DataError
-from glcic_jax.preparation import prepare
 
 MAKERS = {
     "places365_small": tiny_archives.places,
@@ -186,7 +187,7 @@ def test_many_shards_hold_the_same_examples(faces, tmp_path, monkeypatch):
 
 def test_tfds_registers_what_the_recipes_name():
     for name, recipe in RECIPES.items():
-        archives = preparation._registered(recipe, preparation._builder(name, Path("nowhere")))
+        archives = prepare_module._registered(recipe, prepare_module._builder(name, Path("nowhere")))
         assert all(archive.size > 1_000_000 and len(archive.sha256) == 64 for archive in archives.values())
         assert len({archive.name for archive in archives.values()}) == len(archives)
         assert set(recipe.images) <= set(recipe.urls)
@@ -360,7 +361,7 @@ from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 from glcic_jax.errors import DataError
-from glcic_jax.shards import Workspace
+from glcic_jax.data.preparation.shards import Workspace
 workspace = Workspace(Path(sys.argv[1]), {})
 workspace.write("small", [bytes(10)], 10, 1)
 try:
@@ -417,13 +418,13 @@ def test_an_interruption_anywhere_changes_nothing_in_the_result(faces, tmp_path,
 def test_a_verified_archive_is_not_read_again(faces, tmp_path, monkeypatch):
     source, archives = faces
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "write_split", lambda *_: 1 / 0)
+        patch.setattr(prepare_module, "write_split", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(FACADES, tmp_path, source, silent, archives)
     with monkeypatch.context() as patch:
         patch.setattr(archives_module, "_sha256", lambda *_: 1 / 0)
         with monkeypatch.context() as deeper:
-            deeper.setattr(preparation, "write_split", lambda *_: {}["got this far"])
+            deeper.setattr(prepare_module, "write_split", lambda *_: {}["got this far"])
             with pytest.raises(KeyError, match="got this far"):
                 prepare(FACADES, tmp_path, source, silent, archives)
         os.utime(source / archives["images"].name, (1, 1))  # Changed, for all that is known.
@@ -488,7 +489,7 @@ def test_a_killed_process_is_resumed(tmp_path, monkeypatch):
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     process = subprocess.run(
-        [sys.executable, "-c", "from glcic_jax.commands import main; main()", "data", "prepare", "celeb_a"],
+        [sys.executable, "-c", "from glcic_jax.commands.main import main; main()", "data", "prepare", "celeb_a"],
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "TFDS_DATA_DIR": str(tmp_path)},
     )  # fmt: skip
     assert process.returncode == 2
@@ -498,7 +499,7 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
 
 def ask(archives: dict[str, Archive], monkeypatch, *arguments: str):
     """Runs the command with archives that stand for the published ones."""
-    monkeypatch.setattr(preparation, "_registered", lambda *_: archives)
+    monkeypatch.setattr(prepare_module, "_registered", lambda *_: archives)
     return CliRunner().invoke(cli, ["data", "prepare", *arguments], catch_exceptions=False)
 
 
@@ -524,7 +525,7 @@ def test_the_command_ends_with_how_to_train(name, tmp_path, monkeypatch):
 
 def test_ctrl_c_says_how_to_go_on(faces, tmp_path, monkeypatch):
     source, archives = faces
-    monkeypatch.setattr(preparation, "write_split", tiny_archives.raise_keyboard_interrupt)
+    monkeypatch.setattr(prepare_module, "write_split", tiny_archives.raise_keyboard_interrupt)
     result = ask(archives, monkeypatch, FACADES, "--from", str(source), "--data-dir", str(tmp_path))
     assert result.exit_code == 130
     assert result.output.splitlines()[-1] == "stopped; the same command goes on"

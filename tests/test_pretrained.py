@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from glcic_jax import built_in, data_sources, fills
-from glcic_jax.completer import Completer
-from glcic_jax.cropping import centre_square
-from glcic_jax.image_files import load_image
-from glcic_jax.mask_sets import open_mask_set
-from glcic_jax.smooth_fill import smooth_fill
+from glcic_jax.completion.completer import Completer
+from glcic_jax.data import sources
+from glcic_jax.evaluation.cropping import centre_square
+from glcic_jax.evaluation.mask_sets.sets import open_mask_set
+from glcic_jax.model.smooth_fill import smooth_fill
+from glcic_jax.pictures import fills
+from glcic_jax.pictures.rgb_files import load_image
+from glcic_jax.weights import built_in
 
 FOLDER = ROOT / "glcic_jax" / "pretrained"
 CARD = (FOLDER / "MODEL_CARD.md").read_text()
@@ -65,7 +67,7 @@ def test_the_list_attributes_every_photograph_and_splits_no_group():
 
 def test_it_fills_the_samples_better_than_fills_without_a_network(completer):
     """On nine photographs that it never saw; one that learned nothing gives the smooth fill that it reads."""
-    samples = data_sources.open_samples("")
+    samples = sources.open_samples("")
     images = [centre_square(load_image(part.read(index)), SIDE) for part in samples for index in range(len(part))]
     masks = open_mask_set("paper:seed=0")
     mean_pixel = np.array(completer.description.mean_pixel, np.float32)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from glcic_jax.private_folder import PrivateFolder
+from glcic_jax.serving.private_folder import PrivateFolder
 
 
 @pytest.fixture

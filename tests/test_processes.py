@@ -15,8 +15,8 @@ import pytest
 from conftest import COMPILE_QUICKLY, ROOT
 from test_training import NARROW
 
-from glcic_jax import processes
 from glcic_jax.errors import ConfigError
+from glcic_jax.training import processes
 
 ENDLESS = (100_000, 0, 0)
 EVERY_STEP = ("checkpoint_every=1", "validate_every=0", "grid_every=0", "log_every=1")

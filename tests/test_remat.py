@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glcic_jax.checkpoints import Checkpoints
-from glcic_jax.continuation import restore_run
 from glcic_jax.errors import ConfigError
-from glcic_jax.networks import REMATS, CompletionNetwork
-from glcic_jax.phases import PHASE_NAMES, create_schedule
-from glcic_jax.state import create_recipe, create_state
+from glcic_jax.model.networks import REMATS, CompletionNetwork
+from glcic_jax.training.checkpoints import Checkpoints
+from glcic_jax.training.resume import restore_run
+from glcic_jax.training.schedule import PHASE_NAMES, create_schedule
+from glcic_jax.training.state import create_recipe, create_state
 
 # XLA:CPU would find that the second computation is the first, and the test would compare a program with itself.
 APART = {"xla_disable_hlo_passes": "cse_barrier_expander", "xla_backend_optimization_level": 0}

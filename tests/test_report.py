@@ -15,9 +15,9 @@ from conftest import ROOT
 from pages import Drawn, Page, decoded, evaluation
 
 from glcic_jax.errors import DataError
-from glcic_jax.page import embed
-from glcic_jax.report import write_report
-from glcic_jax.scores import Scores
+from glcic_jax.evaluation.report.page import embed
+from glcic_jax.evaluation.report.report import write_report
+from glcic_jax.evaluation.scores import Scores
 
 BAD_NAME = "<script>alert('1')</script>\"&\udcff Größe 日本.png"
 SHOWN_NAME = "<script>alert('1')</script>\"&\\udcff Größe 日本.png"
@@ -31,15 +31,15 @@ def written(found, tmp_path, pictures=None):
 
 
 def test_pages_need_no_jax():
-    code = "import sys, glcic_jax.report, glcic_jax.comparison_page; print('jax' in sys.modules)"
+    code = "import sys; from glcic_jax.evaluation.report import comparison, report; print('jax' in sys.modules)"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "False"
 
 
 def test_the_templates_are_part_of_the_package():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    patterns = settings["tool"]["setuptools"]["package-data"]["glcic_jax"]
-    for path in (ROOT / "glcic_jax" / "templates").iterdir():
+    patterns = settings["tool"]["setuptools"]["package-data"]["glcic_jax.evaluation.report"]
+    for path in (ROOT / "glcic_jax" / "evaluation" / "report" / "templates").iterdir():
         assert any(fnmatch(f"templates/{path.name}", pattern) for pattern in patterns), path
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from pages import evaluation
 
-from glcic_jax import score_summary
 from glcic_jax.errors import DataError
-from glcic_jax.score_tables import markdown_table, write_csv, write_markdown
-from glcic_jax.scores import METRICS, Evaluation, Scores
+from glcic_jax.evaluation import score_summary
+from glcic_jax.evaluation.scores import METRICS, Evaluation, Scores
+from glcic_jax.evaluation.tables import markdown_table, write_csv, write_markdown
 
 MINUS = "\u2212"
 

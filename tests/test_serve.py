@@ -21,9 +21,9 @@ from served import served
 from test_serve_app import image, mask, png_of
 from tiny import tiny_weights
 
-from glcic_jax.commands import cli
+from glcic_jax.commands.main import cli
 from glcic_jax.errors import UserError
-from glcic_jax.weights import save_weights
+from glcic_jax.weights.file import save_weights
 
 LIMITS = ("--max-megabytes", "2", "--max-megapixels", "1", "--queue", "4", "--upload-seconds", "4")
 GROWTH = 400 << 20  # Bytes; four requests at a time, one of them decoded.
@@ -372,7 +372,7 @@ def test_weights_that_are_not_there_end_it(tmp_path, monkeypatch):
 
 
 def test_weights_are_called_by_the_last_part_of_their_path(tmp_path, monkeypatch, weights):
-    from glcic_jax import serve_command
+    from glcic_jax.commands import serve
 
     monkeypatch.setenv("GLCIC_HOME", str(tmp_path))
     monkeypatch.delenv("GLCIC_WEIGHTS", raising=False)
@@ -380,15 +380,15 @@ def test_weights_are_called_by_the_last_part_of_their_path(tmp_path, monkeypatch
     other.parent.mkdir()
     shutil.copy(weights, other)
     with pytest.raises(UserError, match="two are called"):
-        serve_command._completers((str(weights), str(other)), "cpu")
-    found = serve_command._completers((str(weights), "photos"), "cpu")
+        serve._completers((str(weights), str(other)), "cpu")
+    found = serve._completers((str(weights), "photos"), "cpu")
     assert {name: one.name for name, one in found.items()} == {weights.name: weights.name, "photos": "photos"}
     # Without any: the default, and what is stored and sound.
     for name in ("mine", "broken"):
         imported = command_runner().invoke(cli, ["weights", "import", str(weights), "--name", name])
         assert imported.exit_code == 0, imported.output
     (tmp_path / "weights" / "broken.safetensors").write_bytes(b"no")
-    assert list(serve_command._completers((), "cpu")) == ["photos", "mine"]
+    assert list(serve._completers((), "cpu")) == ["photos", "mine"]
 
 
 @pytest.mark.parametrize("option", ["--max-megabytes", "--max-megapixels", "--upload-seconds", "--stop-seconds"])

@@ -15,12 +15,12 @@ from starlette.testclient import TestClient
 from test_serving import LIMITS, completer
 from tiny import tiny_weights
 
-from glcic_jax.commands import cli
-from glcic_jax.serve_app import create_app
-from glcic_jax.serve_requests import Options
-from glcic_jax.serving import Service
-from glcic_jax.weights import save_weights
-from glcic_jax.windows import STRATEGIES
+from glcic_jax.commands.main import cli
+from glcic_jax.completion.windows import STRATEGIES
+from glcic_jax.serving.api import create_app
+from glcic_jax.serving.forms import Options
+from glcic_jax.serving.service import Service
+from glcic_jax.weights.file import save_weights
 
 __all__ = ["completer"]
 

@@ -13,7 +13,7 @@ from PIL import Image
 from served import served
 from test_serve import weights
 
-from glcic_jax.commands import cli
+from glcic_jax.commands.main import cli
 
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

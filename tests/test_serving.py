@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from tiny import tiny_weights
 
-from glcic_jax.completer import Completer
+from glcic_jax.completion.completer import Completer
+from glcic_jax.completion.files import Settings, complete_file
 from glcic_jax.errors import DataError, TooLargeError, WeightsError
-from glcic_jax.file_completion import Settings, complete_file
-from glcic_jax.mask_files import Hole
-from glcic_jax.pictures import Picture, encode_picture, read_picture
-from glcic_jax.serving import BusyError, GoneError, Limits, NotAnImageError, NotReadyError, Order, Service
+from glcic_jax.pictures.mask_files import Hole
+from glcic_jax.pictures.picture import Picture, encode_picture, read_picture
+from glcic_jax.serving.service import BusyError, GoneError, Limits, NotAnImageError, NotReadyError, Order, Service
 
 LIMITS = Limits(max_bytes=1 << 20, max_pixels=10_000, queue=3)
 

@@ -8,10 +8,10 @@ import tifffile
 from PIL import Image
 from test_pictures import PROFILES, encode, exif_block, noise
 
-from glcic_jax import sixteen_bit
 from glcic_jax.errors import DataError
-from glcic_jax.image_files import load_image
-from glcic_jax.pictures import Picture, encode_picture, fitted, read_picture
+from glcic_jax.pictures import sixteen_bit
+from glcic_jax.pictures.picture import Picture, encode_picture, fitted, read_picture
+from glcic_jax.pictures.rgb_files import load_image
 
 
 def tiff(pixels: np.ndarray, **options) -> bytes:

@@ -4,7 +4,7 @@ import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 
-from glcic_jax.smooth_fill import smooth_fill
+from glcic_jax.model.smooth_fill import smooth_fill
 
 MEAN_PIXEL = np.array([0.1, 0.2, 0.3], np.float32)
 GOLDEN = (0.6425588, 0.6029854, 0.3995142), (0.3823626, 0.3494411, 0.2448997)

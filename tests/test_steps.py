@@ -16,12 +16,13 @@ import optax
 import pytest
 from conftest import load_config, shrink, smooth_batch
 
-from glcic_jax import images, losses, step_parts
 from glcic_jax.errors import ConfigError
-from glcic_jax.gradient_balance import Balance, BalanceState, balance_gradients, balance_state
-from glcic_jax.networks import CompletionNetwork, ContextDiscriminator
-from glcic_jax.state import OPTIMIZERS, NetworkState, TrainState, create_recipe, create_state
-from glcic_jax.steps import STEPS, STEPS_BETWEEN, JointMetrics, step_of
+from glcic_jax.model import images, losses
+from glcic_jax.model.gradient_balance import Balance, BalanceState, balance_gradients, balance_state
+from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator
+from glcic_jax.training import step_parts
+from glcic_jax.training.state import OPTIMIZERS, NetworkState, TrainState, create_recipe, create_state
+from glcic_jax.training.steps import STEPS, STEPS_BETWEEN, JointMetrics, step_of
 
 KEY = jax.random.key(1)
 EMA_DECAY = 0.75

@@ -10,12 +10,12 @@ import time
 import pytest
 from conftest import ROOT
 
-from glcic_jax.stopping import StopRequest
+from glcic_jax.training.signals import StopRequest
 
 # Counts steps until it is to stop; `busy` keeps the main thread in C, as a compiler does.
 COUNT = """
 import sys, time
-from glcic_jax.stopping import StopRequest
+from glcic_jax.training.signals import StopRequest
 with StopRequest() as stop:
     print("ready", flush=True)
     if sys.argv[1] == "busy":

@@ -9,7 +9,7 @@ import pytest
 from conftest import one_line
 
 from glcic_jax.errors import WeightsError
-from glcic_jax.torch7_files import LuaFunction, TorchObject, parse_torch7, read_torch7
+from glcic_jax.weights.foreign.torch7_file import LuaFunction, TorchObject, parse_torch7, read_torch7
 
 BASE = np.arange(24, dtype=np.float32)
 

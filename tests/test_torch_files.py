@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from conftest import one_line
 
-from glcic_jax import torch_pickles
 from glcic_jax.errors import WeightsError
-from glcic_jax.torch_files import parse_torch, read_torch
-from glcic_jax.torch_pickles import Unread
+from glcic_jax.weights.foreign import torch_pickle
+from glcic_jax.weights.foreign.torch_file import parse_torch, read_torch
+from glcic_jax.weights.foreign.torch_pickle import Unread
 
 BASE = np.arange(24, dtype=np.float32)
 
@@ -243,7 +243,7 @@ def test_views_that_leave_or_inflate_their_storage_are_refused(value):
 
 
 def test_pickles_that_would_fill_the_memory_or_never_end(monkeypatch):
-    monkeypatch.setattr(torch_pickles, "_MOST_OPERATIONS", 20_000)
+    monkeypatch.setattr(torch_pickle, "_MOST_OPERATIONS", 20_000)
     many = b"\x80\x02ccollections\nOrderedDict\nq\x00](" + b"](K\x01K\x02e" * 2000 + b"eq\x01"
     programs = [
         b"\x80\x02K\x01r\xff\xff\xff\x7f.",  # A memo of two thousand million places.

@@ -12,7 +12,7 @@ import pytest
 from conftest import COMPILE_QUICKLY, ROOT
 from PIL import Image
 
-from glcic_jax.reporting import COLUMNS
+from glcic_jax.training.metric_log import COLUMNS
 
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": COMPILE_QUICKLY}
 # The quickstart at 32 px and a sixteenth of the width.

@@ -12,11 +12,11 @@ import pytest
 from conftest import one_line
 from test_weights import DESCRIPTION, NETWORK, assert_same, changed, random_variables
 
-from glcic_jax import built_in, checked_files, weight_store
 from glcic_jax.errors import DataError, WeightsError
-from glcic_jax.networks import CompletionNetwork, ContextDiscriminator
-from glcic_jax.weight_store import add, find_network, find_weights, load, path_of, replace, stored
-from glcic_jax.weights import Weights, save_weights
+from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator
+from glcic_jax.weights import built_in, checked_files, store
+from glcic_jax.weights.file import Weights, save_weights
+from glcic_jax.weights.store import add, find_network, find_weights, load, path_of, replace, stored
 
 LICENSED = dataclasses.replace(DESCRIPTION, licence="CC BY 4.0")
 UNLICENSED = dataclasses.replace(DESCRIPTION, licence="not stated")
@@ -50,12 +50,12 @@ def other(weights: Weights) -> Weights:
 
 
 def test_the_home_is_the_variable_or_the_cache(monkeypatch, home):
-    assert weight_store.home() == home
+    assert store.home() == home
     monkeypatch.setenv("GLCIC_HOME", "~/elsewhere")
     monkeypatch.setenv("HOME", "/somebody")
-    assert str(weight_store.home()) == "/somebody/elsewhere"
+    assert str(store.home()) == "/somebody/elsewhere"
     monkeypatch.setenv("GLCIC_HOME", "")
-    assert str(weight_store.home()) == "/somebody/.cache/glcic_jax"
+    assert str(store.home()) == "/somebody/.cache/glcic_jax"
 
 
 def test_what_is_added_comes_back_with_a_checksum_that_sha256sum_reads(weights, home):
@@ -124,7 +124,7 @@ def test_names_are_made_from_those_of_files(tmp_path):
         "ä.pth": "",
         "-_x..pth": "x",
     }
-    assert {name: weight_store.name_for(tmp_path / name) for name in made} == made
+    assert {name: store.name_for(tmp_path / name) for name in made} == made
 
 
 def flip_a_byte(path):

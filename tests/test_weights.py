@@ -10,11 +10,11 @@ import pytest
 import safetensors.numpy
 from conftest import one_line
 
-from glcic_jax import masks
-from glcic_jax.checkpoints import Checkpoints
 from glcic_jax.errors import WeightsError
-from glcic_jax.networks import CompletionNetwork, ContextDiscriminator
-from glcic_jax.weights import Description, Weights, load_weights, run_weights, save_weights
+from glcic_jax.model import masks
+from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator
+from glcic_jax.training.checkpoints import Checkpoints
+from glcic_jax.weights.file import Description, Weights, load_weights, run_weights, save_weights
 
 DESCRIPTION = Description("signed", (0.5, 0.25, 1.0), 32, (6, 14), "a test", "CC0")
 NETWORK = CompletionNetwork(1 / 16, "conv_relu_bn", "clip")

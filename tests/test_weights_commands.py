@@ -16,11 +16,11 @@ from conftest import ROOT, command_runner
 from reference import random_completion_weights
 from test_weights import DESCRIPTION, NETWORK, assert_same, changed, random_variables
 
-from glcic_jax import weight_store
-from glcic_jax.commands import cli
+from glcic_jax.commands.main import cli
 from glcic_jax.errors import DataError, WeightsError
-from glcic_jax.networks import CompletionNetwork, ContextDiscriminator
-from glcic_jax.weights import Weights, load_weights, save_weights
+from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator
+from glcic_jax.weights import store
+from glcic_jax.weights.file import Weights, load_weights, save_weights
 
 WEIGHTS = Weights(NETWORK, random_variables(NETWORK, np.zeros((1, 8, 8, 4), np.float32)), DESCRIPTION)
 
@@ -60,7 +60,7 @@ def sha256(path: Path) -> str:
 def test_an_exported_file_is_imported_and_everything_is_told(exported):
     done = glcic("weights", "import", exported, "--sha256", sha256(exported).upper())
     assert done.code == 0, done.error
-    path = weight_store.path_of("some-weights")
+    path = store.path_of("some-weights")
     assert done.rows["imported"] == "some-weights"
     assert done.rows["file"] == str(path)
     assert done.rows["network"] == "completion, width 0.0625, conv_relu_bn, clip"
@@ -70,7 +70,7 @@ def test_an_exported_file_is_imported_and_everything_is_told(exported):
     assert done.rows["size"].endswith(" MB")
     assert "glcic complete" in done.rows["use it"]
     assert done.rows["use it"].endswith("--weights some-weights")
-    assert_same(weight_store.load("some-weights"), WEIGHTS)
+    assert_same(store.load("some-weights"), WEIGHTS)
 
 
 def test_a_name_that_is_taken_needs_another_or_replace(exported):
@@ -79,10 +79,10 @@ def test_a_name_that_is_taken_needs_another_or_replace(exported):
     save_weights(other, exported)
     again = glcic("weights", "import", exported)
     assert (again.code, "--replace" in again.error) == (2, True)
-    assert_same(weight_store.load("some-weights"), WEIGHTS)
+    assert_same(store.load("some-weights"), WEIGHTS)
     assert glcic("weights", "import", exported, "--name", "second").code == 0
     assert glcic("weights", "import", exported, "--replace").code == 0
-    assert_same(weight_store.load("some-weights"), other)
+    assert_same(store.load("some-weights"), other)
 
 
 def test_output_writes_a_file_and_nothing_to_the_store(exported, tmp_path, home):
@@ -133,12 +133,12 @@ def test_files_of_other_programs_go_through_their_reader(monkeypatch, tmp_path):
         return WEIGHTS
 
     stand_in = types.SimpleNamespace(read_foreign=read_foreign)
-    monkeypatch.setitem(sys.modules, "glcic_jax.foreign_weights", stand_in)
+    monkeypatch.setitem(sys.modules, "glcic_jax.weights.foreign.reader", stand_in)
     path = tmp_path / "model_cn.pth"
     path.write_bytes(b"\x80\x02 not read here")
     assert glcic("weights", "import", path, "--mean-pixel", "0.1,0.2,1").code == 0
-    assert weight_store.find_weights("model_cn").name == "model_cn (CC0)"
-    assert weight_store.find_weights(path).name == f"{path} (CC0)"
+    assert store.find_weights("model_cn").name == "model_cn (CC0)"
+    assert store.find_weights(path).name == f"{path} (CC0)"
     assert calls == [(path, (0.1, 0.2, 1.0)), (path, None)]
 
 
@@ -150,9 +150,7 @@ def test_an_authors_file_is_imported_under_its_name_with_its_licence(tmp_path):
     assert done.rows["imported"] == "completionnet_places2"
     assert done.rows["licence"].startswith("CC BY-NC-SA 4.0")
     assert done.rows["input form"] == "mean_subtracted, mean pixel 0.5000, 0.4000, 0.3000"
-    assert weight_store.find_weights("completionnet_places2").name.startswith(
-        "completionnet_places2 (CC BY-NC-SA 4.0"
-    )
+    assert store.find_weights("completionnet_places2").name.startswith("completionnet_places2 (CC BY-NC-SA 4.0")
     path.write_bytes(path.read_bytes()[:1000])
     assert glcic("weights", "import", path, "--replace").code == 3
 
@@ -191,10 +189,10 @@ def test_list_and_path(exported, home):
     assert glcic("weights", "list").stdout.splitlines()[1].startswith("photos ")
     for name in ("first", "second-with-a-long-name"):
         glcic("weights", "import", exported, "--name", name)
-    sound = weight_store.path_of("second-with-a-long-name")
+    sound = store.path_of("second-with-a-long-name")
     shown = glcic("weights", "path", "second-with-a-long-name")
     assert shown.stdout == f"{sound}\n"
-    weight_store.path_of("first").write_bytes(b"damaged")
+    store.path_of("first").write_bytes(b"damaged")
     listed = glcic("weights", "list")
     head, built_in, first, second = listed.stdout.splitlines()
     assert head.split() == ["name", "network", "size", "trained", "on", "licence"]
@@ -255,7 +253,7 @@ def test_a_program_is_exported_and_never_written_over_unasked(exported, tmp_path
     ],
 )
 def test_exit_codes_of_a_real_process(arguments, code, told):
-    command = [sys.executable, "-c", "from glcic_jax.commands import main; main()", "weights", *arguments]
+    command = [sys.executable, "-c", "from glcic_jax.commands.main import main; main()", "weights", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (process.returncode, process.stdout) == (code, "")

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from glcic_jax.completion.holes import CONTEXT, Box
+from glcic_jax.completion.windows import STRATEGIES, Limits, plan
 from glcic_jax.errors import ConfigError
-from glcic_jax.holes import CONTEXT, Box
-from glcic_jax.networks import CompletionNetwork
-from glcic_jax.windows import STRATEGIES, Limits, plan
+from glcic_jax.model.networks import CompletionNetwork
 
 LIMITS = Limits(largest_hole=32, max_side=600)
 

@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT
 
 from glcic_jax.errors import DataError
-from glcic_jax.workdirs import locked, run_at
+from glcic_jax.training.workdir import locked, run_at
 
-HOLD = "import sys, pathlib, time; from glcic_jax.workdirs import locked\n\
+HOLD = "import sys, pathlib, time; from glcic_jax.training.workdir import locked\n\
 with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 
 

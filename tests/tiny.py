@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from glcic_jax.networks import CompletionNetwork
-from glcic_jax.weights import Description, Weights
+from glcic_jax.model.networks import CompletionNetwork
+from glcic_jax.weights.file import Description, Weights
 
 
 def tiny_weights() -> Weights:

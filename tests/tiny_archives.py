@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from glcic_jax.archives import Archive
-from glcic_jax.data_recipes import RECIPES
-from glcic_jax.tfrecords import masked_crc
+from glcic_jax.data.preparation.archives import Archive
+from glcic_jax.data.preparation.recipes import RECIPES
+from glcic_jax.data.preparation.tfrecords import masked_crc
 
 LANDMARKS = (
     "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x leftmouth_y rightmouth_x rightmouth_y"

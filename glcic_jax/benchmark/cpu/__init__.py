@@ -1,0 +1,1 @@
+"""This program and PyTorch side by side on a CPU."""

@@ -1,0 +1,1 @@
+"""The `glcic` command, one file a subcommand."""

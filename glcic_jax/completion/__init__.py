@@ -1,0 +1,1 @@
+"""Completing pictures with trained weights."""

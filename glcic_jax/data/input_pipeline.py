@@ -1,0 +1,310 @@
+"""From encoded photographs to batches of uint8 crops, on the host, with Grain.
+
+The order of the images and every crop follow from the seed and a position in the stream, and the position is
+all that a checkpoint has to remember. Each epoch shows every image once, over all processes together.
+"""
+
+import concurrent.futures
+import functools
+import json
+import logging
+import math
+import re
+import shlex
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import grain.python as grain
+import numpy as np
+
+from glcic_jax.data.sources import ImageSource
+from glcic_jax.errors import DataError, one_line, printable
+from glcic_jax.files import write_aside
+from glcic_jax.pictures.rgb_files import load_image
+
+_log = logging.getLogger(__name__)
+
+
+class SkippedFiles:
+    """Names every image that cannot be read once, in the log and in a file, and counts them.
+
+    Args:
+      path: The file, one line an image; None: none.
+      available: Number of images, training and validation.
+      most: Fraction of them beyond which an error ends the run. Of several processes each counts only what it has
+        met itself, and stops by this limit alone.
+      directory: Where the images lie, for the error; None where nothing there can be checked.
+
+    Raises:
+      DataError: The file is there and cannot be read.
+    """
+
+    def __init__(self, path: Path | None, available: int, most: float, directory: Path | None = None):
+        self._path = path
+        self._available = available
+        self._most = most
+        self._directory = directory
+        # A run that goes on has named some already, each as "NAME: reason"; both may hold a colon.
+        lines: list[str] = []
+        try:
+            if path is not None and path.is_file():
+                lines = path.read_text("utf-8", errors="replace").split("\n")[:-1]
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({one_line(error)}): move it away") from error
+        self._count = len(lines)
+        self._told = {line[: colon.start()] for line in lines for colon in re.finditer(": ", line)}
+        # What an earlier run has named may have been mended since: it counts when it is met again.
+        self._met: set[str] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, name: str, error: Exception) -> None:
+        """Notes that an image was skipped, and why; safe to call from several threads.
+
+        Args:
+          name: The image's; it counts once, whatever is wrong with it each time.
+          error: Says why; may begin with the name.
+
+        Raises:
+          DataError: More than the allowed fraction of all images has been skipped, or the file cannot be
+            written.
+        """
+        name = printable(name)
+        line = f"{name}: {printable(str(error)).removeprefix(f'{name}: ')}"
+        with self._lock:
+            self._met.add(name)
+            count = len(self._met)
+            if name not in self._told:
+                self._write(line)
+                self._told.add(name)
+                self._count += 1
+        if count > self._most * self._available:
+            raise DataError(self._too_many(count, line))
+
+    def _write(self, line: str) -> None:
+        _log.warning("skipped: %s", line)
+        try:
+            if self._path is not None:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(f"{line}\n")
+        except OSError as error:
+            raise DataError(
+                f"{self._path}: cannot be written ({one_line(error)}), and is to name an image that was skipped: "
+                f"{line}"
+            ) from error
+
+    def _too_many(self, count: int, last: str) -> str:
+        named = f"; {self._path} names these" if self._path else ""
+        check = ""
+        if self._directory is not None:
+            check = f"; `glcic data check {shlex.quote(str(self._directory))}` names all there are"
+        enough = self._enough(count)
+        without = (
+            f", or train without them: --config.data.max_skipped_fraction={enough} is enough for these"
+            if enough < 1
+            else ""
+        )
+        return (
+            f"{count} of {self._available} images cannot be read, more than data.max_skipped_fraction = "
+            f"{self._most} allows{named}{check}. Remove or replace them{without}. The last: {last}"
+        )
+
+    def _enough(self, count: int) -> float:
+        """The smallest fraction of two digits that allows `count` images."""
+        fraction = count / self._available
+        digits = 1 - math.floor(math.log10(fraction))
+        return round(math.ceil(fraction * 10**digits - 1e-9) / 10**digits, digits)
+
+
+def random_crop(
+    image: np.ndarray, rng: np.random.Generator, image_size: int, resize_range: tuple[int, int]
+) -> np.ndarray:
+    """Resizes the shorter side to a random number of pixels in the range, and cuts a random square.
+
+    Args:
+      image: [H, W, 3] uint8, any size; smaller images are enlarged.
+      rng: The source of chance.
+      image_size: Side of the square in pixels.
+      resize_range: Smallest and largest shorter side, both included; at least `image_size`.
+
+    Returns:
+      [image_size, image_size, 3] uint8.
+
+    Reference: Iizuka et al. 2017, Section 4.
+    """
+    sides = np.array(image.shape[:2])
+    scale = int(rng.integers(resize_range[0], resize_range[1] + 1)) / sides.min()
+    resized_sides = np.maximum(np.round(sides * scale).astype(int), image_size)
+    corner = rng.integers(0, resized_sides - image_size + 1)
+    # Only the part that the square needs is resized: a strip of 20 x 20,000 px would fill the memory.
+    first = np.minimum(np.floor(corner / scale).astype(int), sides - 1)
+    last = np.minimum(np.ceil((corner + image_size) / scale).astype(int), sides)
+    part = image[first[0] : last[0], first[1] : last[1]]
+    height, width = np.maximum(np.round((last - first) * scale).astype(int), image_size)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    resized = cv2.resize(part, (int(width), int(height)), interpolation=interpolation)
+    top, left = np.clip(np.round(corner - first * scale).astype(int), 0, [height - image_size, width - image_size])
+    return np.ascontiguousarray(resized[top : top + image_size, left : left + image_size])
+
+
+def train_batches(
+    source: ImageSource,
+    data: Any,
+    batch_size: int,
+    seed: int,
+    skipped: SkippedFiles,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator:
+    """Returns an endless iterator over `{"image": [batch_size, S, S, 3] uint8}`.
+
+    Its `get_state()` is `{"next_index": n}`, the images that this process has gone through, readable or not;
+    `set_state` goes on from exactly there. The stream of images is the same for any number of processes:
+    of every `process_count` images in a row each process takes one.
+
+    Args:
+      source: The training images.
+      data: `config.data`.
+      batch_size: Images in each of this process's batches.
+      seed: Fixes the order and the crops.
+      skipped: Told of every image that cannot be read.
+      process_index, process_count: This process's place among all, each of which reads its own share.
+
+    """
+    cv2.setNumThreads(0)  # Grain's threads already fill the cores.
+
+    decode = functools.lru_cache(maxsize=data.cache_images)(lambda index: _read(source, index, data))
+
+    unreadable: set[int] = set()
+
+    def load(index: int, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
+        # None is left out of the stream, and the next image takes its place.
+        try:
+            image = decode(index)
+        except (DataError, OSError) as error:
+            skipped.add(source.name(index), error)
+            unreadable.add(index)
+            # Or the stream would look for a readable one for ever.
+            if len(unreadable) == len(source):
+                raise DataError(f"none of the {len(source)} training images can be read: {error}") from error
+            return None
+        crop = random_crop(image, rng, data.image_size, data.resize_range)
+        # Drawn only where it is wanted: without, crops are what they were before there was a choice.
+        mirrored = data.flip and rng.integers(2) == 1
+        return {"image": np.ascontiguousarray(crop[:, ::-1]) if mirrored else crop}
+
+    # Cut into shares last: neither the order, the crops nor the epochs then depend on the number of processes.
+    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().random_map(load).repeat()
+    dataset = dataset[process_index::process_count]
+    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
+    return iter(dataset.to_iter_dataset(options).batch(batch_size, drop_remainder=True))
+
+
+def next_index(indices: Sequence[int], process_count: int) -> list[int]:
+    """Where each process goes on in its share, from where they all were.
+
+    Args:
+      indices: `next_index` of each process that there was.
+      process_count: How many there are now; where it is another number, they go on where the first of the
+        others would have, and no image is left out: an unreadable one may have put the shares out of step.
+    """
+    if len(indices) == process_count:
+        return list(indices)
+    return [min(indices) * len(indices) // process_count] * process_count
+
+
+def validation_batch(source: ImageSource, data: Any, count: int, seed: int, skipped: SkippedFiles) -> np.ndarray:
+    """Returns [count, S, S, 3] uint8: fixed crops of held-out images, the same at every call.
+
+    Images are taken in an order that the seed fixes; a source with fewer images than `count` gives several
+    crops of each.
+
+    Raises:
+      DataError: None of the images can be read.
+    """
+    waiting = [int(index) for index in np.random.default_rng(seed).permutation(len(source))]
+    crops: list[np.ndarray] = []
+    while len(crops) < count:
+        index = waiting.pop(0)
+        try:
+            image = _read(source, index, data)
+        except (DataError, OSError) as error:
+            skipped.add(source.name(index), error)
+            if not waiting:
+                raise DataError(f"none of the {len(source)} validation images can be read: {error}") from error
+            continue
+        waiting.append(index)
+        rng = np.random.default_rng((seed, len(crops)))
+        crops.append(random_crop(image, rng, data.image_size, data.resize_range))
+    return np.stack(crops)
+
+
+def mean_pixel(source: ImageSource, data: Any, skipped: SkippedFiles) -> np.ndarray:
+    """Returns [3] float32 in [0, 1]: the mean colour of the training images, each weighing the same.
+
+    Looks at all of them, or at `data.mean_pixel_images` spread evenly over a larger source.
+
+    Raises:
+      DataError: No image can be read.
+    """
+    count = min(len(source), data.mean_pixel_images)
+    chosen = np.linspace(0, len(source) - 1, count).astype(int)
+
+    def mean_of(index: int) -> np.ndarray | None:
+        try:
+            return _read(source, index, data).mean(axis=(0, 1))
+        except (DataError, OSError) as error:
+            skipped.add(source.name(index), error)
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(data.threads) as pool:
+        means = [mean for mean in _in_order(pool, mean_of, chosen) if mean is not None]
+    if not means:
+        raise DataError(f"none of the {count} training images looked at can be read")
+    return (np.mean(means, axis=0) / 255.0).astype(np.float32)
+
+
+def kept_mean_pixel(
+    path: Path, source: ImageSource, data: Any, skipped: SkippedFiles, say: Callable[[str], None]
+) -> np.ndarray:
+    """Returns [3] float32: `data.mean_pixel` if given, else the mean pixel that `path` keeps for this source.
+
+    Computes it and writes the file where there is none, or one of another source.
+    """
+    if data.mean_pixel:
+        return np.asarray(data.mean_pixel, np.float32)
+    count = min(len(source), data.mean_pixel_images)
+    identity = {
+        "source": data.source,
+        "tfds_dir": data.tfds_dir,
+        "train_split": data.train_split,
+        "train_images": len(source),
+        "looked_at": count,
+    } | ({"listing": data.listing} if data.listing else {})
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # Not there, or no JSON text.
+        found = {}
+    if (
+        isinstance(found, dict)
+        and "mean_pixel" in found
+        and all(found.get(key) == value for key, value in identity.items())
+    ):
+        return np.asarray(found["mean_pixel"], np.float32)
+    say(f"computing the mean pixel of {count} training images")
+    mean = mean_pixel(source, data, skipped)
+    write_aside(path, json.dumps({**identity, "mean_pixel": [float(value) for value in mean]}) + "\n")
+    return mean
+
+
+def _in_order(pool: concurrent.futures.Executor, work: Any, indices: np.ndarray) -> Iterator[Any]:
+    return pool.map(work, (int(index) for index in indices))
+
+
+def _read(source: ImageSource, index: int, data: Any) -> np.ndarray:
+    return load_image(source.read(index), source.name(index), at_least=data.resize_range[1])

@@ -1,0 +1,1 @@
+"""Preparing TFDS data sets."""

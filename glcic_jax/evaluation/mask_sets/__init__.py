@@ -1,0 +1,1 @@
+"""Sets of masks that are the same on every machine."""

@@ -1,0 +1,271 @@
+"""Mask sets that are drawn: each hole is decided by the set's name, the image's size and its place alone."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from glcic_jax.errors import ConfigError, printable
+from glcic_jax.evaluation.mask_sets.stable_random import TextRandom
+from glcic_jax.evaluation.mask_sets.stroke_masks import Range, draw_strokes
+
+Size = tuple[int, int]
+Set = TypeVar("Set", bound="DrawnMasks")
+
+# What may be asked of an option; a range's ends too.
+_LIMITS: dict[str, Range] = {
+    "seed": (0, 2**63 - 1),
+    "min": (1, 2**16),
+    "max": (1, 2**16),
+    "local": (1, 2**16),
+    "at": (1, 2**16),
+    "count": (1, 64),
+    "strokes": (1, 64),
+    "vertices": (1, 64),
+    "brush": (1, 50),
+}
+_ORDERED = ("min", "max", "local", "at")  # Each option at most the next, of those that a set has.
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnMasks:
+    """What all drawn sets share; the fields of each are its options."""
+
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            lowest, highest = _LIMITS[field.name]
+            ends = value if isinstance(value, tuple) else (value,)
+            if not (all(lowest <= end <= highest for end in ends) and list(ends) == sorted(ends)):
+                order = ", the smaller first" if len(ends) == 2 else ""
+                raise ConfigError(
+                    f"mask set {self.name}: {field.name}={_text(value)} is not from {lowest} to {highest}{order}"
+                )
+        self._check_order()
+
+    def _check_order(self) -> None:
+        names = [name for name in _ORDERED if hasattr(self, name)]
+        lengths = [getattr(self, name) for name in names]
+        if lengths != sorted(lengths):
+            given = ", ".join(f"{name}={length}" for name, length in zip(names, lengths, strict=True))
+            raise ConfigError(f"mask set {self.name}: needs {' <= '.join(names)}, and has {given}")
+
+    @property
+    def name(self) -> str:
+        """As `open_mask_set` takes it; of the options only the seed and what differs from the defaults."""
+        fields = dataclasses.fields(self)
+        given = [(field.name, getattr(self, field.name), field.default) for field in fields]
+        options = [
+            f"{name}={_text(value)}" for name, value, default in given if name == "seed" or value != default
+        ]
+        return f"{self.kind}:{','.join(options)}" if options else self.kind
+
+    @property
+    def fingerprint(self) -> str:
+        """See `MaskSet`."""
+        return self.name
+
+    @property
+    def description(self) -> str:
+        """See `MaskSet`."""
+        return self.name
+
+    @property
+    def extent(self) -> tuple[int, Size]:
+        """See `MaskSet`."""
+        return 1000, (256, 256)
+
+    def hole(self, index: int, size: Size, original: Size | None = None, image: str = "") -> np.ndarray:
+        """Draws a hole: as in `MaskSet`; the original and the image's name change nothing."""
+        del original, image
+        return self.draw(TextRandom(f"{self.name} {size[0]}x{size[1]} {index}"), size)
+
+    def draw(self, random: TextRandom, size: Size) -> np.ndarray:
+        """Draws a hole [H, W] bool of a size (height, width)."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper(DrawnMasks):
+    """One rectangle at the centre of a local box that is uniform over all places inside the image.
+
+    Height and width are drawn independently. The CelebA setting is "paper:min=48,max=96,local=96,at=160".
+
+    Args:
+      seed: Another seed gives other holes.
+      min, max: Shortest and longest side in pixels.
+      local: Side of the local box in pixels.
+      at: The image's shorter side that these lengths are for; they grow and shrink with it.
+
+    Reference: Iizuka et al. 2017, Section 4; as `masks.rectangle`.
+    """
+
+    kind: ClassVar[str] = "paper"
+    seed: int = 0
+    min: int = 96
+    max: int = 128
+    local: int = 128
+    at: int = 256
+
+    def draw(self, random: TextRandom, size: Size) -> np.ndarray:
+        shortest, longest, local = (_scaled(length, size, self.at) for length in (self.min, self.max, self.local))
+        corner = [random.integer(0, side - local) for side in size]
+        sides = [random.integer(shortest, longest) for _ in size]
+        corner = [start + (local - side) // 2 for start, side in zip(corner, sides, strict=True)]
+        return _filled(np.zeros(size, bool), corner, sides)
+
+
+@dataclasses.dataclass(frozen=True)
+class Box(DrawnMasks):
+    """One square, uniform over all places inside the image; the options are as in `Paper`.
+
+    Its sides are those of MMagic's published results; `Mmagic` is what MMagic's code draws.
+    """
+
+    kind: ClassVar[str] = "box"
+    seed: int = 0
+    min: int = 108
+    max: int = 128
+    at: int = 256
+
+    def draw(self, random: TextRandom, size: Size) -> np.ndarray:
+        square = random.integer(_scaled(self.min, size, self.at), _scaled(self.max, size, self.at))
+        corner = [random.integer(0, side - square) for side in size]
+        return _filled(np.zeros(size, bool), corner, [square, square])
+
+
+@dataclasses.dataclass(frozen=True)
+class Mmagic(DrawnMasks):
+    """One rectangle as MMagic's code draws its "bbox" masks for GLCIC.
+
+    A box of 128 px, uniform over all places at least 20 px from the border (at the right and at the bottom 21);
+    up to 20 px, drawn independently, are taken from its top and from its left.
+
+    Reference: open-mmlab/mmagic, `random_bbox` and `bbox2mask`, with the settings of its GLCIC configurations.
+    """
+
+    kind: ClassVar[str] = "mmagic"
+    seed: int = 0
+    at: int = 256
+
+    def draw(self, random: TextRandom, size: Size) -> np.ndarray:
+        box, margin = (_scaled(length, size, self.at) for length in (128, 20))
+        last = [max(0, side - box - margin - 1) for side in size]
+        corner = [random.integer(min(margin, end), end) for end in last]
+        taken = [random.integer(0, min(margin, box - 1)) for _ in size]
+        start = [one + less for one, less in zip(corner, taken, strict=True)]
+        return _filled(np.zeros(size, bool), start, [box - less for less in taken])
+
+
+@dataclasses.dataclass(frozen=True)
+class Centre(DrawnMasks):
+    """A square of half the image's shorter side in its middle."""
+
+    kind: ClassVar[str] = "centre"
+
+    def draw(self, random: TextRandom, size: Size) -> np.ndarray:
+        del random
+        square = _scaled(1, size, at=2)
+        return _filled(np.zeros(size, bool), [(side - square) // 2 for side in size], [square, square])
+
+
+@dataclasses.dataclass(frozen=True)
+class Rectangles(DrawnMasks):
+    """Several rectangles, each uniform over all places inside the image; they may overlap.
+
+    Args:
+      seed, min, max, at: As in `Paper`.
+      count: Fewest and most rectangles in an image.
+
+    As `masks.rectangles`.
+    """
+
+    kind: ClassVar[str] = "rectangles"
+    seed: int = 0
+    count: Range = (2, 4)
+    min: int = 32
+    max: int = 80
+    at: int = 256
+
+    def draw(self, random: TextRandom, size: Size) -> np.ndarray:
+        shortest, longest = _scaled(self.min, size, self.at), _scaled(self.max, size, self.at)
+        hole = np.zeros(size, bool)
+        for _ in range(random.integer(*self.count)):
+            sides = [random.integer(shortest, longest) for _ in size]
+            corner = [random.integer(0, side - own) for side, own in zip(size, sides, strict=True)]
+            _filled(hole, corner, sides)
+        return hole
+
+
+@dataclasses.dataclass(frozen=True)
+class FreeForm(DrawnMasks):
+    """Strokes of round brushes; see `stroke_masks.draw_strokes`.
+
+    Args:
+      seed: Another seed gives other holes.
+      strokes: Fewest and most strokes in an image.
+      vertices: Fewest and most straight pieces of a stroke.
+      brush: Thinnest and thickest brush (its diameter), in hundredths of the image's shorter side.
+
+    As `masks.free_form`.
+    """
+
+    kind: ClassVar[str] = "free_form"
+    seed: int = 0
+    strokes: Range = (1, 4)
+    vertices: Range = (2, 8)
+    brush: Range = (5, 16)
+
+    def draw(self, random: TextRandom, size: Size) -> np.ndarray:
+        return draw_strokes(random, size, self.strokes, self.vertices, self.brush)
+
+
+def drawn_masks(kind: type[Set], options: str | None) -> Set:
+    """Makes a set of what stands behind its name.
+
+    Args:
+      kind: The set's class.
+      options: As "seed=3,count=2-5"; None: all defaults. One number for a range is both its ends.
+
+    Raises:
+      ConfigError: An option is unknown, given twice, no number, or out of its range.
+    """
+    known: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(kind)}
+    where = f"mask set {kind.kind}"
+    if options is not None and not known:
+        raise ConfigError(f"{where} has no options: leave out ':{printable(options)}'")
+    chosen: dict[str, int | Range] = {}
+    for option in options.split(",") if options is not None else ():
+        name, _, text = option.partition("=")
+        if name not in known:
+            raise ConfigError(f"{where} has no option '{printable(name)}': choose of {', '.join(known)}")
+        if name in chosen:
+            raise ConfigError(f"{where}: {name} is given twice")
+        ranged = isinstance(known[name], tuple)
+        if not re.fullmatch(r"[0-9]{1,19}(-[0-9]{1,19})?" if ranged else r"[0-9]{1,19}", text):
+            example = f"{name}={_text(known[name])}"
+            raise ConfigError(f"{where}: {name} is '{printable(text)}', and has to be as in {example}")
+        numbers = [int(number) for number in text.split("-")]
+        chosen[name] = (numbers[0], numbers[-1]) if ranged else numbers[0]
+    return kind(**chosen)
+
+
+def _text(value: int | Range) -> str:
+    if isinstance(value, tuple):
+        return str(value[0]) if value[0] == value[1] else f"{value[0]}-{value[1]}"
+    return str(value)
+
+
+def _scaled(length: int, size: Size, at: int) -> int:
+    """A length for images whose shorter side is `at`, for one of another size: rounded, and 1 px at least."""
+    return max(1, (2 * length * min(size) + at) // (2 * at))
+
+
+def _filled(hole: np.ndarray, corner: Sequence[int], sides: Sequence[int]) -> np.ndarray:
+    """Makes a rectangle a part of the hole, and returns it."""
+    hole[corner[0] : corner[0] + sides[0], corner[1] : corner[1] + sides[1]] = True
+    return hole

@@ -1,0 +1,107 @@
+"""Reads the weights of networks that metrics look through: state dicts, in PyTorch's format or safetensors."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+
+from glcic_jax.errors import WeightsError, one_line, printable
+from glcic_jax.weights.foreign.tensors import read_bytes
+from glcic_jax.weights.foreign.torch_file import looks_like_torch, parse_torch
+
+# Under what a checkpoint keeps its state dict, and what DataParallel writes before each name.
+_NESTED = "state_dict"
+_PARALLEL = "module."
+
+
+class FeatureFile(NamedTuple):
+    """The arrays of a state dict, and where they come from.
+
+    Attributes:
+      name: The file's, for errors.
+      label: The file's, for descriptions: its name without the folders, and the sha256's first twelve digits.
+      sha256: Of the file's bytes, in hexadecimal digits.
+      arrays: By their names in the file, each of any shape and dtype.
+    """
+
+    name: str
+    label: str
+    sha256: str
+    arrays: Mapping[str, np.ndarray]
+
+
+def read_feature_file(path: Path) -> FeatureFile:
+    """Reads a state dict, without PyTorch and without running what is in the file.
+
+    Args:
+      path: A file of `torch.save`, old or new, or a safetensors file. A state dict under "state_dict" is taken
+        too, and the "module." before the names of one that several devices trained is left out.
+
+    Raises:
+      WeightsError: It is not there, damaged, hostile, or holds no arrays by name.
+    """
+    data = read_bytes(path)
+    name = printable(str(path))
+    sha256 = hashlib.sha256(data).hexdigest()
+    arrays = {key: value for key, value in _state_dict(data, name).items() if isinstance(value, np.ndarray)}
+    if not arrays:
+        raise WeightsError(f"{name}: no arrays by name in it: a state dict of PyTorch is needed")
+    if all(key.startswith(_PARALLEL) for key in arrays):
+        arrays = {key.removeprefix(_PARALLEL): value for key, value in arrays.items()}
+    return FeatureFile(name, f"{printable(path.name)} sha256 {sha256[:12]}", sha256, arrays)
+
+
+def _state_dict(data: bytes, name: str) -> Mapping[str, Any]:
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
+        try:
+            return safetensors.numpy.load(data)
+        except Exception as error:  # The library raises its own type and others on damaged files.
+            reason = printable(one_line(error))
+            raise WeightsError(f"{name}: cannot be read as safetensors ({reason}): copy it again") from error
+    if not looks_like_torch(data):
+        raise WeightsError(f"{name}: neither a file of PyTorch nor safetensors: a state dict is needed")
+    value = parse_torch(data, name)
+    if isinstance(value, dict) and isinstance(value.get(_NESTED), dict):
+        value = value[_NESTED]
+    if not isinstance(value, dict):
+        return {}
+    return {key: item for key, item in value.items() if isinstance(key, str)}
+
+
+def check_arrays(file: FeatureFile, expected: Mapping[str, tuple[int, ...]], needed: str) -> None:
+    """Compares what is in a file with what a network has; other arrays may be there.
+
+    Args:
+      file: From `read_feature_file`.
+      expected: Shapes by the names in the file.
+      needed: Which file is expected and who publishes it; it stands in the error.
+
+    Raises:
+      WeightsError: An array is missing, of another shape, or holds no finite floating-point numbers.
+    """
+    for array, shape in expected.items():
+        value = file.arrays.get(array)
+        if value is None:
+            missing = sum(other not in file.arrays for other in expected)
+            others = f" and {missing - 1} others are" if missing > 1 else " is"
+            raise WeightsError(f"{file.name}: the array {array} {shape}{others} missing: needed is {needed}")
+        if value.shape != shape:
+            raise WeightsError(
+                f"{file.name}: the array {array} has the shape {value.shape}, not {shape}: another network's; "
+                f"needed is {needed}"
+            )
+        # NumPy counts bfloat16 among the types that it does not know.
+        if not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
+            raise WeightsError(f"{file.name}: the array {array} holds {value.dtype}: needed is {needed}")
+        with np.errstate(over="ignore"):  # What is too large becomes infinite, and is told as that.
+            finite = np.isfinite(value.astype(np.float32)).all()
+        if not finite:
+            raise WeightsError(f"{file.name}: the array {array} holds numbers that are not finite: copy it again")
+
+
+def kernel_of(weight: np.ndarray) -> np.ndarray:
+    """A convolution's kernel in our order: PyTorch's [O, I, H, W] of any float to [H, W, I, O] float32."""
+    return np.ascontiguousarray(weight.transpose(2, 3, 1, 0), np.float32)

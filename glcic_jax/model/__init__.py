@@ -1,0 +1,1 @@
+"""What the paper defines: pure functions and flax modules."""

@@ -1,0 +1,144 @@
+"""The array contract of the package, and the few operations that every room shares.
+
+An `image` is float32 RGB in [0, 1], shape [N, H, W, 3]. A `mask` is float32, shape [N, H, W, 1], 1 inside
+the hole and 0 outside it (Mc in the paper). A `local_box` is int32, shape [N, 2]: the (top, left) corner of
+a local patch in pixels. A `mean_pixel` is float32, shape [3], in [0, 1].
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from glcic_jax.errors import lookup
+from glcic_jax.model.smooth_fill import smooth_fill
+
+
+def to_float(image: jax.Array) -> jax.Array:
+    """Maps uint8 in [0, 255] to float32 in [0, 1], any shape."""
+    return image.astype(jnp.float32) / 255.0
+
+
+def to_uint8(image: jax.Array) -> jax.Array:
+    """Maps float in [0, 1] to uint8 in [0, 255], any shape; rounds to nearest and clips."""
+    return jnp.round(jnp.clip(image.astype(jnp.float32), 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+def inside(extent: jax.Array, height: int, width: int) -> jax.Array:
+    """[N, height, width, 1] bool: whether a pixel belongs to the picture in the corner of its image.
+
+    Args:
+      extent: [N, 2] int, the (height, width) of each picture.
+      height, width: Of the images.
+    """
+    rows, columns = jnp.moveaxis(extent, -1, 0)
+    in_rows = jnp.arange(height)[None, :, None] < rows[:, None, None]
+    in_columns = jnp.arange(width)[None, None, :] < columns[:, None, None]
+    return (in_rows & in_columns)[..., None]
+
+
+def _mean_subtracted(
+    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None
+) -> jax.Array:
+    del extent
+    return jnp.where(hole, 0.0, image - mean_pixel)
+
+
+def _mean_filled(image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None) -> jax.Array:
+    del extent
+    return jnp.where(hole, mean_pixel, image)
+
+
+def _signed(image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None) -> jax.Array:
+    del mean_pixel, extent
+    return jnp.where(hole, 0.0, 2.0 * image - 1.0)
+
+
+def _smooth_filled(
+    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None
+) -> jax.Array:
+    known = ~hole if extent is None else ~hole & inside(extent, *hole.shape[1:3])
+    return smooth_fill(image, hole, known, mean_pixel) - mean_pixel
+
+
+def network_input(
+    image: jax.Array,
+    mask: jax.Array,
+    mean_pixel: jax.Array,
+    form: str = "mean_subtracted",
+    extent: jax.Array | None = None,
+) -> jax.Array:
+    """Returns what the completion network reads: the image with its hole filled, and the mask.
+
+    Args:
+      image: [N, H, W, 3] float in [0, 1].
+      mask: [N, H, W, 1] float, 1 = hole.
+      mean_pixel: [3] float in [0, 1], the mean colour of the training set.
+      form: A name in `INPUT_FORMS`: "mean_subtracted" (image minus the mean, hole 0: the authors' release),
+        "mean_filled" (hole overwritten with the mean, nothing subtracted: the paper's text and some ports),
+        "signed" (2 * image - 1, hole 0: networks trained on images in [-1, 1]) or "smooth_filled" (hole
+        overwritten with a smooth continuation of its surroundings, then the mean subtracted: ours).
+      extent: [N, 2] int, the (height, width) of each picture in the corner of its image; None: the whole.
+
+    Returns:
+      [N, H, W, 4] float32: three colour channels, then the mask.
+
+    Raises:
+      ConfigError: The form is unknown.
+
+    Reference: Iizuka et al. 2017, Section 3.2; the released inference code.
+    """
+    fill = lookup(INPUT_FORMS, form, "input form")
+    filled = fill(image, mask > 0.5, mean_pixel, extent)
+    return jnp.concatenate([filled, mask.astype(filled.dtype)], axis=-1)
+
+
+def composite(image: jax.Array, output: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns the completed image: the network's output inside the hole, the image itself outside it.
+
+    A selection and not a blend, so that pixels outside the hole are bit-identical to the image's.
+
+    Args:
+      image: [N, H, W, 3] float in [0, 1].
+      output: [N, H, W, 3] float in [0, 1], the completion network's raw output.
+      mask: [N, H, W, 1] float, 1 = hole.
+
+    Returns:
+      [N, H, W, 3], the dtype of `image`.
+
+    Reference: Iizuka et al. 2017, Section 3.4 (what the context discriminator sees).
+    """
+    return jnp.where(mask > 0.5, output.astype(image.dtype), image)
+
+
+def crop_patch(image: jax.Array, local_box: jax.Array, size: int) -> jax.Array:
+    """Cuts one square patch out of every image.
+
+    Args:
+      image: [N, H, W, C], any dtype.
+      local_box: [N, 2] int32, (top, left) of each patch. `0 <= top <= H - size` and `0 <= left <= W - size`
+        are the caller's to hold: a traced index out of range is clamped, as `lax.dynamic_slice` does.
+      size: Side of the patch in pixels.
+
+    Returns:
+      [N, size, size, C].
+
+    Raises:
+      ValueError: The patch is larger than the image.
+    """
+    height, width, channels = image.shape[1:]
+    if size > height or size > width:
+        raise ValueError(f"a local patch of {size} px does not fit an image of {height} x {width} px")
+
+    def crop(one: jax.Array, corner: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(one, (corner[0], corner[1], 0), (size, size, channels))
+
+    return jax.vmap(crop)(image, local_box)
+
+
+INPUT_FORMS: dict[str, Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]] = {
+    "mean_subtracted": _mean_subtracted,
+    "mean_filled": _mean_filled,
+    "signed": _signed,
+    "smooth_filled": _smooth_filled,
+}

@@ -1,0 +1,312 @@
+"""The completion network C and the context discriminators D, as flax.linen modules.
+
+Every size is the paper's, as the authors' release has it. Padding is explicit and
+symmetric: "SAME" on an even input pads a stride of 2 by (0, 1), half a stride away from every published
+weight. Parameters are float32; `dtype` is the type of the arithmetic.
+
+Reference: Iizuka et al. 2017, Sections 3.2 and 3.3.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from glcic_jax.errors import ConfigError, lookup
+from glcic_jax.model.convolutions import convolution, upsampling_convolution
+from glcic_jax.model.images import crop_patch, inside
+from glcic_jax.model.output_activations import OUTPUT_ACTIVATIONS
+
+# ReLU follows almost every layer. The paper names no initialisation.
+_INITIALIZER = nn.initializers.he_normal()
+
+_BATCH_NORM_MOMENTUM = 0.9  # Torch's 0.1: the share that the new batch gets is 1 - 0.9.
+BATCH_NORM_EPSILON = 1e-5
+
+
+class Layer(NamedTuple):
+    """A convolution; one whose name begins with "deconv" is transposed, of stride 1/2."""
+
+    name: str
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    dilation: int = 1
+
+
+# All that a BatchNorm follows; the last one, `LAST_COMPLETION_LAYER`, has none.
+COMPLETION_LAYERS = (
+    Layer("conv1", 64, kernel=5),
+    Layer("conv2", 128, stride=2),
+    Layer("conv3", 128),
+    Layer("conv4", 256, stride=2),
+    Layer("conv5", 256),
+    Layer("conv6", 256),
+    Layer("conv7", 256, dilation=2),
+    Layer("conv8", 256, dilation=4),
+    Layer("conv9", 256, dilation=8),
+    Layer("conv10", 256, dilation=16),
+    Layer("conv11", 256),
+    Layer("conv12", 256),
+    Layer("deconv13", 128, kernel=4),
+    Layer("conv14", 128),
+    Layer("deconv15", 64, kernel=4),
+    Layer("conv16", 32),
+)
+LAST_COMPLETION_LAYER = Layer("conv17", 3)
+
+LAYER_ORDERS = ("conv_bn_relu", "conv_relu_bn")
+
+
+class Convolution(nn.Module):
+    """The convolution of a `Layer`, with bias: [N, H, W, I] -> [N, H / stride, W / stride, features].
+
+    A transposed one, whose layer's name begins with "deconv", doubles the height and width instead.
+    Parameters: `kernel` [K, K, I, features] and `bias` [features], as `nn.Conv` and `nn.ConvTranspose` have them.
+    """
+
+    layer: Layer
+    features: int
+    dtype: Any = jnp.float32
+    initializer: nn.initializers.Initializer = _INITIALIZER
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        layer = self.layer
+        shape = layer.kernel, layer.kernel, image.shape[-1], self.features
+        kernel = self.param("kernel", self.initializer, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        image, kernel, bias = nn.dtypes.promote_dtype(image, kernel, bias, dtype=self.dtype)
+        if layer.name.startswith("deconv"):
+            return upsampling_convolution(image, kernel) + bias
+        return convolution(image, kernel, layer.stride, layer.dilation) + bias
+
+
+def _normalise_and_activate(
+    image: jax.Array, order: str, name: str, train: bool, dtype: Any, axis_name: str | None
+) -> jax.Array:
+    norm = nn.BatchNorm(
+        use_running_average=not train,
+        momentum=_BATCH_NORM_MOMENTUM,
+        epsilon=BATCH_NORM_EPSILON,
+        dtype=dtype,
+        axis_name=axis_name if train else None,
+        name=name,
+    )
+    if order == "conv_bn_relu":
+        return nn.relu(norm(image))
+    if order == "conv_relu_bn":
+        return norm(nn.relu(image))
+    raise ConfigError(f"unknown layer order {order!r}: choose one of {', '.join(LAYER_ORDERS)}")
+
+
+def _cut(hidden: jax.Array, extent: jax.Array | None, height: int) -> jax.Array:
+    """Zeros, as a convolution pads with, beyond the extent of an image whose input is `height` px high."""
+    if extent is None:
+        return hidden
+    return jnp.where(inside(extent // (height // hidden.shape[1]), *hidden.shape[1:3]), hidden, 0)
+
+
+def scaled(features: int, width: float) -> int:
+    """How many features a layer has at a width."""
+    return max(1, round(features * width))
+
+
+class CompletionNetwork(nn.Module):
+    """Completes the hole of an image of any size: 17 convolutions, four of them dilated.
+
+    Collections: `params` (6,072,131 numbers at width 1) and `batch_stats` (5,952). Layers are named `conv1`
+    to `conv12`, `deconv13`, `conv14`, `deconv15`, `conv16`, `conv17` and `bn1` to `bn16`.
+
+    Attributes:
+      width: Multiplies the features of every layer but the last.
+      layer_order: "conv_bn_relu" (the authors' release) or "conv_relu_bn" (some ports).
+      output_activation: A name in `OUTPUT_ACTIVATIONS`: "sigmoid" is the authors'.
+      dtype: Type of the arithmetic; parameters and running statistics stay float32.
+      axis_name: The pmap axis over which batch statistics are averaged in training; None: each device's own.
+      remat: A name in `REMATS`: what training's backward pass computes again; changes no parameter or result.
+
+    Reference: Iizuka et al. 2017, Section 3.2.
+    """
+
+    width: float = 1.0
+    layer_order: str = "conv_bn_relu"
+    output_activation: str = "sigmoid"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(
+        self, network_input: jax.Array, train: bool = False, extent: jax.Array | None = None
+    ) -> jax.Array:
+        """Runs the network.
+
+        Args:
+          network_input: [N, H, W, 4] float, from `images.network_input`; H and W multiples of 4.
+          train: Normalise by the batch's statistics (and update the running ones) or by the running ones.
+          extent: [N, 2] int32, the height and width, multiples of 4, of the part at the top left that is the
+            image; None: all of it. What lies beyond is to every layer what lies beyond the image's border, so
+            that the output inside is that of the part alone. One compiled program serves many sizes so.
+
+        Returns:
+          [N, H, W, 3] float32 in [0, 1]: the raw output, also outside the hole.
+
+        Raises:
+          ValueError: A side is not a multiple of 4.
+        """
+        height, width = network_input.shape[1:3]
+        if height % 4 or width % 4:
+            raise ValueError(f"sides must be multiples of 4, not {height} x {width}: pad the image first")
+        activate = lookup(OUTPUT_ACTIVATIONS, self.output_activation, "output activation")
+        last_initializer = nn.initializers.zeros if activate.begins_at_zero else _INITIALIZER
+        layers = [layer._replace(features=scaled(layer.features, self.width)) for layer in COMPLETION_LAYERS]
+        layers.append(LAST_COMPLETION_LAYER)
+
+        def run(network: nn.Module, hidden: jax.Array, first: int, end: int) -> jax.Array:
+            """Each convolution behind the normalisation of the one before: what is kept lies between the two."""
+            del network  # Flax passes it; a module made in here is its child by itself.
+            for index in range(first, end):
+                if index > 0:
+                    names = self.layer_order, f"bn{index}"
+                    hidden = _normalise_and_activate(hidden, *names, train, self.dtype, self.axis_name)
+                    hidden = _cut(hidden, extent, height)
+                layer = layers[index]
+                initializer = last_initializer if layer is LAST_COMPLETION_LAYER else _INITIALIZER
+                hidden = Convolution(layer, layer.features, self.dtype, initializer, name=layer.name)(hidden)
+            return hidden
+
+        kept = lookup(REMATS, self.remat, "remat")
+        ends = [index for index, layer in enumerate(layers, start=1) if layer.name in kept]
+        stage = nn.remat(run, static_argnums=(2, 3)) if ends and train else run
+        hidden = _cut(network_input.astype(self.dtype), extent, height)
+        for first, end in itertools.pairwise([0, *ends, len(layers)]):
+            hidden = stage(self, hidden, first, end)
+        return activate.apply(hidden.astype(jnp.float32), network_input[..., :3].astype(jnp.float32))
+
+
+class _Branch(nn.Module):
+    """5x5 convolutions of stride 2, then one fully connected layer: an image to a feature vector."""
+
+    width: float = 1.0
+    channels: tuple[int, ...] = ()
+    features: int = 1024
+    layer_order: str = "conv_bn_relu"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+        """[N, S, S, 3] float in [0, 1] to [N, features * width] float >= 0."""
+        hidden = image.astype(self.dtype)
+        for index, channels in enumerate(self.channels, start=1):
+            layer = Layer(f"conv{index}", channels, kernel=5, stride=2)
+            hidden = Convolution(layer, scaled(channels, self.width), self.dtype, name=layer.name)(hidden)
+            hidden = _normalise_and_activate(
+                hidden, self.layer_order, f"bn{index}", train, self.dtype, self.axis_name
+            )
+        flat = hidden.reshape(hidden.shape[0], -1)
+        features = scaled(self.features, self.width)
+        return nn.relu(nn.Dense(features, dtype=self.dtype, kernel_init=_INITIALIZER, name="linear")(flat))
+
+
+class GlobalDiscriminator(_Branch):
+    """The branch that sees the whole image: 25.81 M parameters at width 1 and 256 x 256 px.
+
+    [N, S, S, 3] float in [0, 1] to a feature vector [N, 1024 * width]. For 160 x 160 px (CelebA) give
+    `channels` five numbers.
+
+    Reference: Iizuka et al. 2017, Section 3.3.
+    """
+
+    channels: tuple[int, ...] = (64, 128, 256, 512, 512, 512)
+
+
+class LocalDiscriminator(_Branch):
+    """The branch that sees the patch around the hole: 19.25 M parameters at width 1 and 128 x 128 px.
+
+    [N, S, S, 3] float in [0, 1] to a feature vector [N, 1024 * width].
+
+    Reference: Iizuka et al. 2017, Section 3.3.
+    """
+
+    channels: tuple[int, ...] = (64, 128, 256, 512, 512)
+
+
+class ContextDiscriminator(nn.Module):
+    """Tells real images from completed ones, from the whole image and the patch around the hole.
+
+    Attributes:
+      branches: Names in `BRANCHES`, each at most once; ("global", "local") is the paper's, one name alone is
+        an ablation of Section 4.3.
+      local_size: Side of the local patch in pixels.
+      channels: One tuple of convolution channels for each branch; None: the branch's own.
+      width: Multiplies the features of every layer but the last.
+      layer_order, dtype, axis_name: As in `CompletionNetwork`.
+
+    Reference: Iizuka et al. 2017, Section 3.3.
+    """
+
+    branches: tuple[str, ...] = ("global", "local")
+    local_size: int = 128
+    channels: tuple[tuple[int, ...], ...] | None = None
+    width: float = 1.0
+    layer_order: str = "conv_bn_relu"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, image: jax.Array, local_box: jax.Array, train: bool = False) -> jax.Array:
+        """Judges images.
+
+        Args:
+          image: [N, H, W, 3] float in [0, 1], real or completed; never a raw output.
+          local_box: [N, 2] int32, corner of each local patch.
+          train: As in `CompletionNetwork`.
+
+        Returns:
+          [N] float32 logits, positive = real. The sigmoid lives in the loss.
+
+        Raises:
+          ConfigError: No branch, or an unknown one.
+        """
+        if not self.branches:
+            raise ConfigError("a context discriminator needs at least one branch")
+        features = []
+        for index, name in enumerate(self.branches):
+            module, view = lookup(BRANCHES, name, "discriminator branch")
+            fields: dict[str, Any] = {} if self.channels is None else {"channels": tuple(self.channels[index])}
+            branch = module(
+                width=self.width,
+                layer_order=self.layer_order,
+                dtype=self.dtype,
+                axis_name=self.axis_name,
+                name=f"{name}_branch",
+                **fields,
+            )
+            features.append(branch(view(image, local_box, self.local_size), train))
+        logits = nn.Dense(1, dtype=self.dtype, name="linear")(jnp.concatenate(features, axis=-1))
+        return logits[:, 0].astype(jnp.float32)
+
+
+def _whole_image(image: jax.Array, local_box: jax.Array, local_size: int) -> jax.Array:
+    del local_box, local_size
+    return image
+
+
+# Each branch of the context discriminator, and the part of the image that it is shown.
+BRANCHES: dict[str, tuple[type[_Branch], Callable[[jax.Array, jax.Array, int], jax.Array]]] = {
+    "global": (GlobalDiscriminator, _whole_image),
+    "local": (LocalDiscriminator, crop_patch),
+}
+
+# The convolutions of C whose outputs alone are kept for the backward pass, which computes again what lies between;
+# (): everything is kept. "activations" repeats no convolution; "stages" cuts where the outputs are small.
+REMATS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "activations": tuple(layer.name for layer in COMPLETION_LAYERS),
+    "stages": ("conv4", "conv9", "conv12", "conv14"),
+}

@@ -1,0 +1,1 @@
+"""Picture files that people have: formats, metadata, masks, classical fills."""

@@ -1,0 +1,1 @@
+"""A page and an HTTP endpoint in front of a Completer."""

@@ -1,0 +1,189 @@
+"""What the endpoint is sent: read into the memory as far as it may go, and turned into an order."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from http import HTTPStatus
+from typing import Any, Literal
+
+from fastapi import Request
+from pydantic import BaseModel, Field, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+
+from glcic_jax.completion.files import Settings
+from glcic_jax.completion.windows import MAX_SIDE, SMALLEST_MAX_SIDE
+from glcic_jax.errors import WeightsError, one_line, printable
+from glcic_jax.pictures.hole_choice import ChooseHole, MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
+from glcic_jax.serving.service import Limits, Order, Service
+
+# What a request may have beside its two files.
+_REST_BYTES = 64 << 10
+# How much of what is too large is taken and thrown away, so that its sender can read why.
+_THROWN_AWAY = 4
+
+
+class Refusal(Exception):  # noqa: N818 - it is an answer.
+    """A request is answered by a problem.
+
+    Attributes:
+      status: Of the answer.
+      detail: What is wrong, in a line.
+    """
+
+    def __init__(self, status: HTTPStatus, detail: str):
+        super().__init__(detail)
+        self.status = status
+        self.detail = printable(detail)  # It goes to the log, too.
+
+
+class Options(BaseModel, extra="forbid"):
+    """How a picture is completed; as the options of `glcic complete`."""
+
+    alpha_mask: bool = Field(False, description="What is transparent in the image is the hole, instead of a mask.")
+    random_mask: bool = Field(False, description="Draw a hole, to try the weights, instead of a mask.")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="Of random_mask.")
+    invert_mask: bool = Field(False, description="Black is the hole.")
+    fit_mask: bool = Field(False, description="Stretch a mask of another aspect ratio.")
+    grow: int = Field(0, ge=0, le=10_000, description="Grow the hole by so many pixels.")
+    weights: str | None = Field(None, description="A name that GET /v1/weights shows; else its first.")
+    strategy: Literal["auto", "original", "resize", "crop"] = "auto"
+    max_side: int = Field(MAX_SIDE, ge=SMALLEST_MAX_SIDE, le=4096, description="As of --max-side.")
+    blend: bool = Field(False, description="Fit the fill to its surroundings: fast marching, then Poisson.")
+    format: str | None = Field(None, max_length=16, description="png, jpeg, webp, tiff ...; else the image's own.")
+    quality: int = Field(95, ge=1, le=100, description="Of JPEG, WebP, AVIF and HEIC.")
+    keep_exif: bool = Field(False, description="Keep the EXIF block, with place and time; else it is left out.")
+
+
+class _InMemory(MultiPartParser):
+    """Writes nothing to the disk: how large a request may be is known before it is taken apart."""
+
+    spool_max_size = 1 << 40
+
+
+def request_body() -> dict[str, Any]:
+    """How OpenAPI describes the form."""
+    schema = Options.model_json_schema()
+    files = {
+        "image": {"type": "string", "format": "binary", "description": "The picture."},
+        "mask": {"type": "string", "format": "binary", "description": "White is the hole."},
+    }
+    schema["properties"] = {**files, **schema["properties"]}
+    schema["required"] = ["image"]
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+
+
+async def read_form(request: Request, limits: Limits) -> dict[str, bytes | str]:
+    """Reads a multipart request into the memory, as far as it may go.
+
+    Raises:
+      Refusal: It is too large, too slow, none, or has a part twice.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send multipart/form-data with an image and a mask")
+    body = await read_body(request, 2 * limits.max_bytes + _REST_BYTES, limits.upload_seconds)
+    if body is None:
+        raise _too_large("the request", limits.max_bytes)
+    try:
+        parser = _InMemory(request.headers, _once(body), max_files=2, max_fields=len(Options.model_fields))
+        parts = (await parser.parse()).multi_items()
+    except (MultiPartException, ValueError, KeyError) as error:
+        raise _unprocessable(f"no multipart/form-data: {one_line(error)}") from error
+    form: dict[str, bytes | str] = {}
+    for name, part in parts:
+        if name in form:
+            raise _unprocessable(f"{name[:100]} is there twice")
+        form[name] = await part.read() if isinstance(part, UploadFile) else part
+    return form
+
+
+async def read_body(request: Request, most: int, seconds: float) -> bytes | None:
+    """Reads what a client sends.
+
+    Args:
+      request: Whose body was not read yet.
+      most: Bytes that are kept.
+      seconds: For all to arrive.
+
+    Returns:
+      The body, or None where there is more of it; then its sender has been listened to for a while, as one that
+      still sends reads no answer.
+
+    Raises:
+      Refusal: It took too long, or the client hung up.
+    """
+    body, seen = bytearray(), 0
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                seen += len(chunk)
+                if seen <= most:
+                    body += chunk
+                else:
+                    body.clear()
+                if seen > _THROWN_AWAY * most:
+                    break
+    except TimeoutError as error:
+        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, f"the request took longer than {seconds:g} s") from error
+    except ClientDisconnect as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the client hung up before it had sent all") from error
+    return bytes(body) if seen <= most else None
+
+
+async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body
+
+
+def _too_large(what: str, most: int) -> Refusal:
+    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{what}: at most {most:,} bytes are taken for a file")
+
+
+def order_of(form: Mapping[str, bytes | str], service: Service) -> Order:
+    """Turns a form into an order.
+
+    Raises:
+      Refusal: Something in it is missing, unknown, too much or too large.
+    """
+    form = dict(form)
+    image, mask = form.pop("image", None), form.pop("mask", None)
+    try:
+        options = Options.model_validate(form)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])[:100]
+        raise _unprocessable(f"{where}: {first['msg']}") from error
+    for name, part in (("image", image), ("mask", mask)):
+        if isinstance(part, str):
+            raise _unprocessable(f"{name}: is text: send a file, with a file name")
+        if part is not None and len(part) > service.limits.max_bytes:
+            raise _too_large(name, service.limits.max_bytes)
+    if not isinstance(image, bytes):
+        raise _unprocessable("image: there is none: send a file of that name")
+    try:
+        service.completer(options.weights)  # An unknown name is told before the work.
+    except WeightsError as error:
+        raise _unprocessable(str(error)) from error
+    settings = Settings(
+        strategy=options.strategy,
+        max_side=options.max_side,
+        blend=options.blend,
+        file_format=options.format,
+        quality=options.quality,
+        drop_exif=not options.keep_exif,
+    )
+    return Order(image, _chooser(service, options, mask), settings, options.weights)
+
+
+def _chooser(service: Service, options: Options, mask: Any) -> ChooseHole:
+    given = [mask is not None, options.alpha_mask, options.random_mask]
+    if sum(given) != 1:
+        raise _unprocessable("send one of a mask file, alpha_mask=true and random_mask=true")
+    settings = MaskSettings(options.invert_mask, options.fit_mask, options.grow, service.limits.max_pixels)
+    if mask is not None:
+        return hole_of_file(mask, "mask", settings)
+    return hole_of_alpha(settings) if options.alpha_mask else hole_at_random(options.seed, settings)
+
+
+def _unprocessable(detail: str) -> Refusal:
+    return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, detail)

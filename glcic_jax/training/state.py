@@ -1,0 +1,268 @@
+"""What training carries from step to step, and how it is built from a configuration."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from glcic_jax.errors import ConfigError, lookup
+from glcic_jax.model import images, losses, masks, networks, output_activations
+from glcic_jax.model.gradient_balance import Balance, balance_gradients
+
+Variables = Mapping[str, Any]
+
+COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+_LEAST_RATE = 0.1  # Where the decay of Adam's learning rate ends, as a fraction of where it begins.
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything about the training that is not an array: static under jit.
+
+    Attributes:
+      completion_network: C.
+      context_discriminator: D; None where only the MSE trains.
+      completion_optimizer: A chain that begins with `balance_gradients`.
+      discriminator_optimizer: The chain for D.
+      balance: What C's chain begins with.
+      mask_sampler: One example's mask and local box, see `masks`.
+      reconstruction_loss, adversarial_loss, discriminator_loss: Per-example losses, see `losses`.
+      discriminator_weight: Factor on D's loss.
+      input_form: How C's input is filled, see `images.network_input`.
+      local_size: Side of the local patch in pixels.
+      sync_batch_norm: Whether the networks normalise over all devices together.
+      accumulation: Number of parts that each device's batch is worked through in.
+      ema_decay: Decay of the moving average of C; 0: none is kept.
+      axis_name: The pmap axis; None on a single device outside pmap.
+    """
+
+    completion_network: networks.CompletionNetwork
+    context_discriminator: networks.ContextDiscriminator | None
+    completion_optimizer: optax.GradientTransformationExtraArgs
+    discriminator_optimizer: optax.GradientTransformationExtraArgs
+    balance: Balance
+    mask_sampler: masks.Sampler
+    reconstruction_loss: losses.ReconstructionLoss
+    adversarial_loss: Callable[[jax.Array], jax.Array]
+    discriminator_loss: Callable[[jax.Array, jax.Array], jax.Array]
+    discriminator_weight: float
+    input_form: str
+    local_size: int
+    sync_batch_norm: bool
+    accumulation: int
+    ema_decay: float
+    axis_name: str | None
+
+
+class NetworkState(struct.PyTreeNode):
+    """One network's parameters and running statistics, float32, and the state of its optimizer."""
+
+    params: Any
+    batch_stats: Any
+    optimizer_state: Any
+
+
+class TrainState(struct.PyTreeNode):
+    """The whole of training at one step; frozen.
+
+    Attributes:
+      step: int32 scalar, updates done in all phases together.
+      mean_pixel: [3] float32 in [0, 1], the mean colour of the training set.
+      completion: C.
+      discriminator: D; None where only the MSE trains.
+      ema: `params` and `batch_stats` of C, averaged over steps; None when the average is off.
+      recipe: The static part.
+    """
+
+    step: jax.Array
+    mean_pixel: jax.Array
+    completion: NetworkState
+    discriminator: NetworkState | None
+    ema: dict[str, Any] | None
+    recipe: Recipe = struct.field(pytree_node=False)
+
+    @property
+    def inference_variables(self) -> dict[str, Any]:
+        """What C completes images with: the moving average when it is kept, the trained weights if not."""
+        if self.ema is not None:
+            return self.ema
+        return {"params": self.completion.params, "batch_stats": self.completion.batch_stats}
+
+
+def _adadelta(options: Mapping[str, Any]) -> optax.GradientTransformation:
+    # optax.adadelta leaves the sign of its update as it is, and climbs, unless a learning rate is given.
+    return optax.adadelta(learning_rate=options["learning_rate"], rho=options["rho"], eps=options["eps"])
+
+
+def _adam(options: Mapping[str, Any]) -> optax.GradientTransformation:
+    rate, steps = options["learning_rate"], options["decay_steps"]
+    decaying = optax.cosine_decay_schedule(rate, steps, _LEAST_RATE) if steps else rate
+    return optax.adam(decaying, b1=options["b1"], b2=options["b2"])
+
+
+def create_optimizers(
+    name: str, options: Mapping[str, Mapping[str, Any]], balance: Balance
+) -> tuple[optax.GradientTransformationExtraArgs, optax.GradientTransformationExtraArgs]:
+    """Returns the optax chains of C (gradient balance, then the optimizer) and of D (the optimizer).
+
+    Args:
+      name: A name in `OPTIMIZERS`.
+      options: The hyperparameters of every optimizer, by its name.
+      balance: Of the adversarial gradient against that of the MSE.
+    """
+    create = lookup(OPTIMIZERS, name, "optimizer")
+    completion = optax.chain(balance_gradients(balance), create(options[name]))
+    return completion, optax.with_extra_args_support(create(options[name]))
+
+
+def create_recipe(config: Any, axis_name: str | None = None) -> Recipe:
+    """Builds the static part of the training from a configuration (see configs/common.py).
+
+    Args:
+      config: The ConfigDict.
+      axis_name: The pmap axis that the steps will run under; None: none.
+
+    Raises:
+      ConfigError: A name is unknown, or sizes do not fit together.
+    """
+    size, local_size = config.data.image_size, config.discriminator.local_size
+    if size % 4:
+        raise ConfigError(f"data.image_size is {size}: the completion network needs a multiple of 4")
+    if local_size > size:
+        raise ConfigError(f"discriminator.local_size {local_size} is larger than data.image_size {size}")
+    _check_names(config)
+    mask_sampler = masks.create_sampler(config.mask.sampler, config.mask.to_dict())
+    # Tells of holes that do not fit, before anything is compiled.
+    jax.eval_shape(lambda key: mask_sampler(key, (size, size), local_size), jax.random.key(0))
+    balance = Balance(alpha=config.loss.alpha, **config.balance.to_dict())
+    completion_optimizer, discriminator_optimizer = create_optimizers(
+        config.optimizer.name, config.optimizer.to_dict(), balance
+    )
+    completion_network, context_discriminator = _create_networks(config, axis_name)
+    return Recipe(
+        completion_network=completion_network,
+        context_discriminator=context_discriminator,
+        completion_optimizer=completion_optimizer,
+        discriminator_optimizer=discriminator_optimizer,
+        balance=balance,
+        mask_sampler=mask_sampler,
+        reconstruction_loss=losses.create_reconstruction_loss(config.loss.reconstruction.to_dict()),
+        adversarial_loss=lookup(losses.ADVERSARIAL_LOSSES, config.loss.adversarial, "adversarial loss"),
+        discriminator_loss=losses.discriminator_loss,
+        discriminator_weight=config.loss.discriminator_weight,
+        input_form=config.completion.input_form,
+        local_size=local_size,
+        sync_batch_norm=config.sync_batch_norm,
+        accumulation=config.accumulation_steps,
+        ema_decay=config.completion.ema_decay,
+        axis_name=axis_name,
+    )
+
+
+def _check_names(config: Any) -> None:
+    """Refuses names that the networks would look up only when they run."""
+    lookup(output_activations.OUTPUT_ACTIVATIONS, config.completion.output_activation, "output activation")
+    lookup(images.INPUT_FORMS, config.completion.input_form, "input form")
+    output_activations.check_input_form(config.completion.output_activation, config.completion.input_form)
+    for order in (config.completion.layer_order, config.discriminator.layer_order):
+        lookup(dict.fromkeys(networks.LAYER_ORDERS), order, "layer order")
+    lookup(networks.REMATS, config.remat, "remat")
+    branches = config.discriminator.branches
+    for branch in branches:
+        lookup(networks.BRANCHES, branch, "discriminator branch")
+    if len(set(branches)) < len(branches):
+        raise ConfigError(f"discriminator.branches names a branch twice: {branches}")
+    if not branches and (config.phases.discriminator or config.phases.joint):
+        raise ConfigError("discriminator.branches is empty, so phases.discriminator and phases.joint must be 0")
+
+
+def _create_networks(
+    config: Any, axis_name: str | None
+) -> tuple[networks.CompletionNetwork, networks.ContextDiscriminator | None]:
+    dtype = lookup(COMPUTE_DTYPES, config.compute_dtype, "compute_dtype")
+    batch_norm_axis = axis_name if config.sync_batch_norm else None
+    completion_network = networks.CompletionNetwork(
+        width=config.completion.width,
+        layer_order=config.completion.layer_order,
+        output_activation=config.completion.output_activation,
+        remat=config.remat,
+        dtype=dtype,
+        axis_name=batch_norm_axis,
+    )
+    branches = tuple(config.discriminator.branches)
+    if not branches:
+        return completion_network, None
+    context_discriminator = networks.ContextDiscriminator(
+        branches=branches,
+        local_size=config.discriminator.local_size,
+        channels=tuple(tuple(config.discriminator[f"{branch}_channels"]) for branch in branches),
+        width=config.discriminator.width,
+        layer_order=config.discriminator.layer_order,
+        dtype=dtype,
+        axis_name=batch_norm_axis,
+    )
+    return completion_network, context_discriminator
+
+
+def create_state(recipe: Recipe, key: jax.Array, image_size: int, mean_pixel: jax.Array) -> TrainState:
+    """Returns a fresh state at step 0.
+
+    Args:
+      recipe: From `create_recipe`.
+      key: Of the initial parameters.
+      image_size: Side of the training crops in pixels; fixes D's fully connected layers.
+      mean_pixel: [3] float in [0, 1].
+    """
+    # Runs once, and spends its time in the compiler: most of a minute of optimising random number generators.
+    create = jax.jit(
+        functools.partial(_fresh_state, recipe, image_size=image_size, mean_pixel=mean_pixel),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    return create(key)
+
+
+def state_shapes(recipe: Recipe, image_size: int) -> TrainState:
+    """The state that `create_state` would return, of `jax.ShapeDtypeStruct` instead of arrays; costs no memory."""
+    create = functools.partial(_fresh_state, recipe, image_size=image_size, mean_pixel=jnp.zeros(3))
+    return jax.eval_shape(create, jax.random.key(0))
+
+
+def _fresh_state(recipe: Recipe, key: jax.Array, image_size: int, mean_pixel: jax.Array) -> TrainState:
+    completion_key, discriminator_key = jax.random.split(key)
+    image = jnp.zeros((1, image_size, image_size, 4))
+    completion = _create_network_state(
+        recipe.completion_network.init(completion_key, image), recipe.completion_optimizer
+    )
+    discriminator = None
+    if recipe.context_discriminator is not None:
+        corner = jnp.zeros((1, 2), jnp.int32)
+        variables = recipe.context_discriminator.init(discriminator_key, image[..., :3], corner)
+        discriminator = _create_network_state(variables, recipe.discriminator_optimizer)
+    ema = None
+    if recipe.ema_decay:
+        ema = {"params": completion.params, "batch_stats": completion.batch_stats}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        mean_pixel=jnp.asarray(mean_pixel, jnp.float32),
+        completion=completion,
+        discriminator=discriminator,
+        ema=ema,
+        recipe=recipe,
+    )
+
+
+def _create_network_state(variables: Variables, optimizer: optax.GradientTransformation) -> NetworkState:
+    params = variables["params"]
+    return NetworkState(params, variables["batch_stats"], optimizer.init(params))
+
+
+OPTIMIZERS: dict[str, Callable[[Mapping[str, Any]], optax.GradientTransformation]] = {
+    "adadelta": _adadelta,
+    "adam": _adam,
+}

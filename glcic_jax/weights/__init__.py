@@ -1,0 +1,1 @@
+"""Weights of the completion network: files, runs, the store, export."""

@@ -1,0 +1,298 @@
+"""Portable weights: one safetensors file that says everything that inference has to know.
+
+The arrays are named by their paths in Flax's variables, as "params/conv1/kernel" or "batch_stats/bn1/mean"; they
+are float32, or, in a file of half the size, the parameters are float16. The metadata has the keys "format",
+"network" and "description" (JSON) and "sha256" (of names and arrays, as float32).
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from glcic_jax import __version__
+from glcic_jax.errors import UserError, WeightsError, lookup, one_line, printable
+from glcic_jax.files import write_aside
+from glcic_jax.model import masks
+from glcic_jax.model.images import INPUT_FORMS
+from glcic_jax.model.networks import BRANCHES, LAYER_ORDERS, CompletionNetwork, ContextDiscriminator
+from glcic_jax.model.output_activations import OUTPUT_ACTIVATIONS
+from glcic_jax.weights.from_run import restore_completion
+
+FORMAT = "glcic_jax weights 1"
+LICENCE_NOT_STATED = "not stated"
+DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in ("float32", "float16")}
+
+Network = CompletionNetwork | ContextDiscriminator
+_LARGEST_SIDE = 1 << 14
+_LONGEST_TEXT = 10_000
+_LARGEST_WIDTH = 64.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What inference and a reader have to know beside the network and its arrays.
+
+    Attributes:
+      input_form: A name in `images.INPUT_FORMS`.
+      mean_pixel: (r, g, b) in [0, 1], the mean colour of the training set.
+      image_size: Side of the crops trained on, in pixels.
+      hole_sides: Smallest and largest side of the holes trained on, in pixels; of strokes, their thickness.
+      origin: Where the weights come from, in one line.
+      licence: Under what they may be used, in one line.
+    """
+
+    input_form: str
+    mean_pixel: tuple[float, float, float]
+    image_size: int
+    hole_sides: tuple[int, int]
+    origin: str
+    licence: str = LICENCE_NOT_STATED
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a value makes no sense: files may hold any."""
+        for text in (self.origin, self.licence):
+            if not isinstance(text, str) or len(text) > _LONGEST_TEXT:
+                raise ValueError(f"origin and licence are texts of at most {_LONGEST_TEXT:,} characters")
+        if self.input_form not in INPUT_FORMS:
+            raise ValueError(f"unknown input form {self.input_form!r}: one of {', '.join(INPUT_FORMS)}")
+        if len(self.mean_pixel) != 3 or not all(0.0 <= value <= 1.0 for value in self.mean_pixel):
+            raise ValueError(f"the mean pixel {self.mean_pixel} is not three numbers in [0, 1]")
+        sizes = (self.image_size, *self.hole_sides)
+        known = len(sizes) == 3 and all(type(size) is int and 0 < size <= _LARGEST_SIDE for size in sizes)
+        if not known or sizes[1] > sizes[2]:
+            raise ValueError(
+                f"image size {self.image_size} and hole sides {self.hole_sides} are no sizes in pixels"
+            )
+
+
+class Weights(NamedTuple):
+    """A trained network: the module, its variables as NumPy float32 arrays, and what has to be known of them."""
+
+    network: Network
+    variables: dict[str, Any]
+    description: Description
+
+
+def check_arrays(weights: Weights, name: str) -> Weights:
+    """Compares the arrays with what the network needs; returns the weights as they are.
+
+    Args:
+      weights: Any.
+      name: What errors call them.
+
+    Raises:
+      WeightsError: An array is missing, superfluous, of another shape, not finite, or a variance below 0.
+    """
+    try:
+        shapes = _shapes(weights.network, weights.description.image_size)
+    except Exception as error:  # Fields that fit a file's description may fit no network; Flax raises many types.
+        raise WeightsError(f"{name}: no such network can be built ({printable(one_line(error))})") from error
+    expected = {path: leaf.shape for path, leaf in _flat(shapes).items()}
+    found = _flat(weights.variables)
+    for path in sorted(expected.keys() | found.keys()):
+        if path not in found:
+            raise WeightsError(f"{name}: the array {path} {expected[path]} is missing")
+        if path not in expected:
+            raise WeightsError(f"{name}: the array {path} {found[path].shape} belongs to no layer of the network")
+        if found[path].shape != expected[path]:
+            raise WeightsError(f"{name}: {path} has the shape {found[path].shape}, not {expected[path]}")
+        if found[path].dtype != np.float32:
+            raise WeightsError(f"{name}: {path} is {found[path].dtype}, not float32")
+        if not np.isfinite(found[path]).all():
+            raise WeightsError(f"{name}: {path} holds numbers that are not finite")
+        if path.endswith("/var") and found[path].min() < 0:
+            raise WeightsError(f"{name}: {path} holds variances below 0")
+    return weights
+
+
+def save_weights(weights: Weights, path: Path, dtype: str = "float32") -> None:
+    """Writes weights to a safetensors file, aside and then renamed.
+
+    Args:
+      weights: Any.
+      path: The file.
+      dtype: Of the parameters, a name in `DTYPES`. Running statistics stay float32: variances may lie below what
+        float16 can hold.
+
+    Raises:
+      WeightsError: The arrays do not fit the network, or the dtype.
+      DataError: The file cannot be written.
+    """
+    check_arrays(weights, "the weights")
+    arrays = {name: np.ascontiguousarray(array) for name, array in _flat(weights.variables).items()}
+    stored = {name: _narrowed(array, name, dtype) for name, array in arrays.items()}
+    metadata = {
+        "format": FORMAT,
+        "network": json.dumps(_network_fields(weights.network)),
+        "description": json.dumps(dataclasses.asdict(weights.description)),
+        "sha256": _sha256({name: _widened(array) for name, array in stored.items()}),
+    }
+    write_aside(path, safetensors.numpy.save(stored, metadata))
+
+
+def _narrowed(array: np.ndarray, name: str, dtype: str) -> np.ndarray:
+    narrow = lookup(DTYPES, dtype, "dtype of weights")
+    if not name.startswith("params/"):
+        return array
+    if array.size and np.abs(array).max() > float(np.finfo(narrow).max):
+        raise WeightsError(f"the weights: {name} holds numbers beyond {dtype}: write them as float32")
+    return array.astype(narrow)
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def load_weights(path: Path) -> Weights:
+    """Reads a file that `save_weights` wrote.
+
+    Raises:
+      WeightsError: It is not there, no such file, damaged, or its arrays do not fit its network.
+    """
+    name = printable(str(path))
+    arrays, metadata = _read(path, name)
+    own = metadata.get("format", "none")
+    if own != FORMAT and own.startswith(FORMAT.rstrip("0123456789")):
+        raise WeightsError(f"{name}: {printable(own)} of a newer glcic_jax, where this reads {FORMAT}: upgrade")
+    if own != FORMAT:
+        raise WeightsError(
+            f"{name}: a safetensors file without glcic_jax's description (metadata format: "
+            f"{printable(own)}, not {FORMAT!r}): import it with 'glcic weights import'"
+        )
+    if _sha256(arrays) != metadata.get("sha256"):
+        raise WeightsError(f"{name}: damaged (its sha256 is wrong): copy or export it again")
+    try:
+        network = _network(json.loads(metadata["network"]))
+        fields: dict[str, Any] = json.loads(metadata["description"])
+        fields |= {key: tuple(fields[key]) for key in ("mean_pixel", "hole_sides")}
+        description = Description(**fields)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{name}: its description cannot be used ({printable(one_line(error))})") from error
+    variables = traverse_util.unflatten_dict(arrays, sep="/")
+    return check_arrays(Weights(network, variables, description), name)
+
+
+def run_weights(workdir: Path, step: int | None = None) -> Weights:
+    """The completion network of a training run: of its moving average where it keeps one.
+
+    Args, Raises: As in `run_weights_and_step`.
+    """
+    return run_weights_and_step(workdir, step)[0]
+
+
+def run_weights_and_step(workdir: Path, step: int | None = None) -> tuple[Weights, int]:
+    """The same, and the step of the checkpoint that it was read from.
+
+    Args:
+      workdir: The run's directory.
+      step: Which checkpoint; None: the newest that is sound.
+
+    Raises:
+      WeightsError: There is no checkpoint, or none that can be read.
+    """
+    try:
+        variables, meta = restore_completion(workdir, step)
+    except UserError as error:
+        raise WeightsError(str(error)) from error
+    config = meta["config"]
+    fields = config["completion"]
+    network = CompletionNetwork(fields["width"], fields["layer_order"], fields["output_activation"])
+    image_size = config["data"]["image_size"]
+    red, green, blue = meta["mean_pixel"]
+    description = Description(
+        input_form=fields["input_form"],
+        mean_pixel=(red, green, blue),
+        image_size=image_size,
+        hole_sides=masks.hole_sides(config["mask"]["sampler"], config["mask"], image_size),
+        origin=f"trained with glcic_jax {__version__} on {config['data']['source']}, step {meta['step']:,}",
+    )
+    return check_arrays(Weights(network, variables, description), printable(str(workdir))), meta["step"]
+
+
+def arrays_sha256(weights: Weights) -> str:
+    """The sha256 of names and arrays, in hexadecimal digits: the same in every float32 file of these weights."""
+    return _sha256(_flat(weights.variables))
+
+
+def _read(path: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    try:
+        if not path.is_file():
+            raise WeightsError(f"{name}: {'not a file' if path.exists() else 'no such file'}")
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            return {key: _widened(file.get_tensor(key)) for key in file.keys()}, metadata  # noqa: SIM118 - no dict.
+    except WeightsError:
+        raise
+    except Exception as error:  # The library raises its own type, OSError and TypeError on damaged files.
+        raise WeightsError(f"{name}: cannot be read as safetensors ({printable(one_line(error))})") from error
+
+
+def _network_fields(network: Network) -> dict[str, Any]:
+    kind = next(kind for kind, (module, _) in _NETWORKS.items() if isinstance(network, module))
+    return {"kind": kind} | {field: getattr(network, field) for field in _NETWORKS[kind][1]}
+
+
+def _network(fields: Mapping[str, Any]) -> Network:
+    """Raises ValueError where a field is unknown or out of range."""
+    chosen = dict(fields)
+    module, names = _NETWORKS[chosen.pop("kind")]
+    if set(chosen) != set(names):
+        raise ValueError(f"the network has the fields {sorted(chosen)}, not {sorted(names)}")
+    if chosen["layer_order"] not in LAYER_ORDERS:
+        raise ValueError(f"unknown layer order {chosen['layer_order']!r}")
+    if chosen.get("output_activation", "sigmoid") not in OUTPUT_ACTIVATIONS:
+        raise ValueError(f"unknown output activation {chosen['output_activation']!r}")
+    if not (math.isfinite(chosen["width"]) and 0 < chosen["width"] <= _LARGEST_WIDTH):
+        raise ValueError(f"the width {chosen['width']} is out of range")
+    if "branches" in chosen:
+        chosen["branches"] = tuple(chosen["branches"])
+        chosen["channels"] = tuple(tuple(int(count) for count in channels) for channels in chosen["channels"])
+        if set(chosen["branches"]) - set(BRANCHES) or len(set(chosen["branches"])) < len(chosen["branches"]):
+            raise ValueError(f"the branches {chosen['branches']} are not some of {', '.join(BRANCHES)}, each once")
+        if len(chosen["channels"]) != len(chosen["branches"]) or type(chosen["local_size"]) is not int:
+            raise ValueError("the branches, their channels and the local size do not go together")
+    return module(**chosen)
+
+
+@functools.lru_cache
+def _shapes(network: Network, size: int) -> Any:
+    """What the network's variables look like, without computing any."""
+    inputs: tuple[jax.ShapeDtypeStruct, ...] = (jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32),)
+    if isinstance(network, ContextDiscriminator):
+        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        inputs = (image, jax.ShapeDtypeStruct((1, 2), jnp.int32))
+    return jax.eval_shape(network.init, jax.random.key(0), *inputs)
+
+
+def _flat(variables: Any) -> dict[str, Any]:
+    return traverse_util.flatten_dict(variables, sep="/")
+
+
+def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+# Each kind of network that a file may hold, and the fields that make it.
+_NETWORKS: dict[str, tuple[type[Any], tuple[str, ...]]] = {
+    "completion": (CompletionNetwork, ("width", "layer_order", "output_activation")),
+    "context_discriminator": (
+        ContextDiscriminator,
+        ("branches", "local_size", "channels", "width", "layer_order"),
+    ),
+}

@@ -1,0 +1,1 @@
+"""Weights of other implementations: Torch7, PyTorch."""
