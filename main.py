@@ -89,14 +89,14 @@ def _train(workdir: Path) -> int:
 
     keep_freed_memory()
     from glcic_jax.errors import Stopped, UserError
-    from glcic_jax.training import processes
+    from glcic_jax.training import distributed
     from glcic_jax.training.loop import train
 
     # Orbax logs whole tracebacks of what reaches the user as one line; Grain has set the level meanwhile.
     logging.getLogger("absl").setLevel(logging.INFO if _DEBUG.value else logging.CRITICAL)
     code = 1
     try:
-        processes.join(_COORDINATOR.value, _COUNT.value, _INDEX.value)
+        distributed.join(_COORDINATOR.value, _COUNT.value, _INDEX.value)
         train(_CONFIG.value, workdir)
         _answer_signals_with(signal.SIG_IGN)  # What comes now comes too late: all is done.
         return 0

@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     data.validation_split = "validation"  # TFDS only.
     data.validation_fraction = 0.02  # Folders only: share held out, by a hash of each file's path.
     # Folders only: a CSV of the files to use, instead of all of them and that fraction; "": none. Its columns are
-    # file, part and, if wanted, sha256 (glcic_jax/data/listings.py).
+    # file, part and, if wanted, sha256 (glcic_jax/data/folders.py).
     data.listing = ""
     data.image_size = 256  # Side of the random crop in pixels [P 4].
     data.resize_range = (256, 384)  # The shorter side becomes a random number of pixels in this range [P 4].

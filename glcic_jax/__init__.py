@@ -1,3 +1,18 @@
-"""Globally and Locally Consistent Image Completion (Iizuka et al., SIGGRAPH 2017) in JAX."""
+"""Globally and Locally Consistent Image Completion (Iizuka et al., SIGGRAPH 2017) in JAX and Flax."""
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+__all__ = ["Completer", "__version__"]
+
+if TYPE_CHECKING:
+    from glcic_jax.completion import Completer
+
+
+def __getattr__(name: str) -> object:
+    # Lazily: JAX takes a second or two to import, and `glcic --help` needs none of it.
+    if name == "Completer":
+        from glcic_jax.completion import Completer
+
+        return Completer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,3 +93,24 @@ def _text(path: str) -> str:
         return Path(path).read_text()
     except OSError:
         return ""
+
+
+_log = logging.getLogger(__name__)
+
+
+def enable_compile_cache(directory: Path) -> None:
+    """Keeps compiled programs in a directory, unless the environment or the program has named another to JAX."""
+    import jax
+
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
+        return
+    directory = directory.expanduser()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _log.warning("compiled programs cannot be kept in %s: %s", directory, error.strerror)
+        return
+    if not os.access(directory, os.W_OK):
+        _log.warning("compiled programs cannot be kept in %s: it cannot be written", directory)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))

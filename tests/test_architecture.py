@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers.common import ROOT
 
 # A room imports from the rooms before it; rooms of one entry never import each other.
 ROOMS = (

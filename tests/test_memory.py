@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers.common import ROOT
 
 from glcic_jax.runtime import available_memory
 

@@ -16,12 +16,12 @@ import nbformat
 import numpy as np
 import pytest
 import skimage.data
-from conftest import COMPILE_QUICKLY, ROOT
-from foreign_files import authors, authors_modules, torch7
+from helpers.common import COMPILE_QUICKLY, ROOT
+from helpers.foreign_files import authors, authors_modules, torch7
+from helpers.reference import random_completion_weights
 from nbclient import NotebookClient
 from PIL import Image
-from reference import random_completion_weights
-from test_training import NARROW
+from training.test_training import NARROW
 
 from glcic_jax.completion.completer import Completer
 from glcic_jax.pictures.mask_files import random_hole

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import CONFIGS, ROOT
+from helpers.common import CONFIGS, ROOT
 
 README = (ROOT / "README.md").read_text()
 

@@ -110,7 +110,8 @@ def _rows(config: Any, train: Any, counts: list[int], images: int) -> Iterator[l
 
 def _time_batches(config: Any, train: Any, threads: int, rounds: int) -> tuple[float, float]:
     """Seconds of so many batches, from a run's first, and of all cores' work on them."""
-    from glcic_jax.data.input_pipeline import SkippedFiles, train_batches
+    from glcic_jax.data.input_pipeline import train_batches
+    from glcic_jax.data.skipped_files import SkippedFiles
 
     config.data.threads = threads
     skipped = SkippedFiles(None, len(train), config.data.max_skipped_fraction)

@@ -11,8 +11,7 @@ from glcic_jax.errors import printable
 if TYPE_CHECKING:
     from glcic_jax.completion.completer import Completer
     from glcic_jax.completion.files import Settings
-    from glcic_jax.pictures.hole_choice import ChooseHole
-    from glcic_jax.pictures.mask_files import Hole
+    from glcic_jax.pictures.mask_files import ChooseHole, Hole
     from glcic_jax.pictures.picture import Picture
 
 _STREAM = "-"  # Standard input or output.
@@ -184,8 +183,8 @@ def _load(options: dict[str, Any]) -> "Completer":
 
 def _chooser(mask: str | None, settings: "Settings", options: dict[str, Any]) -> "ChooseHole":
     """From a picture to its hole, as the options say."""
-    from glcic_jax.pictures.hole_choice import MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
-    from glcic_jax.pictures.silence import decoders_silenced
+    from glcic_jax.pictures.mask_files import MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
+    from glcic_jax.pictures.rgb_files import decoders_silenced
 
     given = MaskSettings(options["invert_mask"], options["fit_mask"], options["grow"], settings.max_pixels)
 

@@ -120,7 +120,7 @@ def compare(runs: tuple[str, ...], output: Path, overwrite: bool, **options: Any
 def _request(subjects: tuple[str, ...], options: dict[str, Any], **more: Any) -> Any:
     from glcic_jax.completion.windows import MAX_SIDE
     from glcic_jax.evaluation.evaluate import Request
-    from glcic_jax.evaluation.evaluation_images import Part
+    from glcic_jax.evaluation.examples import Part
 
     names = ("split", "count", "validation_fraction", "tfds_dir", "listing")
     part = Part(*(options[name] for name in names))

@@ -218,9 +218,9 @@ def _completers(references: tuple[str, ...], device: str | None) -> "dict[str, C
 
 
 def _default() -> str:
-    from glcic_jax.weights.built_in import DEFAULT
+    from glcic_jax.weights.store import DEFAULT_NAME
 
-    return os.environ.get("GLCIC_WEIGHTS") or DEFAULT
+    return os.environ.get("GLCIC_WEIGHTS") or DEFAULT_NAME
 
 
 def _stored() -> list[str]:

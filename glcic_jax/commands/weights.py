@@ -71,7 +71,8 @@ def export_weights(
     RUN is a run's workdir, one of its checkpoints, or whatever else --weights takes.
     """
     from glcic_jax.training.workdir import run_at
-    from glcic_jax.weights.file import run_weights, save_weights
+    from glcic_jax.weights.file import save_weights
+    from glcic_jax.weights.from_run import run_weights
     from glcic_jax.weights.store import find_network
 
     _check_free(out, overwrite, "--overwrite")

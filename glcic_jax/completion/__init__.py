@@ -1,1 +1,5 @@
-"""Completing pictures with trained weights."""
+"""Completing pictures of any size with trained weights."""
+
+from glcic_jax.completion.completer import Completer
+
+__all__ = ["Completer"]

@@ -8,15 +8,13 @@ import cv2
 import jax
 import numpy as np
 
-from glcic_jax.compile_cache import enable_compile_cache
 from glcic_jax.completion import blending
-from glcic_jax.completion.holes import bounds
 from glcic_jax.completion.inputs import check_range, take_hole, take_picture
 from glcic_jax.completion.runner import Runner, find_device
-from glcic_jax.completion.windows import MAX_SIDE, SMALLEST_MAX_SIDE, Limits, Plan, Window, plan
+from glcic_jax.completion.windows import MAX_SIDE, SMALLEST_MAX_SIDE, Limits, Plan, Window, bounds, plan
 from glcic_jax.errors import MemoryExhaustedError
 from glcic_jax.pictures.colours import colour_channels, from_colour, to_colour
-from glcic_jax.runtime import enough_memory_for
+from glcic_jax.runtime import enable_compile_cache, enough_memory_for
 from glcic_jax.weights.file import Weights
 from glcic_jax.weights.store import find_weights, home
 

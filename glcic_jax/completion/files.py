@@ -17,8 +17,7 @@ from glcic_jax.completion.pairing import Failure, Job, Pairs
 from glcic_jax.completion.windows import MAX_SIDE, Plan, Window
 from glcic_jax.errors import ConfigError, DataError, UserError, WeightsError, printable
 from glcic_jax.files import check_writable, write_aside
-from glcic_jax.pictures.hole_choice import ChooseHole
-from glcic_jax.pictures.mask_files import coverage_note
+from glcic_jax.pictures.mask_files import ChooseHole, coverage_note
 from glcic_jax.pictures.picture import (
     MAX_PIXELS,
     Picture,
@@ -29,7 +28,7 @@ from glcic_jax.pictures.picture import (
     read_picture,
     suffix_for,
 )
-from glcic_jax.pictures.silence import decoders_silenced
+from glcic_jax.pictures.rgb_files import decoders_silenced
 from glcic_jax.progress import Progress
 from glcic_jax.runtime import enough_memory_for
 

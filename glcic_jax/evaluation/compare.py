@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from glcic_jax.errors import ConfigError, DataError, printable
-from glcic_jax.evaluation.conclusions import conclude
-from glcic_jax.evaluation.evaluate import Request, open_evaluator, pictures_of
-from glcic_jax.evaluation.evaluation_images import Part
+from glcic_jax.evaluation.evaluate import Request, conclude, open_evaluator, pictures_of
+from glcic_jax.evaluation.examples import Part
 from glcic_jax.evaluation.journal import Journal
 from glcic_jax.evaluation.report.comparison import RunRecord, write_comparison
 from glcic_jax.evaluation.scores import Evaluation

@@ -17,9 +17,9 @@ from glcic_jax.evaluation.mask_sets.sets import Digest
 from glcic_jax.evaluation.methods import Method, blended
 from glcic_jax.evaluation.perceptual import fid
 from glcic_jax.evaluation.scores import BLENDED, METRICS, Scores
+from glcic_jax.model.metrics import measure
 from glcic_jax.pictures.colours import from_colour
 from glcic_jax.pictures.rgb_files import save_image
-from glcic_jax.training.validation import measure
 
 # What is saved, and what FID compares, beside the rows.
 _ORIGINALS, _MASKS = "originals", "masks"

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from glcic_jax.errors import printable
-from glcic_jax.evaluation.score_summary import (
+from glcic_jax.evaluation.scores import FID, METRICS, Evaluation, Metric, Scores
+from glcic_jax.evaluation.statistics import (
     BOLD,
     FEW,
     FEW_IMAGES,
@@ -24,7 +25,6 @@ from glcic_jax.evaluation.score_summary import (
     values_of,
     verdict,
 )
-from glcic_jax.evaluation.scores import FID, METRICS, Evaluation, Metric, Scores
 from glcic_jax.files import write_aside
 
 _MARKED = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|~&$@"})

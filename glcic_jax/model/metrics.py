@@ -6,10 +6,15 @@ K2 = 0.03, population covariance, the mean over the three channels; the mean ove
 border, as scikit-image does.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax import experimental
+
+from glcic_jax.model.images import bucket
 
 _RADIUS = 5
 _SIGMA = 1.5
@@ -145,3 +150,53 @@ def _inside(mask: jax.Array, extent: jax.Array | None, border: int) -> jax.Array
         within = (place >= border) & (place < end - border)
         inside = inside & jnp.expand_dims(within, 2 - axis)
     return inside[..., None].astype(mask.dtype)
+
+
+# Bounds the memory of a full-size evaluation on a small GPU.
+_LARGEST_BATCH = 16
+
+
+def measure(completed: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[str, np.ndarray]:
+    """Compares completed pictures with the originals, on JAX's first device.
+
+    Pictures of 8 bits, so that a completion measures the same before and after it is written to a file.
+
+    Args:
+      completed: [N, H, W, 3] uint8; sides of at least 11 px.
+      image: [N, H, W, 3] uint8.
+      hole: [N, H, W] bool.
+
+    Returns:
+      The fields of `metrics.ImageMetrics`, each [N] float64.
+    """
+    parts = [
+        _measure_together(completed[start:stop], image[start:stop], hole[start:stop])
+        for start, stop in ((start, start + _LARGEST_BATCH) for start in range(0, len(image), _LARGEST_BATCH))
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _measure_together(completed: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[str, np.ndarray]:
+    sides = image.shape[1:3]
+    padded = bucket(sides[0]), bucket(sides[1])
+    # Divided here: a compiler may round the two differently where it does, and then equal pictures differ.
+    arrays: list[np.ndarray] = [completed / 255.0, image / 255.0, hole[..., None]]
+    extent = None
+    if padded != sides:  # Pictures of many sizes share few programs.
+        padding = [(0, 0), *((0, to - side) for to, side in zip(padded, sides, strict=True)), (0, 0)]
+        extent = np.tile(np.array(sides, np.int32), (len(image), 1))
+        arrays = [np.pad(array, padding) for array in arrays]
+    # In float32, SSIM's variances lose more than 1e-5 where flat parts are bright and others dark.
+    with _float64():
+        found = _measured(*arrays, extent)
+    return {name: np.asarray(value, np.float64) for name, value in vars(jax.device_get(found)).items()}
+
+
+_measured = jax.jit(image_metrics)
+
+
+def _float64() -> Any:
+    """A context in which JAX computes in float64 what is given in it."""
+    # In JAX's newer versions it is no experiment any more.
+    where: Any = jax if hasattr(jax, "enable_x64") else experimental
+    return where.enable_x64(True)

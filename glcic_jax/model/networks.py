@@ -8,7 +8,7 @@ Reference: Iizuka et al. 2017, Sections 3.2 and 3.3.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from glcic_jax.errors import ConfigError, lookup
+from glcic_jax.model import images
 from glcic_jax.model.convolutions import convolution, upsampling_convolution
-from glcic_jax.model.images import crop_patch, inside
-from glcic_jax.model.output_activations import OUTPUT_ACTIVATIONS
+from glcic_jax.model.images import OUTPUT_ACTIVATIONS, crop_patch, inside
 
 # ReLU follows almost every layer. The paper names no initialisation.
 _INITIALIZER = nn.initializers.he_normal()
@@ -310,3 +310,33 @@ REMATS: dict[str, tuple[str, ...]] = {
     "activations": tuple(layer.name for layer in COMPLETION_LAYERS),
     "stages": ("conv4", "conv9", "conv12", "conv14"),
 }
+
+
+Variables = Mapping[str, Any]
+
+
+def complete(
+    network: CompletionNetwork,
+    variables: Variables,
+    image: jax.Array,
+    mask: jax.Array,
+    mean_pixel: jax.Array,
+    input_form: str,
+) -> tuple[jax.Array, jax.Array]:
+    """Fills the holes of images whose sides are multiples of 4, with the running statistics.
+
+    Args:
+      network: The completion network.
+      variables: Its `params` and `batch_stats`.
+      image: [N, H, W, 3] float in [0, 1]; what lies inside the hole is not looked at.
+      mask: [N, H, W, 1] float, 1 = hole.
+      mean_pixel: [3] float in [0, 1], the mean colour of the training set.
+      input_form: As in `images.network_input`; the one that the network was trained with.
+
+    Returns:
+      `(output, completed)`, each [N, H, W, 3] float32 in [0, 1]: the raw output, and the image with its hole
+      filled by it. Pixels of `completed` outside the hole are bit-identical to the image's.
+    """
+    network_input = images.network_input(image, mask, mean_pixel, input_form)
+    output: Any = network.apply(variables, network_input, train=False)
+    return output, images.composite(image, output, mask)

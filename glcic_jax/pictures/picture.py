@@ -15,9 +15,8 @@ from PIL import Image
 from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.files import write_aside
 from glcic_jax.pictures import sixteen_bit
-from glcic_jax.pictures.exif import describing, parsed
-from glcic_jax.pictures.picture_limits import MAX_PIXELS
-from glcic_jax.pictures.reading import decode_file
+from glcic_jax.pictures.metadata import describing, parsed
+from glcic_jax.pictures.reading import MAX_PIXELS, decode_file
 from glcic_jax.pictures.rgb_files import heif_formats, readable_formats, source_name, strips
 
 

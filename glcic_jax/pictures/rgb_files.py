@@ -280,3 +280,20 @@ def scaled(values: np.ndarray, dtype: type[np.unsignedinteger], white: float) ->
 def _finite(values: np.ndarray) -> np.ndarray:
     """As float64; what is no number or endless becomes 0."""
     return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+
+
+@contextlib.contextmanager
+def decoders_silenced() -> Iterator[None]:
+    """Keeps what libtiff and its like print by themselves away from the terminal; the errors raised say it better.
+
+    The whole process's standard error is elsewhere meanwhile, so this is for commands alone.
+    """
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

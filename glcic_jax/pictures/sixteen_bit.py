@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from glcic_jax.pictures.exif import describing, parsed, tiff_as_stored
+from glcic_jax.pictures.metadata import describing, parsed, tiff_as_stored
 
 _INCHES_IN_A_METRE = 1 / 0.0254
 

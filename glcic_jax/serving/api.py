@@ -6,12 +6,12 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from glcic_jax import __version__
 from glcic_jax.errors import MemoryExhaustedError, TooLargeError, UserError, WeightsError
-from glcic_jax.serving.forms import Refusal, order_of, read_form, request_body
+from glcic_jax.serving.forms import _PROBLEM, Refusal, order_of, problem, read_form, request_body
 from glcic_jax.serving.service import (
     STOPPING,
     BusyError,
@@ -33,10 +33,8 @@ from glcic_jax.serving.service import (
 from glcic_jax.weights.file import Description
 
 _log = logging.getLogger(__name__)
-_RETRY_AFTER = "5"
 _METHODS = {"complete": "POST", "weights": "GET"}  # By the paths below /v1.
 _PIECE = 256 << 10  # Bytes of an answer that are sent at a time.
-_PROBLEM = "application/problem+json"
 
 
 class Weights(BaseModel):
@@ -262,16 +260,6 @@ def _refusals() -> Iterator[None]:
         raise  # Those that were named are there: it is no fault of the request.
     except UserError as error:
         raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
-
-
-def problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An answer of RFC 9457."""
-    content = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
-    again = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-    sent = {"X-Content-Type-Options": "nosniff", **(headers or {})}
-    if again:
-        sent["Retry-After"] = _RETRY_AFTER
-    return JSONResponse(content, status.value, sent, _PROBLEM)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from fastapi import Request
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -14,8 +15,12 @@ from starlette.requests import ClientDisconnect
 from glcic_jax.completion.files import Settings
 from glcic_jax.completion.windows import MAX_SIDE, SMALLEST_MAX_SIDE
 from glcic_jax.errors import WeightsError, one_line, printable
-from glcic_jax.pictures.hole_choice import ChooseHole, MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
-from glcic_jax.serving.service import Limits, Order, Service
+from glcic_jax.pictures.mask_files import ChooseHole, MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
+from glcic_jax.serving.service import (
+    Limits,
+    Order,
+    Service,
+)
 
 # What a request may have beside its two files.
 _REST_BYTES = 64 << 10
@@ -187,3 +192,17 @@ def _chooser(service: Service, options: Options, mask: Any) -> ChooseHole:
 
 def _unprocessable(detail: str) -> Refusal:
     return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
+
+
+_RETRY_AFTER = "5"
+_PROBLEM = "application/problem+json"
+
+
+def problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An answer of RFC 9457."""
+    content = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
+    again = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+    sent = {"X-Content-Type-Options": "nosniff", **(headers or {})}
+    if again:
+        sent["Retry-After"] = _RETRY_AFTER
+    return JSONResponse(content, status.value, sent, _PROBLEM)

@@ -15,8 +15,7 @@ import numpy as np
 from glcic_jax.completion.files import OnWindow, Settings
 from glcic_jax.errors import DataError, TooLargeError, printable
 from glcic_jax.pictures.colours import to_colour
-from glcic_jax.pictures.hole_choice import MaskSettings, changed, hole_of_file
-from glcic_jax.pictures.mask_files import Hole, coverage_note, random_hole
+from glcic_jax.pictures.mask_files import Hole, MaskSettings, changed, coverage_note, hole_of_file, random_hole
 from glcic_jax.pictures.picture import Picture, suffix_for
 from glcic_jax.serving.painted_holes import mask_operation, painted_hole
 from glcic_jax.serving.private_folder import PrivateFolder

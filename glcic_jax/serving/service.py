@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from glcic_jax.completion.completer import Completer
 from glcic_jax.completion.files import OnWindow, Settings, complete_file
 from glcic_jax.errors import DataError, TooLargeError, UserError, WeightsError, printable
-from glcic_jax.pictures.hole_choice import ChooseHole
+from glcic_jax.pictures.mask_files import ChooseHole
 from glcic_jax.pictures.picture import Picture, format_for, read_picture
 from glcic_jax.runtime import enough_memory_for
 

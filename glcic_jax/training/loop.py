@@ -13,20 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from glcic_jax.compile_cache import enable_compile_cache
 from glcic_jax.errors import ConfigError, DataError, DivergedError, Stopped, UserError, one_line
 from glcic_jax.model import images
-from glcic_jax.runtime import is_out_of_device_memory
-from glcic_jax.training import processes
+from glcic_jax.runtime import enable_compile_cache, is_out_of_device_memory
+from glcic_jax.training import distributed
 from glcic_jax.training.distributed import parallel, replicate, share, unreplicate
-from glcic_jax.training.metric_log import Stopwatch, save_grid
+from glcic_jax.training.progress_line import Stopwatch
 from glcic_jax.training.schedule import Phase, Schedule
 from glcic_jax.training.setup import Desk, Run, open_run, plan_run
 from glcic_jax.training.signals import StopRequest
 from glcic_jax.training.state import TrainState
 from glcic_jax.training.steps import step_of
 from glcic_jax.training.summary import write_summary
-from glcic_jax.training.validation import mean_metrics
+from glcic_jax.training.validation import mean_metrics, save_grid
 from glcic_jax.training.workdir import holder, locked
 
 # Metrics of so many steps wait on the devices at most, whatever the intervals: each is looked at before long.
@@ -115,11 +114,11 @@ def _alone_in(workdir: Path) -> Iterator[None]:
     Raises:
       DataError: It is taken, cannot be written, or is not the same directory for all processes.
     """
-    with locked(workdir) if processes.is_first() else contextlib.nullcontext():
+    with locked(workdir) if distributed.is_first() else contextlib.nullcontext():
         mine = holder(workdir)
-        theirs = processes.from_first(mine)
+        theirs = distributed.from_first(mine)
         # All learn of it: one that leaves alone would leave the others waiting.
-        if any(processes.from_all(int(holder(workdir) != theirs))):
+        if any(distributed.from_all(int(holder(workdir) != theirs))):
             raise DataError(
                 f"the processes do not all see the same {workdir}: name a --workdir on a file system that all "
                 "hosts share"
@@ -249,7 +248,7 @@ def _report(run: Run, state: TrainState, step: int, phase: Phase, clock: Stopwat
         if rates:
             run.progress.report(step, phase, row)
     if due["checkpoint"]:
-        _save(run, local, processes.from_first(validation))
+        _save(run, local, distributed.from_first(validation))
 
 
 def _validate(desk: Desk, state: TrainState, workdir: Path, grid_images: int) -> dict[str, float]:
@@ -270,7 +269,7 @@ def _validate(desk: Desk, state: TrainState, workdir: Path, grid_images: int) ->
 
 def _save(run: Run, state: TrainState, validation: dict[str, float]) -> None:
     """Starts to save; all processes together."""
-    data_state = {"next_index": processes.from_all(run.batches.get_state()["next_index"])}
+    data_state = {"next_index": distributed.from_all(run.batches.get_state()["next_index"])}
     run.checkpoints.save(
         state,
         data_state,

@@ -13,16 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from glcic_jax.data import input_pipeline
+from glcic_jax.data import input_pipeline, skipped_files
 from glcic_jax.data import sources as data_sources
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.files import write_aside
-from glcic_jax.training import processes
+from glcic_jax.training import distributed
 from glcic_jax.training.checkpoints import Checkpoints, Restored
+from glcic_jax.training.config_checks import check_values
 from glcic_jax.training.distributed import AXIS
 from glcic_jax.training.health import Health
-from glcic_jax.training.metric_log import MetricLog, ProgressLine, RunningMean
-from glcic_jax.training.resume import check_values, differences, flatten, restore_run, restore_step
+from glcic_jax.training.metric_log import MetricLog, RunningMean
+from glcic_jax.training.progress_line import ProgressLine
+from glcic_jax.training.resume import differences, flatten, restore_run, restore_step
 from glcic_jax.training.schedule import PHASE_NAMES, Schedule, create_schedule
 from glcic_jax.training.state import Recipe, TrainState, create_recipe, create_state
 from glcic_jax.training.validation import FixedExamples
@@ -59,7 +61,7 @@ class Run:
     training_key: jax.Array
     batches: Any
     images: int
-    skipped: input_pipeline.SkippedFiles
+    skipped: skipped_files.SkippedFiles
     checkpoints: Checkpoints
     progress: ProgressLine
     health: Health
@@ -115,7 +117,7 @@ def open_run(config: ConfigDict, plan: Plan, workdir: Path) -> tuple[Run, TrainS
     _agree(config)
     schedule, recipe, sources = plan
     images = len(sources.train)
-    counts = processes.from_all(images)
+    counts = distributed.from_all(images)
     if len(set(counts)) > 1:
         raise DataError(f"the processes see {counts} training images: each needs the same data set")
     progress = _open_progress(schedule, config.batch_size)
@@ -149,7 +151,7 @@ def open_run(config: ConfigDict, plan: Plan, workdir: Path) -> tuple[Run, TrainS
         unlogged, below = RunningMean(**restored.meta["unlogged"]), restored.meta["below"]
         _go_to(batches, restored, images, progress)
     desk = None
-    if processes.is_first():
+    if distributed.is_first():
         write_aside(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
         desk = _open_desk(config, workdir, recipe, sources.validation, skipped, state, holes_key)
     health = Health(config.warn.steps, config.warn.to_dict(), progress.say, below)
@@ -164,10 +166,10 @@ def _agree(config: ConfigDict) -> None:
       ConfigError: They differ.
     """
     mine = flatten(json.loads(config.to_json_best_effort()))
-    first = processes.from_first(mine)
+    first = distributed.from_first(mine)
     changed = sorted(key for key in mine.keys() | first.keys() if mine.get(key) != first.get(key))
     # All learn of it: one that leaves alone would leave the others waiting.
-    if any(processes.from_all(len(changed))):
+    if any(distributed.from_all(len(changed))):
         raise ConfigError(
             "the processes were given different configurations, and each needs the same"
             + (
@@ -180,15 +182,15 @@ def _agree(config: ConfigDict) -> None:
 
 def _open_progress(schedule: Schedule, batch_size: int) -> ProgressLine:
     # Kept open for the life of the process, like stderr itself.
-    stream = sys.stderr if processes.is_first() else Path(os.devnull).open("w")  # noqa: SIM115
+    stream = sys.stderr if distributed.is_first() else Path(os.devnull).open("w")  # noqa: SIM115
     return ProgressLine(schedule, batch_size, stream)
 
 
-def _open_skipped(config: ConfigDict, workdir: Path, sources: data_sources.Sources) -> input_pipeline.SkippedFiles:
-    name = "skipped.txt" if processes.is_first() else f"skipped_{jax.process_index()}.txt"
+def _open_skipped(config: ConfigDict, workdir: Path, sources: data_sources.Sources) -> skipped_files.SkippedFiles:
+    name = "skipped.txt" if distributed.is_first() else f"skipped_{jax.process_index()}.txt"
     available = len(sources.train) + len(sources.validation)
     most = config.data.max_skipped_fraction
-    return input_pipeline.SkippedFiles(workdir / name, available, most, data_sources.directory_of(config.data))
+    return skipped_files.SkippedFiles(workdir / name, available, most, data_sources.directory_of(config.data))
 
 
 def _restore(
@@ -196,10 +198,10 @@ def _restore(
 ) -> Restored | None:
     """Restores in every process what the first one finds to be the newest that is sound."""
     restored = None
-    if processes.is_first():
+    if distributed.is_first():
         restored = restore_run(config, state, checkpoints, schedule, progress.say)
-    step = processes.from_first(None if restored is None else restored.meta["step"])
-    if step is None or processes.is_first():
+    step = distributed.from_first(None if restored is None else restored.meta["step"])
+    if step is None or distributed.is_first():
         return restored
     origin = checkpoints if checkpoints.steps() else Checkpoints(Path(config.start_from).expanduser())
     return restore_step(origin, state, step)
@@ -220,15 +222,15 @@ def _mean_pixel(
     config: ConfigDict,
     workdir: Path,
     source: data_sources.ImageSource,
-    skipped: input_pipeline.SkippedFiles,
+    skipped: skipped_files.SkippedFiles,
     progress: ProgressLine,
 ) -> list[float]:
     mean = None
-    if processes.is_first():
+    if distributed.is_first():
         path = workdir / "mean_pixel.json"
         found = input_pipeline.kept_mean_pixel(path, source, config.data, skipped, progress.say)
         mean = [float(value) for value in found]
-    return processes.from_first(mean)
+    return distributed.from_first(mean)
 
 
 def _open_desk(
@@ -236,7 +238,7 @@ def _open_desk(
     workdir: Path,
     recipe: Recipe,
     source: data_sources.ImageSource,
-    skipped: input_pipeline.SkippedFiles,
+    skipped: skipped_files.SkippedFiles,
     state: TrainState,
     key: jax.Array,
 ) -> Desk:

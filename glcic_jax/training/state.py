@@ -11,10 +11,9 @@ import optax
 from flax import struct
 
 from glcic_jax.errors import ConfigError, lookup
-from glcic_jax.model import images, losses, masks, networks, output_activations
+from glcic_jax.model import images, losses, masks, networks
 from glcic_jax.model.gradient_balance import Balance, balance_gradients
-
-Variables = Mapping[str, Any]
+from glcic_jax.model.networks import Variables
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -167,9 +166,9 @@ def create_recipe(config: Any, axis_name: str | None = None) -> Recipe:
 
 def _check_names(config: Any) -> None:
     """Refuses names that the networks would look up only when they run."""
-    lookup(output_activations.OUTPUT_ACTIVATIONS, config.completion.output_activation, "output activation")
+    lookup(images.OUTPUT_ACTIVATIONS, config.completion.output_activation, "output activation")
     lookup(images.INPUT_FORMS, config.completion.input_form, "input form")
-    output_activations.check_input_form(config.completion.output_activation, config.completion.input_form)
+    images.check_input_form(config.completion.output_activation, config.completion.input_form)
     for order in (config.completion.layer_order, config.discriminator.layer_order):
         lookup(dict.fromkeys(networks.LAYER_ORDERS), order, "layer order")
     lookup(networks.REMATS, config.remat, "remat")

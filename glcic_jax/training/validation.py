@@ -1,74 +1,27 @@
 """Measuring completions: one way for training's validation, for `glcic evaluate` and for `glcic compare`."""
 
 import functools
+import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax import experimental
 
-from glcic_jax.completion.holes import bucket
-from glcic_jax.evaluation.statistics import finite_mean
 from glcic_jax.model import images
-from glcic_jax.model.metrics import image_metrics
+from glcic_jax.model.metrics import _LARGEST_BATCH, measure
+from glcic_jax.model.networks import Variables, complete
 from glcic_jax.pictures.fills import FILLS
-from glcic_jax.training.state import Recipe, Variables
-from glcic_jax.weights.from_run import complete
-
-# Bounds the memory of a full-size evaluation on a small GPU.
-_LARGEST_BATCH = 16
-
-
-def measure(completed: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[str, np.ndarray]:
-    """Compares completed pictures with the originals, on JAX's first device.
-
-    Pictures of 8 bits, so that a completion measures the same before and after it is written to a file.
-
-    Args:
-      completed: [N, H, W, 3] uint8; sides of at least 11 px.
-      image: [N, H, W, 3] uint8.
-      hole: [N, H, W] bool.
-
-    Returns:
-      The fields of `metrics.ImageMetrics`, each [N] float64.
-    """
-    parts = [
-        _measure_together(completed[start:stop], image[start:stop], hole[start:stop])
-        for start, stop in ((start, start + _LARGEST_BATCH) for start in range(0, len(image), _LARGEST_BATCH))
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _measure_together(completed: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[str, np.ndarray]:
-    sides = image.shape[1:3]
-    padded = bucket(sides[0]), bucket(sides[1])
-    # Divided here: a compiler may round the two differently where it does, and then equal pictures differ.
-    arrays: list[np.ndarray] = [completed / 255.0, image / 255.0, hole[..., None]]
-    extent = None
-    if padded != sides:  # Pictures of many sizes share few programs.
-        padding = [(0, 0), *((0, to - side) for to, side in zip(padded, sides, strict=True)), (0, 0)]
-        extent = np.tile(np.array(sides, np.int32), (len(image), 1))
-        arrays = [np.pad(array, padding) for array in arrays]
-    # In float32, SSIM's variances lose more than 1e-5 where flat parts are bright and others dark.
-    with _float64():
-        found = _measured(*arrays, extent)
-    return {name: np.asarray(value, np.float64) for name, value in vars(jax.device_get(found)).items()}
-
-
-_measured = jax.jit(image_metrics)
-
-
-def _float64() -> Any:
-    """A context in which JAX computes in float64 what is given in it."""
-    # In JAX's newer versions it is no experiment any more.
-    where: Any = jax if hasattr(jax, "enable_x64") else experimental
-    return where.enable_x64(True)
+from glcic_jax.pictures.rgb_files import save_image
+from glcic_jax.training.metric_log import MetricLog
+from glcic_jax.training.state import Recipe
 
 
 def mean_metrics(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The mean of each metric over the images; what is not finite, as the PSNR of equal images, is left out."""
-    return {name: finite_mean(values) for name, values in metrics.items()}
+    finite = {name: values[np.isfinite(values)] for name, values in metrics.items()}
+    return {name: float(values.mean()) if values.size else math.nan for name, values in finite.items()}
 
 
 class Completions(NamedTuple):
@@ -142,3 +95,27 @@ def _complete(
     network, original = recipe.completion_network, images.to_float(image)
     output, completed = complete(network, variables, original, mask, mean_pixel, recipe.input_form)
     return output, images.to_uint8(completed)
+
+
+def tile(columns: list[np.ndarray], gap: int = 2) -> np.ndarray:
+    """Lays pictures out in a grid: one row an example, one column a kind.
+
+    Args:
+      columns: For each kind [N, H, W, 3] uint8.
+      gap: White pixels between pictures.
+
+    Returns:
+      [N * (H + gap) - gap, K * (W + gap) - gap, 3] uint8.
+    """
+    stacked = np.stack(columns, axis=1)
+    padded = np.pad(stacked, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    count, kinds, height, width, channels = padded.shape
+    grid = padded.transpose(0, 2, 1, 3, 4).reshape(count * height, kinds * width, channels)
+    return grid[: count * height - gap, : kinds * width - gap]
+
+
+def save_grid(workdir: Path, step: int, columns: list[np.ndarray], log: MetricLog) -> None:
+    """Writes a grid (input, raw output, completed, truth) to grids/ and to TensorBoard."""
+    grid = tile(columns)
+    save_image(grid, workdir / "grids" / f"step_{step:08d}.png")
+    log.picture(step, "input, output, completed, truth", grid)

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from jax import export
 
 from glcic_jax.files import write_aside
-from glcic_jax.model.networks import CompletionNetwork
+from glcic_jax.model.networks import CompletionNetwork, complete
 from glcic_jax.weights.file import Weights
-from glcic_jax.weights.from_run import complete
 
 _PLATFORMS = ("cpu", "cuda")
 

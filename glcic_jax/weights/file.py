@@ -20,14 +20,10 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from glcic_jax import __version__
-from glcic_jax.errors import UserError, WeightsError, lookup, one_line, printable
+from glcic_jax.errors import WeightsError, lookup, one_line, printable
 from glcic_jax.files import write_aside
-from glcic_jax.model import masks
-from glcic_jax.model.images import INPUT_FORMS
+from glcic_jax.model.images import INPUT_FORMS, OUTPUT_ACTIVATIONS
 from glcic_jax.model.networks import BRANCHES, LAYER_ORDERS, CompletionNetwork, ContextDiscriminator
-from glcic_jax.model.output_activations import OUTPUT_ACTIVATIONS
-from glcic_jax.weights.from_run import restore_completion
 
 FORMAT = "glcic_jax weights 1"
 LICENCE_NOT_STATED = "not stated"
@@ -181,43 +177,6 @@ def load_weights(path: Path) -> Weights:
         raise WeightsError(f"{name}: its description cannot be used ({printable(one_line(error))})") from error
     variables = traverse_util.unflatten_dict(arrays, sep="/")
     return check_arrays(Weights(network, variables, description), name)
-
-
-def run_weights(workdir: Path, step: int | None = None) -> Weights:
-    """The completion network of a training run: of its moving average where it keeps one.
-
-    Args, Raises: As in `run_weights_and_step`.
-    """
-    return run_weights_and_step(workdir, step)[0]
-
-
-def run_weights_and_step(workdir: Path, step: int | None = None) -> tuple[Weights, int]:
-    """The same, and the step of the checkpoint that it was read from.
-
-    Args:
-      workdir: The run's directory.
-      step: Which checkpoint; None: the newest that is sound.
-
-    Raises:
-      WeightsError: There is no checkpoint, or none that can be read.
-    """
-    try:
-        variables, meta = restore_completion(workdir, step)
-    except UserError as error:
-        raise WeightsError(str(error)) from error
-    config = meta["config"]
-    fields = config["completion"]
-    network = CompletionNetwork(fields["width"], fields["layer_order"], fields["output_activation"])
-    image_size = config["data"]["image_size"]
-    red, green, blue = meta["mean_pixel"]
-    description = Description(
-        input_form=fields["input_form"],
-        mean_pixel=(red, green, blue),
-        image_size=image_size,
-        hole_sides=masks.hole_sides(config["mask"]["sampler"], config["mask"], image_size),
-        origin=f"trained with glcic_jax {__version__} on {config['data']['source']}, step {meta['step']:,}",
-    )
-    return check_arrays(Weights(network, variables, description), printable(str(workdir))), meta["step"]
 
 
 def arrays_sha256(weights: Weights) -> str:

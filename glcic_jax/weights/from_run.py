@@ -4,43 +4,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from glcic_jax.errors import DataError
-from glcic_jax.model import images
+from glcic_jax import __version__
+from glcic_jax.errors import DataError, UserError, WeightsError, printable
+from glcic_jax.model import masks
 from glcic_jax.model.networks import CompletionNetwork
-from glcic_jax.training.checkpoint_items import read_variables
-from glcic_jax.training.checkpoints import Checkpoints
-from glcic_jax.training.state import Variables
+from glcic_jax.training.checkpoints import Checkpoints, read_variables
+from glcic_jax.weights.file import Description, Weights, check_arrays
 
 _log = logging.getLogger(__name__)
-
-
-def complete(
-    network: CompletionNetwork,
-    variables: Variables,
-    image: jax.Array,
-    mask: jax.Array,
-    mean_pixel: jax.Array,
-    input_form: str,
-) -> tuple[jax.Array, jax.Array]:
-    """Fills the holes of images whose sides are multiples of 4, with the running statistics.
-
-    Args:
-      network: The completion network.
-      variables: Its `params` and `batch_stats`.
-      image: [N, H, W, 3] float in [0, 1]; what lies inside the hole is not looked at.
-      mask: [N, H, W, 1] float, 1 = hole.
-      mean_pixel: [3] float in [0, 1], the mean colour of the training set.
-      input_form: As in `images.network_input`; the one that the network was trained with.
-
-    Returns:
-      `(output, completed)`, each [N, H, W, 3] float32 in [0, 1]: the raw output, and the image with its hole
-      filled by it. Pixels of `completed` outside the hole are bit-identical to the image's.
-    """
-    network_input = images.network_input(image, mask, mean_pixel, input_form)
-    output: Any = network.apply(variables, network_input, train=False)
-    return output, images.composite(image, output, mask)
 
 
 def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -76,3 +47,40 @@ def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str
         chosen = found["ema"] if found.get("ema") else found
         return {"params": chosen["params"], "batch_stats": chosen["batch_stats"]}, meta
     raise AssertionError("the loop returns or raises")
+
+
+def run_weights(workdir: Path, step: int | None = None) -> Weights:
+    """The completion network of a training run: of its moving average where it keeps one.
+
+    Args, Raises: As in `run_weights_and_step`.
+    """
+    return run_weights_and_step(workdir, step)[0]
+
+
+def run_weights_and_step(workdir: Path, step: int | None = None) -> tuple[Weights, int]:
+    """The same, and the step of the checkpoint that it was read from.
+
+    Args:
+      workdir: The run's directory.
+      step: Which checkpoint; None: the newest that is sound.
+
+    Raises:
+      WeightsError: There is no checkpoint, or none that can be read.
+    """
+    try:
+        variables, meta = restore_completion(workdir, step)
+    except UserError as error:
+        raise WeightsError(str(error)) from error
+    config = meta["config"]
+    fields = config["completion"]
+    network = CompletionNetwork(fields["width"], fields["layer_order"], fields["output_activation"])
+    image_size = config["data"]["image_size"]
+    red, green, blue = meta["mean_pixel"]
+    description = Description(
+        input_form=fields["input_form"],
+        mean_pixel=(red, green, blue),
+        image_size=image_size,
+        hole_sides=masks.hole_sides(config["mask"]["sampler"], config["mask"], image_size),
+        origin=f"trained with glcic_jax {__version__} on {config['data']['source']}, step {meta['step']:,}",
+    )
+    return check_arrays(Weights(network, variables, description), printable(str(workdir))), meta["step"]

@@ -13,7 +13,6 @@ from glcic_jax.errors import DataError, UserError, WeightsError, one_line, print
 from glcic_jax.model.networks import CompletionNetwork
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.workdir import run_at
-from glcic_jax.weights import built_in
 from glcic_jax.weights.checked_files import locked_to_read, locked_to_write, verify, write_checked
 from glcic_jax.weights.file import (
     FORMAT,
@@ -22,9 +21,9 @@ from glcic_jax.weights.file import (
     Network,
     Weights,
     load_weights,
-    run_weights_and_step,
     save_weights,
 )
+from glcic_jax.weights.from_run import run_weights_and_step
 
 _SUFFIX = ".safetensors"
 # Lower case alone: on some file systems two names that differ in case are one file.
@@ -77,7 +76,7 @@ def check_name(name: str) -> None:
       DataError: It has a separator, an upper-case letter or another character that file systems differ over, or
         names weights that are built in.
     """
-    if built_in.is_one(name):
+    if is_built_in(name):
         raise DataError(f"{name} names the weights that are built in: give another --name")
     if not _is_name(name):
         raise DataError(
@@ -98,8 +97,8 @@ def path_of(name: str) -> Path:
     Raises:
       WeightsError: The store holds none of that name.
     """
-    if name in built_in.names():
-        return built_in.path_of(name)
+    if name in built_in_names():
+        return built_in_path(name)
     if not _is_stored(name):
         raise _unknown(name)
     return _path(name)
@@ -155,13 +154,13 @@ def load(name: str) -> Weights:
             verify(path)
             return load_weights(path)
     except UserError as error:
-        options = "--name ANOTHER" if built_in.is_one(name) else f"--name {name} --replace"
+        options = "--name ANOTHER" if is_built_in(name) else f"--name {name} --replace"
         raise WeightsError(f"{error}; mend it with 'glcic weights import FILE {options}', or remove it") from error
 
 
 def built_in_entries() -> list[Entry]:
     """What is built in, by name, as `stored` gives what is not."""
-    paths = {name: built_in.path_of(name) for name in built_in.names()}
+    paths = {name: built_in_path(name) for name in built_in_names()}
     return [_entry(name, path, functools.partial(load_weights, path)) for name, path in paths.items()]
 
 
@@ -171,7 +170,7 @@ def stored() -> list[Entry]:
     Raises:
       WeightsError: The store is there and cannot be listed.
     """
-    shown = {name: str(_path(name)) if built_in.is_one(name) else name for name in _names()}
+    shown = {name: str(_path(name)) if is_built_in(name) else name for name in _names()}
     return [_entry(called, _path(name), functools.partial(load, name)) for name, called in shown.items()]
 
 
@@ -190,7 +189,7 @@ def find_weights(reference: str | Path | None) -> Found:
     Args:
       reference: A file of weights (ours, or another implementation's), a run's workdir, its folder
         `checkpoints` or one checkpoint in it, or a name, built in or stored. None: what $GLCIC_WEIGHTS names,
-        else `built_in.DEFAULT`.
+        else `built_in.DEFAULT_NAME`.
 
     Raises:
       WeightsError: There is none, or it cannot be used; it says what there is.
@@ -212,7 +211,7 @@ def find_network(reference: str | Path | None) -> Found:
             return _named(variable)
         except WeightsError as error:
             raise WeightsError(f"$GLCIC_WEIGHTS: {error}") from error
-    return _built_in(built_in.DEFAULT)
+    return _built_in(DEFAULT_NAME)
 
 
 def read_file(path: Path, mean_pixel: tuple[float, float, float] | None = None) -> Weights:
@@ -243,7 +242,7 @@ def _named(reference: str | Path) -> Found:
         if path.parent.resolve() == _directory().resolve() and path.stem in _names():
             return _from_store(path.stem)
         return _found(read_file(path), printable(str(path)), path)
-    if built_in.is_one(str(reference)):
+    if is_built_in(str(reference)):
         return _built_in(str(reference))
     if _is_stored(str(reference)):
         return _from_store(str(reference))
@@ -252,7 +251,7 @@ def _named(reference: str | Path) -> Found:
 
 
 def _built_in(name: str) -> Found:
-    path = built_in.path_of(name)
+    path = built_in_path(name)
     try:
         return _found(load_weights(path), f"{name}, built in", path)
     except WeightsError as error:
@@ -278,7 +277,7 @@ def _found(weights: Weights, name: str, path: Path) -> Found:
 def _what_there_is() -> str:
     """The end of an error's line: what could be named instead."""
     runs = [f"{printable(str(workdir))} (step {step})" for workdir, step in _runs()]
-    kinds = {"built in:": built_in.names(), "stored:": _names(), "runs:": runs}
+    kinds = {"built in:": built_in_names(), "stored:": _names(), "runs:": runs}
     there = [f"{kind} {_listed(found)}" for kind, found in kinds.items() if found]
     return f"; there are {'; '.join(there) or 'none here'}: name one, or a file, with --weights"
 
@@ -327,3 +326,23 @@ def _is_ours(path: Path) -> bool:
             return (file.metadata() or {}).get("format", "").startswith(FORMAT.rstrip("0123456789"))
     except Exception:  # No safetensors, or a damaged one: its name tells what it was meant to be.
         return path.suffix == _SUFFIX
+
+
+DEFAULT_NAME = "photos"
+
+_FOLDER = Path(__file__).parents[1] / "pretrained"
+
+
+def built_in_names() -> list[str]:
+    """What they are called, sorted."""
+    return sorted(path.name.removesuffix(_SUFFIX) for path in _FOLDER.glob(f"*{_SUFFIX}"))
+
+
+def is_built_in(name: str) -> bool:
+    """Whether some of them have that name; the default's is theirs even where its file is gone."""
+    return name == DEFAULT_NAME or name in built_in_names()
+
+
+def built_in_path(name: str) -> Path:
+    """The file of some of them, which need not be there."""
+    return _FOLDER / f"{name}{_SUFFIX}"

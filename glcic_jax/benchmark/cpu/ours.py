@@ -18,7 +18,7 @@ from glcic_jax.model import images, losses
 from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER
 from glcic_jax.runtime import keep_freed_memory
 from glcic_jax.training import steps
-from glcic_jax.training.step_parts import draw_examples
+from glcic_jax.training.steps import draw_examples
 from glcic_jax.weights.file import Description, Weights
 
 _KEY = 1

@@ -25,7 +25,7 @@ class Worker:
     """A process that runs one of the package's modules, which ends in `answer`.
 
     Args:
-      module: Its name, as "benchmark_torch".
+      module: Its name, as "benchmark.cpu.pytorch".
       arguments: Its arguments.
       environment: Set beside this process's.
     """

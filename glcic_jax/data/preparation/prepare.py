@@ -16,9 +16,9 @@ from glcic_jax.data.preparation import shards
 from glcic_jax.data.preparation.archives import Archive, find_archive, verify
 from glcic_jax.data.preparation.download import download
 from glcic_jax.data.preparation.recipes import RECIPES, Recipe
-from glcic_jax.data.preparation.split_writing import write_split
+from glcic_jax.data.preparation.shards import write_split
 from glcic_jax.data.preparation.tfrecord import convert
-from glcic_jax.data.sources import prepared_info, prepared_versions, training_splits
+from glcic_jax.data.tfds import prepared_info, prepared_versions, training_splits
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.progress import Tell, in_words
 

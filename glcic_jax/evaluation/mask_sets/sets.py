@@ -21,8 +21,7 @@ from glcic_jax.evaluation.mask_sets.drawn import (
     Size,
     drawn_masks,
 )
-from glcic_jax.evaluation.mask_sets.folder import open_folder
-from glcic_jax.evaluation.mask_sets.mask_records import RECORD, Digest, Record, mask_file
+from glcic_jax.evaluation.mask_sets.folder import RECORD, Digest, Record, mask_file, open_folder
 
 __all__ = ["MASK_SETS", "Digest", "MaskSet", "Size", "Summary", "open_mask_set", "store", "summarise"]
 

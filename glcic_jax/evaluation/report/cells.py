@@ -5,18 +5,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glcic_jax.evaluation.score_summary import (
+from glcic_jax.evaluation.scores import FID, METRICS, Evaluation, Metric
+from glcic_jax.evaluation.statistics import (
+    Interval,
     Mean,
     bracket,
     difference,
     differences,
     has_fid,
+    hole_ratio_bins,
+    mean_interval,
     number,
     speed,
     values_of,
 )
-from glcic_jax.evaluation.scores import FID, METRICS, Evaluation, Metric
-from glcic_jax.evaluation.statistics import Interval, hole_ratio_bins, mean_interval
 from glcic_jax.evaluation.tables import arrow
 
 _OF_BINS = ("hole_l1", "hole_psnr", "ssim")

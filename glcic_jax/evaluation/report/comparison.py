@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glcic_jax.evaluation import score_summary
+from glcic_jax.evaluation import statistics
 from glcic_jax.evaluation.report import cells, curves
-from glcic_jax.evaluation.report.page import Pictures, render
-from glcic_jax.evaluation.report.picture_rows import labels, picture_row
+from glcic_jax.evaluation.report.page import Pictures, labels, picture_row, render
 from glcic_jax.evaluation.report.report import what_to_know
 from glcic_jax.evaluation.scores import Evaluation
 from glcic_jax.evaluation.tables import markdown_table
@@ -59,7 +58,7 @@ def write_comparison(
     Raises:
       DataError: The file cannot be written.
     """
-    means = score_summary.means(evaluation)
+    means = statistics.means(evaluation)
     first, *others = evaluation.scores
     names = [scores.name for scores in evaluation.scores]
     pairs = [(scores.name, place, 0) for place, scores in enumerate(others, start=1)]

@@ -6,11 +6,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from glcic_jax.evaluation import score_summary
+from glcic_jax.evaluation import statistics
 from glcic_jax.evaluation.report import cells
 from glcic_jax.evaluation.report.cells import FEWEST_WITH_INTERVAL, BinRows, Cell, Head
-from glcic_jax.evaluation.report.page import THUMBNAIL_SIDE, Embedded, Pictures, embed, render
-from glcic_jax.evaluation.report.picture_rows import PictureRow, labels, picture_row
+from glcic_jax.evaluation.report.page import (
+    THUMBNAIL_SIDE,
+    Embedded,
+    PictureRow,
+    Pictures,
+    embed,
+    labels,
+    picture_row,
+    render,
+)
 from glcic_jax.evaluation.scores import FID, METRICS, Evaluation
 from glcic_jax.evaluation.tables import markdown_table
 from glcic_jax.files import write_aside
@@ -51,7 +59,7 @@ def write_report(evaluation: Evaluation, pictures: Pictures, path: str | Path) -
       DataError: The file cannot be written.
     """
     subject, *others = evaluation.scores
-    means = score_summary.means(evaluation)
+    means = statistics.means(evaluation)
     pairs = [(scores.name, 0, place) for place, scores in enumerate(others, start=1)]
     bin_heads, bins = cells.by_hole_ratio(evaluation)
     metric = _ranked_by(evaluation)
@@ -60,7 +68,7 @@ def write_report(evaluation: Evaluation, pictures: Pictures, path: str | Path) -
         "report.html",
         evaluation=evaluation,
         subject=subject.name,
-        verdict=score_summary.verdict(evaluation),
+        verdict=statistics.verdict(evaluation),
         results=cells.results(evaluation, means),
         paired=cells.paired(evaluation, pairs),
         bin_heads=bin_heads,
@@ -79,25 +87,25 @@ def write_report(evaluation: Evaluation, pictures: Pictures, path: str | Path) -
     write_aside(path, page)
 
 
-def what_to_know(evaluation: Evaluation, means: list[dict[str, score_summary.Mean]]) -> dict[str, Any]:
+def what_to_know(evaluation: Evaluation, means: list[dict[str, statistics.Mean]]) -> dict[str, Any]:
     """The sentences around the tables, by the names that the templates have for them."""
-    fid = score_summary.has_fid(evaluation)
+    fid = statistics.has_fid(evaluation)
     return {
-        "intervals": score_summary.INTERVALS,
-        "bold": score_summary.BOLD,
-        "few": score_summary.FEW if len(evaluation.images) < score_summary.FEW_IMAGES else "",
-        "left_out": score_summary.left_out(evaluation, means),
-        "not_computed": score_summary.not_computed(evaluation),
+        "intervals": statistics.INTERVALS,
+        "bold": statistics.BOLD,
+        "few": statistics.FEW if len(evaluation.images) < statistics.FEW_IMAGES else "",
+        "left_out": statistics.left_out(evaluation, means),
+        "not_computed": statistics.not_computed(evaluation),
         "metrics": [METRICS[name] for name in evaluation.metrics] + [FID] * fid,
     }
 
 
 def _few_in_bins(bins: Sequence[BinRows]) -> str:
-    few = [one.label for one in bins if one.images < score_summary.FEW_IMAGES]
+    few = [one.label for one in bins if one.images < statistics.FEW_IMAGES]
     if not few:
         return ""
     return (
-        f"Fewer than {score_summary.FEW_IMAGES} images, too few to rely on: {', '.join(few)}; fewer than "
+        f"Fewer than {statistics.FEW_IMAGES} images, too few to rely on: {', '.join(few)}; fewer than "
         f"{FEWEST_WITH_INTERVAL} have no interval."
     )
 
@@ -105,15 +113,15 @@ def _few_in_bins(bins: Sequence[BinRows]) -> str:
 def _ranked_by(evaluation: Evaluation) -> str:
     """The metric that images are ranked by: that of the hole, where there are holes."""
     count = len(evaluation.images)
-    values = score_summary.values_of(evaluation.scores[0], "hole_l1", count)
+    values = statistics.values_of(evaluation.scores[0], "hole_l1", count)
     return "hole_l1" if np.isfinite(values).any() else "l1"
 
 
 def _with_pictures(evaluation: Evaluation, pictures: Pictures, metric: str) -> tuple[list[Group], list[Listed]]:
     """All that shows pictures; they are embedded as they come, so that no others are held."""
     count = len(evaluation.images)
-    values = score_summary.values_of(evaluation.scores[0], metric, count)
-    extremes = list(score_summary.extremes(values))
+    values = statistics.values_of(evaluation.scores[0], metric, count)
+    extremes = list(statistics.extremes(values))
     ranked = np.count_nonzero(np.isfinite(values))
     ranks = {index: rank for group in extremes for rank, index in group.images}
     rows, listed = {}, []
@@ -131,6 +139,6 @@ def _listed(evaluation: Evaluation, pictures: dict[str, np.ndarray], index: int)
     kinds = ("input", evaluation.scores[0].name, "original")
     thumbnails = [embed(pictures[kind], THUMBNAIL_SIDE) if kind in pictures else None for kind in kinds]
     ratio = float(evaluation.hole_ratio[index])
-    hole = cells.plain(ratio, score_summary.number(100 * ratio, 1))
+    hole = cells.plain(ratio, statistics.number(100 * ratio, 1))
     row = [hole, *cells.of_image(evaluation, 0, index)]
     return Listed(evaluation.images[index], thumbnails, row)

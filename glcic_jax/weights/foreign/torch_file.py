@@ -18,8 +18,7 @@ import numpy as np
 
 from glcic_jax.errors import WeightsError, one_line, printable
 from glcic_jax.weights.foreign.tensors import read_bytes
-from glcic_jax.weights.foreign.torch_names import STORAGES
-from glcic_jax.weights.foreign.torch_pickle import Unread, unpickle
+from glcic_jax.weights.foreign.torch_pickle import STORAGES, Unread, unpickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001

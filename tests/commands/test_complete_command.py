@@ -1,0 +1,359 @@
+"""`glcic complete` as a user runs it."""
+
+import csv
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.common import command_runner
+from PIL import Image
+
+from glcic_jax.commands.main import cli
+from glcic_jax.completion import runner as runner_module
+from glcic_jax.errors import UserError
+from glcic_jax.model.networks import CompletionNetwork
+from glcic_jax.weights.file import Description, Weights, save_weights
+
+NETWORK = CompletionNetwork(1 / 16)
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory) -> Path:
+    variables = jax.tree.map(np.asarray, NETWORK.init(jax.random.key(3), jnp.zeros((1, 8, 8, 4))))
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(Weights(NETWORK, variables, Description("signed", (0.5,) * 3, 32, (8, 16), "a test")), path)
+    return path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, weights_file) -> Path:
+    """A directory with a photograph and its mask, in which commands run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GLCIC_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GLCIC_WEIGHTS", str(weights_file))
+    save("photo.png", picture())
+    save("mask.png", mask())
+    return tmp_path
+
+
+def picture(height=37, width=50, channels=3) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (height, width, channels)).astype(np.uint8)
+
+
+def mask(height=37, width=50) -> np.ndarray:
+    hole = np.zeros((height, width), np.uint8)
+    hole[10:20, 30:45] = 255
+    return hole
+
+
+def save(path, pixels, **options) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def run(*arguments: str, code: int = 0, stdin: bytes | None = None):
+    result = command_runner().invoke(cli, ["complete", *arguments], input=stdin)
+    if isinstance(result.exception, UserError):  # main() makes a line and a code of it.
+        assert result.exception.exit_code == code
+        return str(result.exception)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def assert_completed(path, pixels, hole) -> None:
+    found = np.asarray(Image.open(path))
+    assert found.shape == pixels.shape
+    np.testing.assert_array_equal(found[~hole], pixels[~hole])
+    assert (found[hole] != pixels[hole]).mean() > 0.5
+
+
+def test_a_photograph_comes_back_with_only_the_hole_changed(here):
+    result = run("photo.png", "mask.png")
+    assert_completed("photo_completed.png", picture(), mask() > 0)
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert lines[0] == "the hole covers 8.1 % of the picture"
+    assert lines[1].startswith("weights: ")
+    assert lines[2].startswith("original: ")
+    assert "(chosen because " in lines[2]
+    assert lines[3] == "photo_completed.png written"
+
+
+def test_a_file_that_is_there_is_not_replaced_unasked(here):
+    (here / "out.png").write_bytes(b"precious")
+    assert "out.png is there already" in run("photo.png", "mask.png", "out.png", code=2)
+    assert (here / "out.png").read_bytes() == b"precious"
+    run("photo.png", "mask.png", "out.png", "--overwrite")
+    assert_completed("out.png", picture(), mask() > 0)
+    run("photo.png", "mask.png", "photo.png", "--overwrite")
+    assert_completed("photo.png", picture(), mask() > 0)
+
+
+def test_standard_streams(here):
+    photo, hole = (here / "photo.png").read_bytes(), (here / "mask.png").read_bytes()
+    for arguments, stdin in ((["-", "mask.png"], photo), (["photo.png", "-", "-"], hole)):
+        result = run(*arguments, stdin=stdin)
+        assert_completed(io.BytesIO(result.stdout_bytes), picture(), mask() > 0)
+    assert sorted(os.listdir()) == ["mask.png", "photo.png"]
+    assert "standard input: cannot be read" in run("-", "mask.png", stdin=b"", code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["photo.png"], "name a MASK"),
+        (["photo.png", "mask.png", "a.png", "b.png"], "too many arguments: b.png"),
+        (["photo.png", "mask.png", "a.png", "-o", "b.png"], "OUT is given twice"),
+        (["photo.png", "--mask", "alpha", "--random-mask"], "not both"),
+        (["-", "-"], "cannot both be standard input"),
+        (["photo.png", "mask.png", "-", "--save-comparison"], "name a file"),
+        (["."], "name a MASK"),
+        ([".", "mask.png"], "name the folder for the results"),
+        ([".", "-", "-o", "out"], "name a mask or a folder"),
+        (["photo.png", "mask.png", "--strategy", "tile"], "'tile' is not one of"),
+    ],
+)
+def test_arguments_that_say_not_what_to_do(here, arguments, told):
+    assert told in run(*arguments, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["none.png", "mask.png"], "none.png: no such file"),
+        (["photo.png", "none.png"], "none.png: no such file"),
+        (["photo.png", "mask.png", "out.xyz"], "out.xyz: cannot be written"),
+        (["photo.png", "mask.png", "out.png", "--format", "jpeg"], "out.png: its suffix says PNG"),
+        (["photo.png", "--mask", "alpha"], "no transparency"),
+        (["photo.png", "mask.png", "--max-side", "63"], "63 px is too small"),
+        (["photo.png", "mask.png", "--device", "gpu:7"], "no device 'gpu:7'"),
+        (["photo.png", "mask.png", "--max-pixels", "100"], "--max-pixels 1850"),
+        (["photo.png", "photo.png/x.png"], "photo.png/x.png"),
+    ],
+)
+def test_bad_input_is_one_line(here, arguments, told):
+    message = run(*arguments, code=2)
+    assert told in message
+    assert len(message.splitlines()) == 1
+    assert sorted(os.listdir()) == ["mask.png", "photo.png"]
+
+
+def test_what_is_built_in_completes_and_says_so(here, monkeypatch):
+    monkeypatch.delenv("GLCIC_WEIGHTS")
+    assert "photos, built in (CC BY-SA 4.0" in run("photo.png", "mask.png").stderr
+    assert Path("photo_completed.png").exists()
+
+
+def test_without_weights_nothing_is_made_up(here):
+    assert "none.safetensors" in run("photo.png", "mask.png", "--weights", "none.safetensors", code=3)
+    assert not Path("photo_completed.png").exists()
+
+
+def test_too_little_memory_has_its_own_code(here, monkeypatch):
+    monkeypatch.setattr(runner_module, "available_memory", lambda: 1_000)
+    save("large.png", picture(370, 500))
+    assert "--max-side" in run("large.png", "mask.png", "--strategy", "original", code=4)
+    assert not Path("large_completed.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["photo.png", "mask.png", "folder"], "folder: is a directory: name a file in it"),
+        (["photo.png", "mask.png", "folder", "--overwrite"], "folder: is a directory: name a file in it"),
+        (["photo.png", "mask.png", ".", "--overwrite"], "is a directory"),
+        (["photo.png", "mask.png", "pipe.png", "--overwrite"], "pipe.png: is a device, a pipe or the like"),
+        (["photo.png", "mask.png", "photo.png/a.png"], "is not a directory"),
+        (["photo.png", "mask.png", "x" * 300 + ".png"], "File name too long"),
+        (["x" * 300 + ".png", "mask.png"], "File name too long"),
+        (["photo.png", "mask.png", "link.png"], "link.png is there already"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused_before_anything_is_computed(here, monkeypatch, arguments, told):
+    Path("folder").mkdir()
+    os.mkfifo("pipe.png")
+    Path("link.png").symlink_to("nowhere.png")
+    monkeypatch.setenv("GLCIC_WEIGHTS", "none: it is not looked for")
+    message = run(*arguments, code=2)
+    assert told in message
+    assert len(message.splitlines()) == 1
+
+
+def test_what_a_decoder_prints_by_itself_is_not_shown(here, capfd):
+    content = io.BytesIO()
+    Image.fromarray(picture()).save(content, "TIFF", compression="tiff_lzw")
+    whole = content.getvalue()
+    Path("bad.tif").write_bytes(whole[:50] + b"\xff" * 2000 + whole[2050:])
+    with pytest.raises(OSError, match="decoder error"):
+        Image.open("bad.tif").load()
+    assert capfd.readouterr().err != ""  # Else the file is no example.
+    assert "bad.tif: cannot be read" in run("bad.tif", "mask.png", code=2)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("arguments", [["", "mask.png"], ["photo.png", ""], ["photo.png", "mask.png", "-o", ""]])
+def test_an_empty_name_is_no_name(here, arguments):
+    assert "a name is empty" in run(*arguments, code=2).stderr
+
+
+def test_settings_that_fail_with_every_picture_end_a_folder_at_once(here):
+    folder(here)
+    for arguments in (["--device", "tpu"], ["--max-side", "10"], ["--format", "xyz"]):
+        run("in", "masks", "-o", "out", *arguments, code=2)
+        assert not Path("out").exists()
+    run("in", "masks", "-o", "photo.png", code=2)
+    run("in", "masks", "-o", "out", "--weights", "none", code=3)
+
+
+def test_no_result_takes_the_name_of_a_comparison(here):
+    save("in/a.png", picture())
+    save("in/a_comparison.png", picture())
+    run("in", "mask.png", "-o", "out", "--save-comparison", code=1)
+    assert Image.open("out/a_comparison.png").size == (150, 37)
+    assert "a.png's comparison" in Path("out/failures.csv").read_text()
+    run("in", "mask.png", "-o", "plain")
+    assert Image.open("plain/a_comparison.png").size == (50, 37)
+
+
+def test_a_comparison_that_cannot_be_written_costs_no_result(here):
+    save("wide.webp", picture(8, 6000))
+    save("wide_mask.png", np.eye(8, 6000, dtype=np.uint8) * 255)
+    message = run("wide.webp", "wide_mask.png", "out.webp", "--save-comparison", code=2)
+    assert message.startswith("out_comparison.webp: cannot be written as WEBP")
+    assert Image.open("out.webp").size == (6000, 8)
+
+
+def test_masks_of_other_sizes_and_kinds(here):
+    save("small.png", mask()[::2, ::2])
+    result = run("photo.png", "small.png", "a.png")
+    assert "the mask was resized from 25 x 19 to the picture's 50 x 37 pixels" in result.stderr
+    save("wide.png", np.full((10, 50), 255, np.uint8))
+    assert "--fit-mask" in run("photo.png", "wide.png", "b.png", code=2)
+    assert "the hole is the whole picture" in run("photo.png", "wide.png", "b.png", "--fit-mask").stderr
+    save("ones.png", mask() // 255)
+    assert "largest value is 1" in run("photo.png", "ones.png", "c.png").stderr
+    assert_completed("c.png", picture(), mask() > 0)
+    run("photo.png", "mask.png", "d.png", "--invert-mask")
+    assert_completed("d.png", picture(), mask() == 0)
+    run("photo.png", "mask.png", "e.png", "--grow", "3")
+    hole = np.zeros((37, 50), bool)
+    hole[7:23, 27:48] = True
+    np.testing.assert_array_equal(np.asarray(Image.open("e.png"))[~hole], picture()[~hole])
+    save("black.png", mask() * 0)
+    assert "the hole is empty" in run("photo.png", "black.png", "f.png").stderr
+    np.testing.assert_array_equal(np.asarray(Image.open("f.png")), picture())
+
+
+def test_transparency_as_the_mask_becomes_opaque(here):
+    pixels = picture(channels=4)
+    pixels[..., 3] = 255 - mask()
+    save("cutout.png", pixels)
+    run("cutout.png", "out.png", "--mask", "alpha")
+    assert_completed("out.png", np.dstack([pixels[..., :3], np.full((37, 50), 255, np.uint8)]), mask() > 0)
+    assert "transparent in the hole" in run("cutout.png", "mask.png", "kept.png").stderr
+    np.testing.assert_array_equal(np.asarray(Image.open("kept.png"))[..., 3], pixels[..., 3])
+
+
+def test_a_random_hole_is_the_same_for_the_same_seed(here):
+    for name in ("a.png", "b.png"):
+        run("photo.png", name, "--random-mask", "--seed", "7")
+    run("photo.png", "-o", "c.png", "--random-mask", "--seed", "8")
+    first, second, other = (np.asarray(Image.open(name)) for name in ("a.png", "b.png", "c.png"))
+    np.testing.assert_array_equal(first, second)
+    assert (first != other).any()
+
+
+def test_a_comparison_shows_input_raw_output_and_result(here):
+    run("photo.png", "mask.png", "out.png", "--save-comparison", "--blend")
+    shown = np.asarray(Image.open("out_comparison.png"))
+    assert shown.shape == (37, 150, 3)
+    hole = mask() > 0
+    assert (shown[:, :50][hole] == 255).all()
+    np.testing.assert_array_equal(shown[:, :50][~hole], picture()[~hole])
+    assert (shown[:, 50:100][~hole] != picture()[~hole]).mean() > 0.9
+    np.testing.assert_array_equal(shown[:, 100:], np.asarray(Image.open("out.png")))
+
+
+def test_the_format_follows_the_input_or_the_option(here):
+    save("grey.tif", picture()[..., 0])
+    run("grey.tif", "mask.png")
+    assert Image.open("grey_completed.tif").mode == "L"
+    save("photo.JPG", picture(), format="JPEG")
+    run("photo.JPG", "mask.png")
+    assert Image.open("photo_completed.JPG").format == "JPEG"
+    run("photo.JPG", "mask.png", "--format", "webp")
+    assert Image.open("photo_completed.webp").format == "WEBP"
+
+
+def folder(here: Path) -> None:
+    for name in ("a.png", "b.jpg", "deep/c.png", "lonely.png"):
+        save(here / "in" / name, picture())
+    (here / "in" / "bad.png").write_bytes((here / "photo.png").read_bytes()[:500])
+    for name in ("a.png", "b_mask001.png", "b_mask002.png", "deep/c.png", "bad.png", "stray.png"):
+        save(here / "masks" / name, mask())
+
+
+def test_a_folder_goes_on_after_bad_files_and_lists_them(here):
+    folder(here)
+    result = run("in", "masks", "-o", "out", code=1)
+    written = sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*") if path.is_file())
+    assert written == ["a.png", "b_mask001.jpg", "b_mask002.jpg", "deep/c.png", "failures.csv"]
+    assert_completed("out/deep/c.png", picture(), mask() > 0)
+    rows = list(csv.DictReader(Path("out/failures.csv").read_text().splitlines()))
+    assert {Path(row["file"]).name for row in rows} == {"bad.png", "lonely.png", "stray.png"}
+    assert all(row["error"] for row in rows)
+    assert "4 completed, 0 already there, 3 failed" in result.stderr
+    assert result.stderr.count("weights: ") == 1
+
+
+def test_a_folder_skips_what_is_there_and_forgets_old_failures(here):
+    folder(here)
+    run("in", "masks", "-o", "out", code=1)
+    before = Path("out/a.png").stat().st_mtime_ns
+    Path("out/b_mask001.jpg").unlink()
+    for path in ("in/bad.png", "in/lonely.png", "masks/stray.png"):
+        Path(path).unlink()
+    Path("masks/bad.png").unlink()
+    result = run("in", "masks", "-o", "out")
+    assert "1 completed, 3 already there, 0 failed" in result.stderr
+    assert Path("out/a.png").stat().st_mtime_ns == before
+    assert not Path("out/failures.csv").exists()
+    run("in", "masks", "-o", "out", "--overwrite")
+    assert Path("out/a.png").stat().st_mtime_ns > before
+
+
+def test_one_mask_for_all_and_no_mask_files(here):
+    save("in/a.png", picture())
+    save("in/b.png", picture(74, 100))
+    run("in", "mask.png", "-o", "one")
+    assert_completed("one/a.png", picture(), mask() > 0)
+    assert sorted(os.listdir("one")) == ["a.png", "b.png"]
+    run("in", "--random-mask", "-o", "random")
+    assert sorted(os.listdir("random")) == ["a.png", "b.png"]
+    run("in", "--mask", "alpha", "-o", "alpha", code=1)
+    assert sorted(os.listdir("alpha")) == ["failures.csv"]
+
+
+def test_a_process_ends_with_the_codes_that_help_names(here, weights_file):
+    def glcic(*arguments: str, **more) -> subprocess.CompletedProcess:
+        code = "from glcic_jax.commands.main import main; main()"
+        return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False, **more)
+
+    done = glcic("complete", "-", "mask.png", "-", input=Path("photo.png").read_bytes())
+    assert done.returncode == 0, done.stderr
+    assert_completed(io.BytesIO(done.stdout), picture(), mask() > 0)
+    for arguments, code in ((["none.png", "mask.png"], 2), (["photo.png", "mask.png", "--weights", "no"], 3)):
+        failed = glcic("complete", *arguments)
+        assert failed.returncode == code
+        assert failed.stderr.decode().splitlines()[-1].startswith("error: ")
+        assert len(failed.stderr.splitlines()) == 1
+    shown = glcic("--debug", "complete", "none.png", "mask.png")
+    assert shown.returncode == 2
+    assert b"Traceback" in shown.stderr
+    assert shown.stderr.splitlines()[-1] == b"error: none.png: no such file"

@@ -1,0 +1,259 @@
+"""Every kind of mask becomes the pixels of a hole, of the picture's size."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from helpers.common import one_line
+from PIL import Image
+
+from glcic_jax.errors import DataError
+from glcic_jax.pictures.mask_files import alpha_hole, coverage_note, hole_from_pixels, random_hole, read_mask
+from glcic_jax.pictures.picture import Picture, encode_picture, read_picture
+
+BOX = np.zeros((20, 30), bool)
+BOX[4:12, 6:21] = True
+SIZE = (30, 20)
+WHITE = BOX * np.uint8(255)
+
+
+def encode(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
+    return file.getvalue()
+
+
+def palette_mask() -> Image.Image:
+    image = Image.fromarray(BOX.astype(np.uint8))
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    return image
+
+
+MASKS = {
+    "grey": encode(WHITE),
+    "one bit": encode(Image.fromarray(BOX)),
+    "palette": encode(palette_mask()),
+    "RGB": encode(np.dstack([WHITE] * 3)),
+    "RGBA over black": encode(np.dstack([np.full((20, 30, 3), 255, np.uint8), WHITE])),
+    "grey and alpha": encode(np.dstack([WHITE, np.full_like(WHITE, 255)])),
+    "16 bits": encode(BOX * np.uint16(65535)),
+    "16 bits that hold 8": encode(BOX * np.uint16(255)),
+    "0 and 1": encode(BOX.astype(np.uint8)),
+    "0 and 1 in RGB": encode(np.dstack([BOX.astype(np.uint8)] * 3)),
+    "JPEG": encode(WHITE, "JPEG", quality=60),
+    "float TIFF": encode(BOX.astype(np.float32), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_masks_of_every_kind(kind):
+    hole = read_mask(MASKS[kind], SIZE)
+    assert hole.hole.dtype == bool
+    np.testing.assert_array_equal(hole.hole, BOX)
+    np.testing.assert_array_equal(read_mask(MASKS[kind], SIZE, invert=True).hole, ~BOX)
+    if kind.startswith("0 and 1"):
+        assert any("largest value is 1" in note for note in hole.notes)
+
+
+def test_masks_from_paths_and_pictures(tmp_path):
+    path = tmp_path / "mask.png"
+    path.write_bytes(MASKS["grey"])
+    picture = Picture(np.zeros((20, 30, 3), np.uint8), "PNG")
+    for source in (path, str(path), Picture(WHITE[..., None], "PNG")):
+        np.testing.assert_array_equal(read_mask(source, picture).hole, BOX)
+    path.write_bytes(MASKS["grey"][:50])
+    with pytest.raises(DataError) as caught:
+        read_mask(path, picture)
+    assert one_line(caught).startswith(f"{path}: ")
+    with pytest.raises(DataError, match="--max-pixels"):
+        read_mask(MASKS["grey"], picture, max_pixels=599)
+
+
+ARRAYS = (bool, np.uint8, np.int64, np.float32, np.float64)
+
+
+@pytest.mark.parametrize("dtype", ARRAYS)
+@pytest.mark.parametrize("channels", [0, 1, 3])
+def test_arrays_of_0_and_1(dtype, channels):
+    mask = BOX.astype(dtype)
+    mask = np.stack([mask] * channels, axis=-1) if channels else mask
+    np.testing.assert_array_equal(hole_from_pixels(mask).hole, BOX)
+
+
+def test_the_threshold_is_128_of_255():
+    steps = np.array([[0, 127, 128, 255]])
+    expected = [[False, False, True, True]]
+    for mask in (
+        steps.astype(np.uint8),
+        steps,
+        (steps * 257).astype(np.uint16),
+        np.array([[0.0, 0.49, 0.5, 1.0]]),
+    ):
+        np.testing.assert_array_equal(hole_from_pixels(mask).hole, expected)
+        np.testing.assert_array_equal(hole_from_pixels(np.stack([mask] * 3, axis=-1)).hole, expected)
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (np.zeros((2, 3, 4), np.uint8), "shape"),
+        (np.zeros((0, 3), np.uint8), "shape"),
+        (np.full((2, 3), 200.0), "float mask"),
+        (np.full((2, 3), np.nan), "float mask"),
+        (np.full((2, 3), -1), "-1"),
+        (np.full((2, 3), 256), "256"),
+        (np.full((2, 3), 1j), "complex"),
+        (np.zeros((2, 3), "U1"), "and not <U1"),
+        (np.zeros((2, 3), object), "and not object"),
+    ],
+)
+def test_what_is_no_mask_is_refused(mask, words):
+    with pytest.raises(DataError, match=words) as caught:
+        hole_from_pixels(mask, name="m.png")
+    assert one_line(caught).startswith("m.png: ")
+
+
+@pytest.mark.parametrize(
+    ("mask_size", "size"),
+    [((500, 333), (1000, 667)), ((1000, 667), (500, 333)), ((7, 5), (700, 500)), ((256, 171), (1024, 683))],
+)
+def test_a_mask_of_the_same_shape_is_resized_with_a_note(mask_size, size):
+    mask = np.zeros(mask_size[::-1], bool)
+    mask[: mask_size[1] // 2, : mask_size[0] // 3] = True
+    hole = hole_from_pixels(mask, size)
+    assert hole.hole.shape == size[::-1]
+    assert hole.hole.mean() == pytest.approx(mask.mean(), abs=0.01)
+    assert hole.hole[0, 0]
+    assert not hole.hole[-1].any()
+    assert "resized" in hole.notes[0]
+
+
+def test_resizing_takes_the_nearest_pixel():
+    mask = np.array([[1, 0], [0, 1]], bool)
+    np.testing.assert_array_equal(hole_from_pixels(mask, (4, 4)).hole, np.kron(mask, np.ones((2, 2))).astype(bool))
+    # Smaller too: the pixels in the middle, and not those at the left.
+    mask = np.zeros((9, 9), bool)
+    mask[1::3, 1::3] = True
+    assert hole_from_pixels(mask, (3, 3)).hole.all()
+
+
+def test_sides_may_differ_by_what_rounding_makes_of_them():
+    # A pixel of the larger one, and not two.
+    mask = np.ones((667, 1000), bool)
+    assert hole_from_pixels(mask, (3000, 2001)).hole.shape == (2001, 3000)
+    for size in ((3000, 2005), (3000, 1997), (1000, 665), (1000, 669)):
+        with pytest.raises(DataError, match="--fit-mask"):
+            hole_from_pixels(mask, size)
+
+
+def test_a_mask_of_another_shape_is_refused_unless_it_may_be_stretched():
+    for size in ((512, 500), (20, 30), (31, 30)):
+        with pytest.raises(DataError) as caught:
+            hole_from_pixels(BOX, size, name="m.png")
+        for word in ("m.png", "30 x 20", f"{size[0]} x {size[1]}", "--fit-mask"):
+            assert word in one_line(caught)
+        hole = hole_from_pixels(BOX, size, fit=True)
+        assert hole.hole.shape == size[::-1]
+        assert "stretched" in hole.notes[0]
+
+
+def test_a_mask_of_the_photo_as_stored_is_told_of_exif():
+    exif = Image.Exif()
+    exif[0x112] = 6
+    photo = np.zeros((20, 30, 3), np.uint8)
+    picture = read_picture(encode(photo, "JPEG", exif=exif))
+    assert picture.size == (20, 30)
+    with pytest.raises(DataError, match="EXIF") as caught:
+        read_mask(MASKS["grey"], picture)
+    assert "30 x 20" in one_line(caught)
+    assert read_mask(encode(np.ascontiguousarray(WHITE.T)), picture).hole.shape == (30, 20)
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 3, 7])
+def test_growing_is_round(pixels):
+    mask = np.zeros((31, 29), bool)
+    mask[15, 14] = mask[0, 28] = True
+    rows, columns = np.mgrid[0:31, 0:29]
+    near = [(rows - r) ** 2 + (columns - c) ** 2 <= pixels**2 for r, c in ((15, 14), (0, 28))]
+    np.testing.assert_array_equal(hole_from_pixels(mask, grow=pixels).hole, near[0] | near[1])
+
+
+def test_the_order_is_invert_then_resize_then_grow():
+    mask = np.ones((10, 10), bool)
+    mask[5, 5] = False
+    hole = hole_from_pixels(mask, (20, 20), invert=True, grow=1).hole
+    assert hole.sum() == 4 + 8  # Two by two pixels, and two more on each side.
+    assert not hole_from_pixels(np.zeros((5, 5), bool), grow=3).hole.any()
+    assert hole_from_pixels(np.ones((5, 5), bool), grow=3).hole.all()
+    with pytest.raises(DataError, match="--grow"):
+        hole_from_pixels(mask, grow=-1)
+
+
+def test_alpha_below_half_is_the_hole():
+    for dtype, values in ((np.uint8, [0, 127, 128, 255]), (np.uint16, [0, 32767, 32768, 65535])):
+        pixels = np.zeros((1, 4, 4), dtype)
+        pixels[0, :, 3] = values
+        np.testing.assert_array_equal(alpha_hole(Picture(pixels, "PNG")).hole, [[True, True, False, False]])
+    with pytest.raises(DataError, match="no transparency"):
+        alpha_hole(Picture(np.zeros((1, 4, 3), np.uint8), "PNG"))
+
+
+def test_a_16_bit_picture_is_a_mask_too():
+    mask = Picture(np.dstack([BOX * np.uint16(65535), np.full((20, 30), 65535, np.uint16)]), "TIFF")
+    np.testing.assert_array_equal(read_mask(encode_picture(mask, "TIFF"), SIZE).hole, BOX)
+
+
+def test_coverage():
+    hole = np.zeros((100, 100), bool)
+    assert "empty" in coverage_note(hole)[0]
+    hole[0, :3] = True
+    assert "less than 0.1 %" in coverage_note(hole)[0]
+    hole[:12] = True
+    hole[12, :40] = True
+    assert coverage_note(hole) == ["the hole covers 12.4 % of the picture"]
+    for odd in (~hole, ~np.zeros_like(hole), np.zeros_like(hole)):
+        assert "--invert-mask" in coverage_note(odd)[0]
+    assert "87.6 %" in coverage_note(~hole)[0]
+    assert "whole picture" in coverage_note(~np.zeros_like(hole))[0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (3, 3), (1, 500), (17, 9), (300, 200)])
+def test_random_holes(size):
+    shares = []
+    for seed in range(30):
+        hole = random_hole(seed, *size).hole
+        assert hole.shape == size
+        assert hole.dtype == bool
+        assert hole.any()
+        np.testing.assert_array_equal(hole, random_hole(seed, *size).hole)
+        shares.append(hole.mean())
+    if size != (1, 1):
+        assert max(shares) <= 0.5
+    if size == (300, 200):
+        assert 0.02 < np.mean(shares) < 0.2
+        parts = [cv2.connectedComponents(random_hole(s, *size).hole.astype(np.uint8))[0] - 1 for s in range(30)]
+        assert max(parts) <= 4
+        assert np.mean(parts) > 1.5
+
+
+@pytest.mark.parametrize(
+    ("colour", "told"), [((128, 0, 0), "38.3 of 255"), ((100, 100, 100), "100 of 255"), ((0, 0, 0), "")]
+)
+def test_a_mask_without_white_says_how_bright_it_is(colour, told):
+    mask = np.zeros((4, 5, 3), np.uint8)
+    mask[1] = colour
+    hole = hole_from_pixels(mask)
+    assert not hole.hole.any()
+    assert [note for note in hole.notes if "nothing in the mask is white" in note and told in note] == list(
+        hole.notes
+    )
+    assert bool(hole.notes) == bool(told)
+
+
+def test_what_was_changed_in_a_mask_is_not_said_of_the_picture(tmp_path):
+    mask = Image.fromarray(np.eye(4, dtype=bool)).convert("P")
+    mask.save(tmp_path / "mask.png")
+    notes = read_mask(tmp_path / "mask.png", (4, 4)).notes
+    assert any("palette" in note for note in notes)
+    assert all("mask" in note for note in notes)

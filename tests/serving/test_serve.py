@@ -1,0 +1,404 @@
+"""`glcic serve` as a process: hostile and hurried clients, and its end."""
+
+import concurrent.futures
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from helpers.common import command_runner
+from helpers.served import served
+from helpers.tiny import tiny_weights
+from PIL import Image
+from serving.test_serve_app import image, mask, png_of
+
+from glcic_jax.commands.main import cli
+from glcic_jax.errors import UserError
+from glcic_jax.weights.file import save_weights
+
+LIMITS = ("--max-megabytes", "2", "--max-megapixels", "1", "--queue", "4", "--upload-seconds", "4")
+GROWTH = 400 << 20  # Bytes; four requests at a time, one of them decoded.
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(tiny_weights(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory, weights):
+    with served(tmp_path_factory.mktemp("service"), weights, *LIMITS) as running:
+        yield running
+
+
+def form(picture=None, hole=None) -> dict:
+    return {"image": ("a.png", picture or image()), "mask": ("m.png", hole or mask())}
+
+
+def complete(service, *files, **options) -> httpx.Response:
+    return httpx.post(f"{service.url}/v1/complete", files=form(*files), data=options, timeout=120)
+
+
+def raw_request(body: bytes, length: int | None = None) -> bytes:
+    head = (
+        "POST /v1/complete HTTP/1.1\r\nHost: here\r\nConnection: close\r\n"
+        f"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {length or len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def multipart(picture=None, hole=None) -> bytes:
+    parts = [("image", picture or image()), ("mask", hole or mask())]
+    return (
+        b"".join(
+            f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="f"\r\n\r\n'.encode()
+            + content
+            + b"\r\n"
+            for name, content in parts
+        )
+        + b"--x--\r\n"
+    )
+
+
+def answered(connection: socket.socket) -> tuple[int, bytes]:
+    received = answered_bytes(connection)
+    return int(received.split()[1]), received
+
+
+def answered_bytes(connection: socket.socket) -> bytes:
+    received = []
+    while chunk := connection.recv(1 << 16):
+        received.append(chunk)
+    return b"".join(received)
+
+
+def test_a_stranger_gets_a_picture(service):
+    answer = complete(service)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-glcic-weights"] == "tiny.safetensors"
+
+
+def test_where_things_lie_on_this_machine_is_told_to_nobody(service, weights):
+    told = [complete(service).headers, httpx.get(f"{service.url}/v1/weights").text, httpx.get(service.url).text]
+    for text in map(str, told):
+        assert weights.name in text
+        assert str(weights.parent) not in text
+
+
+def test_it_listens_on_this_machine_alone(service):
+    (listening,) = {
+        line.split()[1].split(":")[0]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        if line.split()[1].endswith(f":{service.port:04X}") and line.split()[3] == "0A"
+    }
+    assert listening == "0100007F"
+
+
+def test_its_folder_is_nobody_elses(service):
+    (folder,) = service.folder.iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file={folder}/../../log",
+        "/gradio_api/file={folder}/%2e%2e/%2e%2e/log",
+        "/gradio_api/file=http://127.0.0.1:1/",
+        "/file=/etc/passwd",
+        "/gradio_api/proxy=http://127.0.0.1:1/",
+        "/gradio_api/info",
+        "/gradio_api/openapi.json",
+        "/gradio_api/call/run",
+        "/gradio_api/runs",
+        "/assets/../../../etc/passwd",
+        "/assets/%2e%2e/%2e%2e/etc/passwd",
+        "/docs",
+        "/monitoring",
+        "/login",
+    ],
+)
+def test_what_the_page_does_not_need_is_not_there(service, path):
+    (folder,) = service.folder.iterdir()
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:  # httpx would tidy the path.
+        wanted = path.format(folder=folder)
+        connection.sendall(f"GET {wanted} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n".encode())
+        status, received = answered(connection)
+    assert status == 404
+    assert b"root:" not in received
+    assert b"serving" not in received
+
+
+def test_the_page_loads_nothing_from_elsewhere(service):
+    answer = httpx.get(service.url)
+    assert answer.status_code == 200
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert "glcicPainter" in answer.text
+
+
+def test_an_upload_to_the_page_that_is_too_large_is_refused_and_not_kept(service):
+    url = f"{service.url}/gradio_api/upload"
+    assert httpx.post(url, files={"files": ("a.png", b"\0" * 2_500_000)}).status_code == 413
+
+    def endless():  # Without a length.
+        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+        for _ in range(40):
+            yield b"\0" * 100_000
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    assert httpx.post(url, content=endless(), headers=headers).status_code == 413
+    assert service.files() == []
+
+
+def test_a_large_event_is_refused(service):
+    answer = httpx.post(f"{service.url}/gradio_api/queue/join", content=b"[" * (17 << 20), timeout=60)
+    assert answer.status_code == 413
+
+
+FOREIGN = ["/etc/passwd", "{folder}/../../log", "{folder}", "http://127.0.0.1:{port}/healthz", "log", 7, ["a"]]
+FOREIGN += ["{folder}/\0", "{folder}/\ud800", "{folder}/" + 5000 * "a"]
+
+
+@pytest.mark.parametrize("path", FOREIGN)
+def test_a_file_that_was_not_sent_is_not_opened(service, path):
+    """Gradio's own requests name files by their paths, at any depth."""
+    (folder,) = service.folder.iterdir()
+    if isinstance(path, str):
+        path = path.format(folder=folder, port=service.port)
+    named = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    config = httpx.get(f"{service.url}/config").json()
+    events = [one for one in config["dependencies"] if one["backend_fn"] and one["inputs"]]
+    assert len(events) >= 6
+    before = service.files()
+    for event in events:
+        for data in (named, [{"deep": named}]):
+            inputs = [data] + [""] * (len(event["inputs"]) - 1)
+            body = {"data": inputs, "fn_index": event["id"], "session_hash": "a"}
+            content = json.dumps(body).encode()  # As httpx writes it, half a character is none.
+            headers = {"content-type": "application/json"}
+            answer = httpx.post(f"{service.url}/gradio_api/queue/join", content=content, headers=headers)
+            assert answer.status_code == 400, answer.text
+    assert httpx.post(f"{service.url}/gradio_api/queue/join", content=b"{" * 50_000).status_code == 400
+    assert service.files() == before
+
+
+def test_a_file_that_was_sent_is_opened(service):
+    (path,) = httpx.post(f"{service.url}/gradio_api/upload", files={"files": ("a.png", image())}).json()
+    named = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    config = httpx.get(f"{service.url}/config").json()
+    event = next(one for one in config["dependencies"] if one["backend_fn"] and len(one["inputs"]) == 1)
+    body = {"data": [named], "fn_index": event["id"], "session_hash": "b"}
+    assert httpx.post(f"{service.url}/gradio_api/queue/join", json=body).status_code == 200
+    for file in service.files():
+        file.unlink()
+
+
+@pytest.mark.parametrize("number", [-1, 999, "a", None])
+def test_an_event_that_no_page_sends_is_refused(service, number):
+    body = {"data": [], "fn_index": number, "session_hash": "c"}
+    answer = httpx.post(f"{service.url}/gradio_api/queue/join", json=body)
+    assert 400 <= answer.status_code < 500, answer.text
+
+
+def test_other_sites_are_let_in_nowhere(service):
+    foreign = {"Host": "fill.example.org", "Origin": "http://evil.example"}
+    for method, path in (("GET", "/config"), ("POST", "/gradio_api/queue/join"), ("OPTIONS", "/config")):
+        answer = httpx.request(method, f"{service.url}{path}", headers=foreign)
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_a_slow_client_is_sent_away(service):
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
+        connection.sendall(raw_request(b"--x\r\n", 1000))
+        status, received = answered(connection)
+    assert status == 408
+    assert b"application/problem+json" in received
+
+
+def one_client(service, index: int) -> list[int]:
+    """Some requests of one of many clients: their statuses; 0 where it hung up itself."""
+    noise = np.random.default_rng(index).bytes(3_000_000)
+    cases = [
+        lambda: complete(service).status_code,
+        lambda: complete(service, image(size=(300, 200)), mask((300, 200))).status_code,
+        lambda: complete(service, noise).status_code,
+        lambda: complete(service, noise * 4).status_code,
+        lambda: complete(service, image(kind="JPEG")[:-300]).status_code,
+        lambda: complete(service, png_of(50_000, 50_000)).status_code,
+        lambda: complete(service, None, png_of(50_000, 50_000)).status_code,
+        lambda: hang_up(service, multipart()[:500], 10_000),
+        lambda: hang_up(service, multipart(), None),
+    ]
+    return [cases[(index + turn) % len(cases)]() for turn in range(4)]
+
+
+def hang_up(service, body: bytes, length: int | None) -> int:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
+        connection.sendall(raw_request(body, length))
+    return 0
+
+
+def test_sixty_four_clients_at_once(service):
+    complete(service, image(size=(300, 200)), mask((300, 200)))
+    before, said = service.memory("VmRSS"), len(service.log.read_text())
+    with concurrent.futures.ThreadPoolExecutor(64) as pool:
+        statuses = [status for found in pool.map(lambda i: one_client(service, i), range(64)) for status in found]
+    assert len(statuses) == 256
+    # 408: on a busy machine 64 clients in one process may take long to send.
+    assert set(statuses) <= {0, 200, 408, 413, 415, 429}, set(statuses)
+    assert {0, 200, 413, 415} <= set(statuses)
+    assert service.memory("VmHWM") - before < GROWTH
+    for _ in range(100):
+        if complete(service).status_code == 200:
+            break
+        time.sleep(0.1)
+    assert complete(service).status_code == 200
+    assert service.files() == []
+    assert "Traceback" not in service.log.read_text()[said:]
+
+
+def test_the_log_holds_no_names(service):
+    httpx.post(f"{service.url}/v1/complete", files={"image": ("my secret.png", b"x"), "mask": mask()})
+    complete(service)
+    log = service.log.read_text()
+    assert "secret" not in log
+    assert "complete: PNG" in log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_finishes_what_is_begun_and_leaves_nothing(tmp_path, weights, number):
+    with served(tmp_path, weights, "--no-page") as service:
+        assert httpx.get(service.url).status_code == 404
+        body = multipart()
+        with socket.create_connection(("127.0.0.1", service.port), timeout=60) as begun:
+            begun.sendall(raw_request(body)[:-100])
+            time.sleep(0.5)
+            service.process.send_signal(number)
+            for _ in range(100):
+                try:
+                    socket.create_connection(("127.0.0.1", service.port)).close()
+                except ConnectionRefusedError:
+                    break
+                time.sleep(0.1)
+            else:
+                pytest.fail("still listening")
+            begun.sendall(raw_request(body)[-100:])
+            assert answered(begun)[0] == 200
+        assert service.process.wait(30) == 0
+        assert list(service.folder.iterdir()) == []
+        assert service.log.read_text().splitlines()[-1] == "stopped"
+
+
+def test_a_slow_reader_gets_all_of_what_was_begun(tmp_path, weights):
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3)).astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(noise).save(content, "PNG", compress_level=1)
+    with served(tmp_path, weights, "--no-page", "--queue", "1") as service:
+        body = multipart(content.getvalue(), mask((2000, 2000)))
+        with socket.socket() as reader:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.settimeout(60)
+            reader.connect(("127.0.0.1", service.port))
+            reader.sendall(raw_request(body))
+            received = reader.recv(1000)
+            assert received.startswith(b"HTTP/1.1 200")
+            assert complete(service).status_code == 429  # An answer that is being sent takes its place.
+            service.process.send_signal(signal.SIGTERM)
+            time.sleep(1)
+            assert service.process.poll() is None
+            received += answered_bytes(reader)
+        head, _, rest = received.partition(b"\r\n\r\n")
+        assert len(rest) == int(re.search(rb"content-length: (\d+)", head)[1]) > 10_000_000
+        assert service.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("said", ["", "serving"])
+def test_it_ends_well_before_it_is_ready(tmp_path, weights, said):
+    sizes = ",".join(f"{side}x{side}" for side in range(64, 640, 64))
+    with served(tmp_path, weights, "--warmup", sizes, ready=False, said=said) as service:
+        if not said:
+            for _ in range(600):
+                if list(service.folder.iterdir()):
+                    break
+                time.sleep(0.05)
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(120) == 0, service.log.read_text()
+        assert list(service.folder.iterdir()) == []
+        assert service.log.read_text().splitlines()[-1] == "stopped"
+
+
+def test_a_page_that_is_open_does_not_hold_up_the_end(tmp_path, weights):
+    with served(tmp_path, weights) as service:
+        with httpx.stream("GET", f"{service.url}/gradio_api/heartbeat/abc", timeout=30) as stream:
+            next(stream.iter_raw())
+            begun = time.monotonic()
+            service.process.send_signal(signal.SIGTERM)
+            assert service.process.wait(30) == 0
+        assert time.monotonic() - begun < 15
+        assert list(service.folder.iterdir()) == []
+
+
+def refused(*arguments: str) -> UserError:
+    result = command_runner().invoke(cli, ["serve", *arguments])
+    assert isinstance(result.exception, UserError), result.output
+    assert len(str(result.exception).splitlines()) == 1
+    return result.exception
+
+
+def test_a_port_that_is_taken_is_told_in_a_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        error = refused("--port", str(taken.getsockname()[1]))
+    assert error.exit_code == 2
+    assert "another --port" in str(error)
+    assert refused("--host", "no such host").exit_code == 2
+
+
+def test_weights_that_are_not_there_end_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLCIC_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # What gradio is told by it is not for other tests.
+    assert refused("--port", "0", "--weights", "nowhere").exit_code == 3
+
+
+def test_weights_are_called_by_the_last_part_of_their_path(tmp_path, monkeypatch, weights):
+    from glcic_jax.commands import serve
+
+    monkeypatch.setenv("GLCIC_HOME", str(tmp_path))
+    monkeypatch.delenv("GLCIC_WEIGHTS", raising=False)
+    other = tmp_path / "b" / weights.name
+    other.parent.mkdir()
+    shutil.copy(weights, other)
+    with pytest.raises(UserError, match="two are called"):
+        serve._completers((str(weights), str(other)), "cpu")
+    found = serve._completers((str(weights), "photos"), "cpu")
+    assert {name: one.name for name, one in found.items()} == {weights.name: weights.name, "photos": "photos"}
+    # Without any: the default, and what is stored and sound.
+    for name in ("mine", "broken"):
+        imported = command_runner().invoke(cli, ["weights", "import", str(weights), "--name", name])
+        assert imported.exit_code == 0, imported.output
+    (tmp_path / "weights" / "broken.safetensors").write_bytes(b"no")
+    assert list(serve._completers((), "cpu")) == ["photos", "mine"]
+
+
+@pytest.mark.parametrize("option", ["--max-megabytes", "--max-megapixels", "--upload-seconds", "--stop-seconds"])
+def test_limits_are_numbers(option):
+    for value in ("nan", "inf", "-1"):
+        assert command_runner().invoke(cli, ["serve", option, value]).exit_code == 2
+
+
+@pytest.mark.parametrize("sizes", ["64", "64x", "0x4", "9999x64", "64x64;32x32", "1" * 5000 + "x4"])
+def test_sizes_that_are_none_are_refused(sizes):
+    result = command_runner().invoke(cli, ["serve", "--warmup", sizes])
+    assert result.exit_code == 2
+    assert "is no size" in result.stderr

@@ -1,0 +1,83 @@
+"""The ablation's script: what it runs."""
+
+import importlib.util
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers.common import CONFIGS, ROOT, load_config
+from ml_collections import ConfigDict
+
+VARIANTS = ("completion", "mse", "global", "local", "both", "both_without_balance")
+
+
+def load(variant: str) -> ConfigDict:
+
+    spec = importlib.util.spec_from_file_location("ablation", ROOT / "configs" / "ablation.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Runs the script with an interpreter that only notes down what it is asked for."""
+    (tmp_path / "train pictures").mkdir()
+    (tmp_path / "held out").mkdir()
+    stub = tmp_path / "python"
+    stub.write_text(f'#!/bin/sh\n(pwd; printf "%s\\n" "$@"; echo --) >>"{tmp_path}/calls"\n')
+    stub.chmod(0o755)
+
+    def run(*arguments: str) -> list[list[str]]:
+        subprocess.run(
+            [ROOT / "configs" / "ablation.sh", *arguments],
+            cwd=tmp_path, env={**os.environ, "PYTHON": "./python"}, check=True,
+        )  # fmt: skip
+        return [
+            call.split("\n") for call in (tmp_path / "calls").read_text().removesuffix("\n--\n").split("\n--\n")
+        ]
+
+    return run
+
+
+def test_the_script_trains_every_variant_and_measures_them(recorded, tmp_path):
+    *trainings, compare, evaluate = recorded("train pictures", "held out", "out", "--config.batch_size=4")
+    assert [call[2].rpartition(":")[2] for call in trainings] == list(VARIANTS)
+    for directory, *command in trainings:
+        assert Path(directory) == ROOT
+        assert command[0] == "main.py"
+        assert f"--config.data.source=folder:{tmp_path}/train pictures" in command
+        assert "--config.batch_size=4" in command
+    assert not any("start_from" in part for part in trainings[0])
+    for call in trainings[1:]:
+        assert f"--config.start_from={tmp_path}/out/completion" in call
+    for call, name in ((compare, "compare"), (evaluate, "evaluate")):
+        assert call[0] == str(tmp_path / "out")
+        assert call[3:9] == [name, *VARIANTS[1:]]
+        assert f"folder:{tmp_path}/held out" in call
+
+
+def test_the_script_says_what_it_needs():
+    process = subprocess.run([ROOT / "configs" / "ablation.sh"], capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert "HELD_OUT_FOLDER" in process.stderr
+
+
+def test_the_variants_differ_in_their_discriminators_alone():
+    assert "ablation" in CONFIGS
+    both = load("both")
+    assert load_config("ablation").to_dict() == both.to_dict()
+    total = sum(both.phases.values())
+    for variant in VARIANTS[1:]:
+        config = load(variant)
+        assert sum(config.phases.values()) == total
+        assert config.phases.completion >= both.phases.completion == load("completion").phases.completion
+        for key in ("discriminator", "phases", "balance"):
+            config[key] = both[key]
+        assert config.to_dict() == both.to_dict()
+    assert (
+        load("both_without_balance").balance.hold_steps == load("both_without_balance").balance.handover_steps == 0
+    )
+    with pytest.raises(ValueError, match="choose from completion, mse"):
+        load("all")

@@ -1,0 +1,221 @@
+"""The configurations hold together, keep the paper's numbers, and main.py explains itself."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from helpers.common import CONFIGS, ROOT, load_config
+from ml_collections import ConfigDict
+
+PLACES2 = "--config=configs/joint.py"
+QUICKSTART = "--config=configs/quickstart.py"
+
+
+def keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        yield prefix + key
+        if isinstance(value, ConfigDict):
+            yield from keys(value, f"{prefix}{key}.")
+
+
+def leaves(config: ConfigDict) -> dict[str, object]:
+    flat = {}
+    for name in keys(config):
+        value = config
+        for part in name.split("."):
+            value = value[part]
+        if not isinstance(value, ConfigDict):
+            flat[name] = value
+    return flat
+
+
+def docstring(name: str) -> str:
+    spec = importlib.util.spec_from_file_location(f"config_{name}", ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return " ".join(module.__doc__.split())
+
+
+def test_the_configurations_that_people_are_told_of_exist():
+    assert {"completion", "discriminator", "joint", "quickstart", "celeba", "folder"} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "common"])
+def test_a_configuration_is_locked_and_names_what_was_meant(name):
+    config = load_config(name)
+    nodes = [config] + [value for key in keys(config) if isinstance(value := at(config, key), ConfigDict)]
+    assert len(nodes) > 10
+    for node in nodes:
+        assert node.is_locked
+        with pytest.raises(AttributeError):
+            node.no_such_key = 1
+    with pytest.raises(AttributeError, match='Did you mean "batch_size"'):
+        config.batch_sise = 3
+    with pytest.raises(AttributeError, match='Did you mean "image_size"'):
+        config.data.image_sise = 3
+    with pytest.raises(TypeError):
+        config.batch_size = "many"
+
+
+def at(config: ConfigDict, name: str) -> object:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_configuration_overrides_and_defines_nothing(name):
+    config, common = load_config(name), load_config("common")
+    assert set(keys(config)) == set(keys(common))
+    values = leaves(common)
+    for key, value in leaves(config).items():
+        assert type(value) is type(values[key]), key
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_docstring_names_its_command(name):
+    assert f"python main.py --config=configs/{name}.py" in docstring(name)
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "common"])
+def test_sizes_fit_together(name):
+    config = load_config(name)
+    size = config.data.image_size
+    low, high = config.data.resize_range
+    assert size <= low <= high
+    assert size % 4 == 0  # The completion network works at a quarter of it.
+    for sampler in ("rectangle", "rectangles"):
+        limits = config.mask[sampler]
+        assert 0 < limits.min_side <= limits.max_side <= size
+    # The local patch holds the largest single rectangle.
+    assert config.mask.sampler.split("+")[0] == "rectangle"
+    assert config.mask.rectangle.max_side <= config.discriminator.local_size <= size
+    assert set(config.discriminator.branches) <= {"global", "local"}
+    assert config.grid_images <= config.validation_images
+    assert sum(config.phases.values()) > 0
+
+
+@pytest.mark.parametrize("name", ["common", "joint", "folder", "global_only", "local_only", "celeba"])
+def test_the_schedule_is_the_papers(name):
+    config = load_config(name)
+    assert config.phases.to_dict() == {"completion": 90_000, "discriminator": 10_000, "joint": 400_000}
+    assert config.batch_size == 96
+    assert config.loss.alpha == 0.0004
+    assert config.start_from == ""
+    assert config.optimizer.name == "adadelta"
+
+
+@pytest.mark.parametrize("name", ["common", "joint"])
+def test_the_sizes_on_places2_are_the_papers(name):
+    config = load_config(name)
+    assert config.data.source == "tfds:places365_small"
+    assert config.data.image_size == 256
+    assert tuple(config.data.resize_range) == (256, 384)
+    assert config.data.mean_pixel == ()  # Computed from the training set.
+    assert config.mask.rectangle.to_dict() == {"min_side": 96, "max_side": 128}
+    assert config.completion.width == config.discriminator.width == 1.0
+    assert tuple(config.discriminator.branches) == ("global", "local")
+    assert config.discriminator.local_size == 128
+    assert tuple(config.discriminator.global_channels) == (64, 128, 256, 512, 512, 512)
+    assert tuple(config.discriminator.local_channels) == (64, 128, 256, 512, 512)
+    assert config.loss.reconstruction.to_dict() == {"mse": 1.0, "l1": 0.0}
+    assert config.loss.adversarial == "minimax"
+    assert config.optimizer.adadelta.to_dict() == {"learning_rate": 1.0, "rho": 0.9, "eps": 1e-6}
+
+
+def test_the_sizes_on_celeba_are_the_papers():
+    config = load_config("celeba")
+    assert config.data.source == "tfds:celeb_a"
+    assert config.data.image_size == 160
+    assert tuple(config.data.resize_range) == (160, 178)
+    assert config.mask.rectangle.to_dict() == {"min_side": 48, "max_side": 96}
+    assert config.discriminator.local_size == 96
+    assert tuple(config.discriminator.global_channels) == (64, 128, 256, 512, 512)
+
+
+def test_the_phases_alone_meet_end_to_end():
+    completion, discriminator, joint = (load_config(name) for name in ("completion", "discriminator", "joint"))
+    assert completion.phases.to_dict() == {"completion": 90_000, "discriminator": 0, "joint": 0}
+    assert discriminator.phases.to_dict() == {"completion": 90_000, "discriminator": 10_000, "joint": 0}
+    assert discriminator.start_from == "runs/completion"
+    assert set(changed(completion, joint)) == {"phases.discriminator", "phases.joint"}
+    assert set(changed(discriminator, joint)) == {"phases.joint", "start_from"}
+
+
+def changed(config: ConfigDict, other: ConfigDict) -> dict[str, object]:
+    values = leaves(other)
+    return {key: value for key, value in leaves(config).items() if value != values[key]}
+
+
+def test_the_ablations_change_what_they_say():
+    joint = load_config("joint")
+    assert changed(load_config("global_only"), joint) == {"discriminator.branches": ("global",)}
+    assert changed(load_config("local_only"), joint) == {"discriminator.branches": ("local",)}
+    assert changed(load_config("mse_only"), joint) == {
+        "discriminator.branches": (),
+        "phases.completion": 500_000,
+        "phases.discriminator": 0,
+        "phases.joint": 0,
+    }
+
+
+def test_the_quickstart_is_small_and_needs_no_data():
+    config = load_config("quickstart")
+    assert config.data.source == "samples"
+    assert config.data.image_size <= 64
+    assert all(0 < steps <= 1000 for steps in config.phases.values())
+
+
+# What a person may get wrong: the arguments, and what the one line on stderr has to say.
+MISTAKES = {
+    "no configuration": ([], ["--config", "configs/quickstart.py"]),
+    "a configuration that is not there": (["--config=configs/nope.py"], ["configs/nope.py"]),
+    "a misspelt key": ([QUICKSTART, "--config.batch_sise=3"], ['Did you mean "batch_size"']),
+    "a value of the wrong type": ([QUICKSTART, "--config.batch_size=abc"], ["batch_size", "abc"]),
+    "an unknown flag": ([QUICKSTART, "--workdri=x"], ["workdri", "workdir"]),
+    "data that is not prepared": (
+        [PLACES2, "--config.data.tfds_dir={tmp}/tfds", "--workdir={tmp}/run"],
+        ["places365_small", "glcic data prepare", "folder:", "configs/quickstart.py"],
+    ),
+}
+
+
+def start(arguments: list[str], *python_flags: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *python_flags, "main.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_with_a_hint(mistake, tmp_path):
+    arguments, hints = MISTAKES[mistake]
+    process = start([argument.format(tmp=tmp_path) for argument in arguments])
+    _, errors = process.communicate(timeout=120)
+    assert "Traceback" not in errors
+    assert process.returncode == 2, errors
+    lines = errors.splitlines()
+    assert len(lines) == 1, errors
+    assert lines[0].startswith("error: ")
+    for hint in hints:
+        assert hint in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_no_jax():
+    process = start(["--help"], "-X", "importtime")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode in (0, 1)  # absl ends --help with 1.
+    imported = {line.rpartition("|")[2].strip() for line in errors.splitlines() if line.startswith("import time:")}
+    assert "ml_collections" in imported  # The measuring works.
+    assert not imported & {"jax", "flax", "tensorflow", "tensorflow_datasets", "grain", "cv2"}
+    assert "Traceback" not in errors
+    for word in ("--config", "--workdir", "--config.batch_size=32", "configs/joint.py", "configs/quickstart.py"):
+        assert word in output

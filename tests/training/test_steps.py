@@ -1,0 +1,696 @@
+"""Each step alone, on one device.
+
+The real networks run once through all phases. What depends on the steps and not on the networks is tested
+with networks of a few layers, because the time of these tests is the compiler's.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers.common import load_config, shrink, smooth_batch
+
+from glcic_jax.errors import ConfigError
+from glcic_jax.model import images, losses
+from glcic_jax.model.gradient_balance import Balance, BalanceState, balance_gradients, balance_state
+from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator
+from glcic_jax.training import steps
+from glcic_jax.training.state import OPTIMIZERS, NetworkState, TrainState, create_recipe, create_state
+from glcic_jax.training.steps import STEPS, STEPS_BETWEEN, JointMetrics, step_of
+
+KEY = jax.random.key(1)
+EMA_DECAY = 0.75
+ALPHA = 0.0004
+BALANCE = Balance(alpha=ALPHA, ratio=1.0, hold_steps=10, handover_steps=0, max_weight=1e3, measure_every=3)
+
+# Half the time of compiling; the programs run for milliseconds.
+UNOPTIMISED = {"xla_backend_optimization_level": 0}
+COMPILED = {name: jax.jit(step, compiler_options=UNOPTIMISED) for name, step in STEPS.items()}
+
+
+class SmallCompletion(nn.Module):
+    """C in two convolutions.
+
+    Its running statistics also hold the number of training passes, and a value that is added to the output
+    outside the hole, which nothing may ever see.
+    """
+
+    normalise: bool = True
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, network_input, train=False):
+        passes = self.variable("batch_stats", "passes", jnp.zeros, ())
+        outside = self.variable("batch_stats", "outside", jnp.zeros, ())
+        if train and not self.is_initializing():
+            passes.value += 1
+        hidden = nn.Conv(4, (3, 3))(network_input)
+        if self.normalise:
+            hidden = nn.BatchNorm(use_running_average=not train, momentum=0.9)(hidden)
+        output = nn.sigmoid(nn.Conv(3, (3, 3))(nn.relu(hidden)))
+        return output + outside.value * (1.0 - network_input[..., 3:])
+
+
+class SmallDiscriminator(nn.Module):
+    """D in two dense layers over the coarse image and the coarse patch; counts its training passes too."""
+
+    normalise: bool = True
+    local_size: int = 16
+
+    @nn.compact
+    def __call__(self, image, local_box, train=False):
+        passes = self.variable("batch_stats", "passes", jnp.zeros, ())
+        if train and not self.is_initializing():
+            passes.value += 1
+        views = image, images.crop_patch(image, local_box, self.local_size)
+        coarse = [nn.avg_pool(view, (8, 8), (8, 8)).reshape(len(view), -1) for view in views]
+        hidden = nn.Dense(8)(jnp.concatenate(coarse, axis=-1) - 0.5)
+        if self.normalise:
+            hidden = nn.BatchNorm(use_running_average=not train, momentum=0.9)(hidden)
+        return nn.Dense(1)(nn.relu(hidden))[:, 0]
+
+
+def _small_state(config, normalise=True, **fields) -> TrainState:
+    """A state with the small networks; `fields` replace other parts of the recipe."""
+    networks = {
+        "completion_network": SmallCompletion(normalise),
+        "context_discriminator": SmallDiscriminator(normalise, config.discriminator.local_size),
+    }
+    recipe = dataclasses.replace(create_recipe(config), **{**networks, **fields})
+    return create_state(recipe, jax.random.key(0), config.data.image_size, jnp.array([0.5, 0.45, 0.4]))
+
+
+def _descend(learning_rate: float) -> dict[str, optax.GradientTransformation]:
+    """Plain descent for both networks: a change of parameters that tells the gradient."""
+    return {
+        "balance": BALANCE,
+        "completion_optimizer": optax.chain(balance_gradients(BALANCE), optax.sgd(learning_rate)),
+        "discriminator_optimizer": optax.with_extra_args_support(optax.sgd(learning_rate)),
+    }
+
+
+def _same(one, other) -> bool:
+    """Bit-identical, leaf by leaf."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def _all_differ(one, other) -> bool:
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return not any(np.array_equal(a, b) for a, b in pairs)
+
+
+def _close(one, other, **tolerance) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), one, other)
+
+
+def _variables(network: NetworkState) -> dict:
+    return {"params": network.params, "batch_stats": network.batch_stats}
+
+
+class Run(NamedTuple):
+    """One update of each phase in turn, with what came before and what it measured."""
+
+    states: tuple[TrainState, ...]
+    metrics: dict
+
+    def around(self, phase: str) -> tuple[TrainState, TrainState]:
+        """The states before and after the update of a phase."""
+        place = list(STEPS).index(phase)
+        return self.states[place], self.states[place + 1]
+
+
+def _run(state: TrainState, batch: dict) -> Run:
+    states, metrics = [state], {}
+    for name, step in COMPILED.items():
+        state, metrics[name] = step(state, batch, KEY)
+        states.append(state)
+    return Run(tuple(states), metrics)
+
+
+@pytest.fixture(scope="module")
+def shared_batch() -> dict[str, np.ndarray]:
+    """A batch like that of the `batch` fixture, for what is run once."""
+    return smooth_batch(4, 32)
+
+
+@pytest.fixture(scope="module")
+def run(shared_batch) -> Run:
+    """The three phases with the real networks and the default optimizer, and a moving average of C."""
+    config = shrink(load_config("joint"))
+    config.completion.ema_decay = EMA_DECAY
+    state = create_state(create_recipe(config), jax.random.key(0), 32, jnp.array([0.5, 0.45, 0.4]))
+    return _run(state, shared_batch)
+
+
+@pytest.fixture(scope="module")
+def small_run(shared_batch) -> Run:
+    """The three phases with the small networks and plain descent."""
+    return _run(_small_state(shrink(load_config("joint")), **_descend(0.1)), shared_batch)
+
+
+def test_there_is_a_step_for_every_phase_and_it_counts(run):
+    assert list(STEPS) == ["completion", "discriminator", "joint"]
+    assert [int(state.step) for state in run.states] == [0, 1, 2, 3]
+    assert all(state.step.dtype == jnp.int32 for state in run.states)
+
+
+def test_all_metrics_are_finite_scalars(run):
+    for metrics in run.metrics.values():
+        for name, value in vars(metrics).items():
+            assert value.shape == (), name
+            assert value.dtype == jnp.float32, name
+            assert np.isfinite(value), name
+
+
+def test_completion_step_trains_the_completion_network_alone(run):
+    before, after = run.around("completion")
+    assert _all_differ(before.completion.params, after.completion.params)
+    assert _all_differ(before.completion.batch_stats, after.completion.batch_stats)
+    assert _same(before.discriminator, after.discriminator)
+
+
+def test_completion_step_counts_no_joint_update(run):
+    _, after = run.around("completion")
+    assert balance_state(after.completion.optimizer_state).joint_updates == 0
+
+
+def test_discriminator_step_trains_the_discriminator_alone(run):
+    before, after = run.around("discriminator")
+    assert _all_differ(before.discriminator.params, after.discriminator.params)
+    assert _all_differ(before.discriminator.batch_stats, after.discriminator.batch_stats)
+    # Parameters, running statistics and optimizer state.
+    assert _same(before.completion, after.completion)
+
+
+def test_joint_step_trains_both_networks(run):
+    before, after = run.around("joint")
+    for name in ("completion", "discriminator"):
+        assert _all_differ(getattr(before, name).params, getattr(after, name).params)
+        assert _all_differ(getattr(before, name).batch_stats, getattr(after, name).batch_stats)
+    assert balance_state(after.completion.optimizer_state).joint_updates == 1
+
+
+def test_adversarial_gradient_reaches_the_completion_network(run):
+    metrics = run.metrics["joint"]
+    assert metrics.adversarial_gradient_norm > 0
+    # The ratio of norms is 1 at the beginning, unless the bound on the weight is in the way.
+    weight = min(10.0, metrics.reconstruction_gradient_norm / metrics.adversarial_gradient_norm)
+    np.testing.assert_allclose(metrics.adversarial_weight, weight, rtol=1e-5)
+
+
+def test_moving_average_follows_its_formula(run):
+    for phase in ("completion", "joint"):
+        before, after = run.around(phase)
+        expected = jax.tree.map(
+            lambda old, new: (
+                EMA_DECAY * np.asarray(old, np.float64) + (1 - EMA_DECAY) * np.asarray(new, np.float64)
+            ),
+            before.ema,
+            _variables(after.completion),
+        )
+        _close(after.ema, expected, rtol=1e-5, atol=1e-7)
+        assert _all_differ(after.ema, before.ema)
+
+
+def test_moving_average_rests_while_the_completion_network_does(run):
+    before, after = run.around("discriminator")
+    assert _same(before.ema, after.ema)
+
+
+def test_inference_takes_the_moving_average_when_there_is_one(run, small_run):
+    assert _same(run.states[-1].inference_variables, run.states[-1].ema)
+    assert _all_differ(run.states[-1].inference_variables, _variables(run.states[-1].completion))
+    assert all(state.ema is None for state in small_run.states)
+    assert _same(small_run.states[-1].inference_variables, _variables(small_run.states[-1].completion))
+
+
+def _network_calls(phase: str, state: TrainState, batch: dict) -> list[tuple[type, bool]]:
+    """Every pass through a network that a step traces, and whether it is one in training mode."""
+    calls = []
+
+    def note(call, arguments, options, context):
+        if isinstance(context.module, CompletionNetwork | ContextDiscriminator):
+            calls.append((type(context.module), options["train"]))
+        return call(*arguments, **options)
+
+    with nn.intercept_methods(note):
+        # A function of its own, because JAX remembers what it has traced.
+        jax.eval_shape(functools.partial(STEPS[phase]), state, batch, KEY)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("phase", "expected"),
+    [
+        ("completion", [(CompletionNetwork, True)]),
+        ("discriminator", [(CompletionNetwork, False)] + [(ContextDiscriminator, True)] * 2),
+        ("joint", [(CompletionNetwork, True)] + [(ContextDiscriminator, True)] * 3),
+    ],
+)
+def test_number_of_passes_through_the_networks(phase, expected, run, shared_batch):
+    assert _network_calls(phase, run.states[0], shared_batch) == expected
+
+
+class ByHand(NamedTuple):
+    """A joint update worked out once more from its definition."""
+
+    completion_params: dict
+    completion_stats: dict
+    discriminator_params: dict
+    discriminator_stats: dict
+    metrics: dict
+    mixed_discriminator_loss: jax.Array
+    adversarial_loss_of_the_old_discriminator: jax.Array
+
+
+@functools.partial(jax.jit, compiler_options=UNOPTIMISED)
+def _joint_update_by_hand(state: TrainState, batch: dict, learning_rate: float) -> ByHand:
+    recipe, completion, discriminator = state.recipe, state.completion, state.discriminator
+    drawn = steps.draw_examples(state, batch, KEY)
+    train = {"train": True, "mutable": ["batch_stats"]}
+
+    def complete(params):
+        variables = {"params": params, "batch_stats": completion.batch_stats}
+        output, updated = recipe.completion_network.apply(variables, drawn.network_input, **train)
+        return output, updated["batch_stats"]
+
+    def judge(params, stats, image, box):
+        variables = {"params": params, "batch_stats": stats}
+        logits, updated = recipe.context_discriminator.apply(variables, image, box, **train)
+        return logits, updated["batch_stats"]
+
+    def composite(output):
+        return drawn.mask * output + (1 - drawn.mask) * drawn.image
+
+    output, completion_stats = complete(completion.params)
+    completed = composite(output)
+
+    def discriminator_loss(params):
+        real, stats = judge(params, discriminator.batch_stats, drawn.image, drawn.real_local_box)
+        fake, stats = judge(params, stats, completed, drawn.local_box)
+        loss = -jnp.log(nn.sigmoid(real)).mean() - jnp.log(1 - nn.sigmoid(fake)).mean()
+        return loss, (stats, (real > 0).mean(), (fake < 0).mean())
+
+    (loss, (stats, real_accuracy, fake_accuracy)), gradient = jax.value_and_grad(discriminator_loss, has_aux=True)(
+        discriminator.params
+    )
+    updated = jax.tree.map(lambda p, g: p - learning_rate * g, discriminator.params, gradient)
+
+    def mixed_loss(params):
+        both = jnp.concatenate([drawn.image, completed]), jnp.concatenate([drawn.real_local_box, drawn.local_box])
+        real, fake = jnp.split(judge(params, discriminator.batch_stats, *both)[0], 2)
+        return -jnp.log(nn.sigmoid(real)).mean() - jnp.log(1 - nn.sigmoid(fake)).mean()
+
+    def reconstruction(params):
+        error = drawn.mask * (complete(params)[0] - drawn.image)
+        return ((error**2).sum(axis=(1, 2, 3)) / (3 * drawn.mask.sum(axis=(1, 2, 3)))).mean()
+
+    def adversarial(params, judging_params, judging_stats):
+        fake, _ = judge(judging_params, judging_stats, composite(complete(params)[0]), drawn.local_box)
+        return jnp.log(1 - nn.sigmoid(fake)).mean()
+
+    mse, mse_gradient = jax.value_and_grad(reconstruction)(completion.params)
+    fooling, fooling_gradient = jax.value_and_grad(adversarial)(completion.params, updated, stats)
+    weight = optax.tree.norm(mse_gradient) / optax.tree.norm(fooling_gradient)
+    return ByHand(
+        completion_params=jax.tree.map(
+            lambda p, g, a: p - learning_rate * (g + weight * a), completion.params, mse_gradient, fooling_gradient
+        ),
+        completion_stats=completion_stats,
+        discriminator_params=updated,
+        discriminator_stats=stats,
+        metrics={
+            "discriminator_loss": loss,
+            "real_accuracy": real_accuracy,
+            "fake_accuracy": fake_accuracy,
+            "discriminator_gradient_norm": optax.tree.norm(gradient),
+            "reconstruction_loss": mse,
+            "adversarial_loss": fooling,
+            "reconstruction_gradient_norm": optax.tree.norm(mse_gradient),
+            "adversarial_gradient_norm": optax.tree.norm(fooling_gradient),
+            "completion_gradient_norm": optax.tree.norm(
+                jax.tree.map(lambda g, a: g + weight * a, mse_gradient, fooling_gradient)
+            ),
+            "adversarial_weight": weight,
+        },
+        mixed_discriminator_loss=mixed_loss(discriminator.params),
+        adversarial_loss_of_the_old_discriminator=adversarial(
+            completion.params, discriminator.params, discriminator.batch_stats
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def by_hand(small_run, shared_batch) -> ByHand:
+    return _joint_update_by_hand(small_run.around("joint")[0], shared_batch, 0.1)
+
+
+def test_joint_step_measures_what_its_definition_says(small_run, by_hand):
+    # Losses are means of a few thousand float32 numbers, summed in another order here.
+    _close(vars(small_run.metrics["joint"]), by_hand.metrics, rtol=1e-4)
+
+
+def test_joint_step_updates_both_networks_as_its_definition_says(small_run, by_hand):
+    _, after = small_run.around("joint")
+    _close(after.completion.params, by_hand.completion_params, rtol=1e-4, atol=1e-6)
+    _close(after.completion.batch_stats, by_hand.completion_stats, rtol=1e-4, atol=1e-6)
+    _close(after.discriminator.params, by_hand.discriminator_params, rtol=1e-4, atol=1e-6)
+    _close(after.discriminator.batch_stats, by_hand.discriminator_stats, rtol=1e-4, atol=1e-6)
+
+
+def test_discriminator_normalises_real_and_completed_images_apart(small_run, by_hand):
+    loss = small_run.metrics["joint"].discriminator_loss
+    np.testing.assert_allclose(loss, by_hand.metrics["discriminator_loss"], rtol=1e-4)
+    assert abs(loss / by_hand.mixed_discriminator_loss - 1) > 0.01
+
+
+def test_joint_step_updates_the_discriminator_before_the_completion_network(small_run, by_hand):
+    loss = small_run.metrics["joint"].adversarial_loss
+    np.testing.assert_allclose(loss, by_hand.metrics["adversarial_loss"], rtol=1e-4)
+    assert abs(loss / by_hand.adversarial_loss_of_the_old_discriminator - 1) > 0.01
+
+
+def test_alpha_weighs_the_adversarial_gradient_when_the_balance_is_over(small_run, shared_batch):
+    before, balanced = small_run.around("joint")
+    late = jax.tree.map(lambda x: jnp.full_like(x, 1000) if x.dtype == jnp.int32 else x, before.completion)
+    assert balance_state(late.optimizer_state).joint_updates == 1000
+    after, metrics = COMPILED["joint"](before.replace(completion=late), shared_batch, KEY)
+    assert metrics.adversarial_weight == np.float32(ALPHA)
+    early = small_run.metrics["joint"]
+    assert early.adversarial_weight > 10 * ALPHA
+    assert metrics.adversarial_gradient_norm == early.adversarial_gradient_norm
+    # Both updates hold the same MSE gradient; what they differ by is the adversarial one.
+    difference = jax.tree.map(jnp.subtract, balanced.completion.params, after.completion.params)
+    expected = 0.1 * (early.adversarial_weight - ALPHA) * early.adversarial_gradient_norm
+    np.testing.assert_allclose(optax.tree.norm(difference), expected, rtol=1e-3)
+
+
+def _with_norms_of(network: NetworkState, other: NetworkState) -> NetworkState:
+    """The network, its balance remembering the norms that the other's measured."""
+    norms = balance_state(other.optimizer_state)._asdict()
+    kept = {name: norms[name] for name in ("reconstruction_norm", "adversarial_norm")}
+    chain = tuple(
+        state._replace(**kept) if isinstance(state, BalanceState) else state for state in network.optimizer_state
+    )
+    return network.replace(optimizer_state=chain)
+
+
+def test_between_measurements_the_last_norms_weigh_the_sum(small_run, shared_batch):
+    before, after = small_run.around("joint")
+    remembering = before.replace(completion=_with_norms_of(before.completion, after.completion))
+    between = jax.jit(STEPS_BETWEEN["joint"], compiler_options=UNOPTIMISED)
+    found, metrics = between(remembering, shared_batch, KEY)
+    _close(found.completion.params, after.completion.params, rtol=1e-5, atol=1e-6)
+    _close(found.discriminator, after.discriminator, rtol=1e-5, atol=1e-6)
+    _close(metrics, small_run.metrics["joint"], rtol=1e-5, atol=1e-7)
+    assert balance_state(found.completion.optimizer_state).joint_updates == 1
+    # Norms twice as far apart give twice the weight.
+    doubled = balance_state(after.completion.optimizer_state).adversarial_norm / 2
+    chain = remembering.completion.optimizer_state
+    chain = (chain[0]._replace(adversarial_norm=doubled), *chain[1:])
+    state = remembering.replace(completion=remembering.completion.replace(optimizer_state=chain))
+    weight = between(state, shared_batch, KEY)[1].adversarial_weight
+    np.testing.assert_allclose(weight, 2 * metrics.adversarial_weight, rtol=1e-5)
+
+
+def test_the_joint_phase_measures_every_so_many_updates(small_run):
+    recipe = small_run.states[0].recipe
+    measured = [done for done in range(8) if step_of("joint", done, recipe) is STEPS["joint"]]
+    assert measured == [0, 3, 6]
+    assert step_of("joint", 1, recipe) is STEPS_BETWEEN["joint"]
+    for phase in ("completion", "discriminator"):
+        assert all(step_of(phase, done, recipe) is STEPS[phase] for done in range(8))
+
+
+def _with_garbage_outside(state: TrainState) -> TrainState:
+    stats = {**state.completion.batch_stats, "outside": jnp.full((), 100.0, jnp.float32)}
+    return state.replace(completion=state.completion.replace(batch_stats=stats))
+
+
+@pytest.mark.parametrize("phase", STEPS)
+def test_output_outside_the_hole_changes_nothing(phase, small_run, shared_batch):
+    before, after = small_run.around(phase)
+    spoilt, metrics = COMPILED[phase](_with_garbage_outside(before), shared_batch, KEY)
+    assert _same(metrics, small_run.metrics[phase])
+    assert _same(spoilt.discriminator, after.discriminator)
+    assert _same(spoilt.completion.params, after.completion.params)
+
+
+@pytest.mark.parametrize("phase", ["discriminator", "joint"])
+def test_output_inside_the_hole_changes_what_the_discriminator_sees(phase, small_run, shared_batch):
+    before, _ = small_run.around(phase)
+    darker = jax.tree_util.tree_map_with_path(
+        lambda path, x: x - 3.0 if jax.tree_util.keystr(path) == "['Conv_1']['bias']" else x,
+        before.completion.params,
+    )
+    assert not _same(darker, before.completion.params)
+    changed = before.replace(completion=before.completion.replace(params=darker))
+    _, metrics = COMPILED[phase](changed, shared_batch, KEY)
+    assert abs(metrics.discriminator_loss / small_run.metrics[phase].discriminator_loss - 1) > 1e-3
+
+
+@pytest.mark.parametrize(("phase", "judged"), [("completion", 0), ("discriminator", 2), ("joint", 2)])
+def test_running_statistics_move_once_a_pass_and_never_for_the_adversarial_loss(phase, judged, small_run):
+    before, after = small_run.around(phase)
+    moved = after.discriminator.batch_stats["passes"] - before.discriminator.batch_stats["passes"]
+    assert moved == judged
+    moved = after.completion.batch_stats["passes"] - before.completion.batch_stats["passes"]
+    assert moved == (phase != "discriminator")
+
+
+def _gradients(optimizer, grads, params, steps_done):
+    """The updates of a chain fed the same gradient a few times, one after the other."""
+    state = optimizer.init(params)
+    for _ in range(steps_done):
+        updates, state = optimizer.update(grads, state, params)
+        yield updates
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("network", ["completion_optimizer", "discriminator_optimizer"])
+def test_optimizers_move_against_the_gradient(name, network, config):
+    config.optimizer.name = name
+    grads = {"kernel": jnp.array([0.3, -2.0, 1e-3, -40.0])}
+    for updates in _gradients(getattr(create_recipe(config), network), grads, grads, 3):
+        assert np.all(np.sign(updates["kernel"]) == -np.sign(grads["kernel"]))
+
+
+@pytest.mark.parametrize("network", ["completion_optimizer", "discriminator_optimizer"])
+def test_default_optimizer_is_adadelta_at_a_learning_rate_of_one(network, config):
+    gradient = np.array([0.3, -2.0, 1e-3, -40.0])
+    grads = {"kernel": jnp.asarray(gradient, jnp.float32)}
+    squares = moves = np.zeros(4)
+    for updates in _gradients(getattr(create_recipe(config), network), grads, grads, 3):
+        # Zeiler 2012, Algorithm 1, with rho 0.9 and epsilon 1e-6.
+        squares = 0.9 * squares + 0.1 * gradient**2
+        move = -np.sqrt(moves + 1e-6) / np.sqrt(squares + 1e-6) * gradient
+        moves = 0.9 * moves + 0.1 * move**2
+        np.testing.assert_allclose(updates["kernel"], move, rtol=1e-4)
+
+
+@pytest.mark.parametrize("network", ["completion_optimizer", "discriminator_optimizer"])
+def test_adams_learning_rate_falls_to_a_tenth_along_a_half_cosine(network, config):
+    config.optimizer.name = "adam"
+    config.optimizer.adam.learning_rate = 0.01
+    config.optimizer.adam.decay_steps = 4
+    grads = {"kernel": jnp.array([0.3, -2.0])}
+    found = [
+        updates["kernel"][1] for updates in _gradients(getattr(create_recipe(config), network), grads, grads, 6)
+    ]
+    # Equal gradients move by the learning rate itself.
+    fractions = 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * np.minimum(np.arange(6), 4) / 4))
+    np.testing.assert_allclose(found, 0.01 * fractions, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_repeated_updates_lower_each_networks_loss(name, config, batch):
+    config.optimizer.name = name
+    config.optimizer.adam.learning_rate = 0.01
+    state = _small_state(config)
+    for phase, loss in (("completion", "reconstruction_loss"), ("discriminator", "discriminator_loss")):
+        measured = []
+        for _ in range(30):
+            # The same step again: the same holes and boxes, so that losses can be compared.
+            state, metrics = COMPILED[phase](state.replace(step=jnp.zeros((), jnp.int32)), batch, KEY)
+            measured.append(float(getattr(metrics, loss)))
+        assert measured[1] < measured[0], phase
+        assert measured[-1] < 0.9 * measured[0], phase
+
+
+def test_discriminator_weight_scales_its_gradient_and_not_the_loss_shown(small_run, shared_batch):
+    before, after = small_run.around("discriminator")
+    # The recipe's optimizers must stay the very same objects, for their states to fit.
+    half = before.replace(recipe=dataclasses.replace(before.recipe, discriminator_weight=0.5))
+    half_after, metrics = COMPILED["discriminator"](half, shared_batch, KEY)
+    whole_move = jax.tree.map(jnp.subtract, after.discriminator.params, before.discriminator.params)
+    half_move = jax.tree.map(jnp.subtract, half_after.discriminator.params, before.discriminator.params)
+    _close(half_move, jax.tree.map(lambda x: 0.5 * x, whole_move), rtol=1e-3, atol=1e-6)
+    loss = small_run.metrics["discriminator"].discriminator_loss
+    np.testing.assert_allclose(metrics.discriminator_loss, loss, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def accumulated(shared_batch) -> list[tuple[TrainState, TrainState, JointMetrics]]:
+    """A joint update in one part and in two, of networks that do not normalise: before, after, metrics."""
+    whole = _small_state(shrink(load_config("joint")), normalise=False, **_descend(1.0))
+    halves = whole.replace(recipe=dataclasses.replace(whole.recipe, accumulation=2))
+    return [(state, *COMPILED["joint"](state, shared_batch, KEY)) for state in (whole, halves)]
+
+
+def test_gradients_in_parts_are_those_of_the_whole_batch(accumulated):
+    (_, whole, whole_metrics), (_, halves, halves_metrics) = accumulated
+    # Without normalisation they differ by nothing but the order of the sums.
+    _close(vars(halves_metrics), vars(whole_metrics), rtol=1e-4)
+    _close(halves.completion.params, whole.completion.params, rtol=1e-4, atol=1e-6)
+    _close(halves.discriminator.params, whole.discriminator.params, rtol=1e-4, atol=1e-6)
+
+
+def test_between_measurements_parts_are_the_whole_batch_too(accumulated, shared_batch):
+    between = jax.jit(STEPS_BETWEEN["joint"], compiler_options=UNOPTIMISED)
+    (before, measured, _), (halves_before, _, _) = accumulated
+    remembering = _with_norms_of(before.completion, measured.completion)
+    (whole, whole_metrics), (halves, halves_metrics) = (
+        between(state.replace(completion=remembering), shared_batch, KEY) for state in (before, halves_before)
+    )
+    assert whole_metrics.adversarial_weight > 10 * ALPHA
+    _close(vars(halves_metrics), vars(whole_metrics), rtol=1e-4)
+    _close(halves.completion.params, whole.completion.params, rtol=1e-4, atol=1e-6)
+    _close(halves.discriminator.params, whole.discriminator.params, rtol=1e-4, atol=1e-6)
+
+
+def test_each_part_moves_the_running_statistics(accumulated):
+    (_, whole, _), (_, halves, _) = accumulated
+    assert whole.completion.batch_stats["passes"] == 1
+    # C runs twice for each part; the passes that only complete images for D do not count.
+    assert halves.completion.batch_stats["passes"] == 2
+    assert whole.discriminator.batch_stats["passes"] == 2
+    assert halves.discriminator.batch_stats["passes"] == 4
+
+
+_draw_jitted = jax.jit(steps.draw_examples, compiler_options=UNOPTIMISED)
+
+
+class Drawn(NamedTuple):
+    mask: np.ndarray
+    local_box: np.ndarray
+    real_local_box: np.ndarray
+
+
+def _draw(state: TrainState, batch: dict, step: int, key: jax.Array = KEY) -> Drawn:
+    drawn = _draw_jitted(state.replace(step=jnp.asarray(step, jnp.int32)), batch, key)
+    return Drawn(*(np.asarray(part) for part in (drawn.mask, drawn.local_box, drawn.real_local_box)))
+
+
+def test_holes_differ_between_examples_steps_and_keys(small_run, shared_batch):
+    state = small_run.states[0]
+    first = _draw(state, shared_batch, 0)
+    for one in range(4):
+        for other in range(one):
+            assert not np.array_equal(first.mask[one], first.mask[other])
+    others = _draw(state, shared_batch, 1), _draw(state, shared_batch, 0, jax.random.key(2))
+    for drawn in others:
+        assert not any(np.array_equal(a, b) for a, b in zip(first.mask, drawn.mask, strict=True))
+        assert not np.array_equal(first.real_local_box, drawn.real_local_box)
+
+
+def test_holes_are_the_same_for_the_same_key_and_step(small_run, shared_batch):
+    state, later = small_run.states[0], small_run.states[-1]
+    other_images = {**shared_batch, "image": shared_batch["image"][::-1]}
+    # Neither the parameters nor the pictures have a say.
+    assert _same(_draw(state, shared_batch, 7), _draw(later, other_images, 7))
+
+
+def test_real_images_are_judged_at_places_of_their_own(small_run, shared_batch):
+    draws = [_draw(small_run.states[0], shared_batch, step) for step in range(8)]
+    holes = np.concatenate([drawn.local_box for drawn in draws])
+    real = np.concatenate([drawn.real_local_box for drawn in draws])
+    assert np.mean(np.all(holes == real, axis=1)) < 0.2
+    assert len(np.unique(real, axis=0)) > 16
+    for boxes in (holes, real):
+        assert boxes.min() >= 0
+        assert boxes.max() <= 32 - 16
+
+
+@pytest.mark.parametrize("branch", ["global", "local"])
+def test_one_branch_alone_trains(branch, config, batch):
+    config.discriminator.branches = (branch,)
+    config.discriminator[f"{branch}_channels"] = (64,)
+    discriminator = create_recipe(config).context_discriminator
+    before = _small_state(config, context_discriminator=discriminator)
+    assert set(before.discriminator.params) == {f"{branch}_branch", "linear"}
+    after, metrics = COMPILED["joint"](before, batch, KEY)
+    assert all(np.isfinite(value) for value in vars(metrics).values())
+    assert metrics.adversarial_gradient_norm > 0
+    assert _all_differ(before.discriminator.params, after.discriminator.params)
+    assert _all_differ(before.completion.params, after.completion.params)
+
+
+def test_without_branches_the_completion_network_trains_without_a_discriminator(config, batch):
+    config.discriminator.branches = ()
+    config.phases.discriminator = config.phases.joint = 0
+    before = _small_state(config, context_discriminator=create_recipe(config).context_discriminator)
+    assert before.discriminator is None
+    after, _ = COMPILED["completion"](before, batch, KEY)
+    assert after.discriminator is None
+    assert after.step == 1
+    assert _all_differ(before.completion.params, after.completion.params)
+
+
+@pytest.mark.parametrize("phase", ["discriminator", "joint"])
+def test_without_branches_the_phases_that_need_a_discriminator_are_refused(phase, config):
+    config.discriminator.branches = ()
+    config.phases.discriminator = config.phases.joint = 0
+    config.phases[phase] = 1
+    with pytest.raises(ConfigError, match=r"discriminator\.branches"):
+        create_recipe(config)
+
+
+@pytest.fixture(scope="module")
+def bfloat16_state() -> TrainState:
+    """The real networks, D's with one convolution for each branch."""
+    config = shrink(load_config("joint"))
+    config.compute_dtype = "bfloat16"
+    config.discriminator.global_channels = config.discriminator.local_channels = (64,)
+    return create_state(create_recipe(config), jax.random.key(0), 32, jnp.array([0.5, 0.45, 0.4]))
+
+
+def _is_float32(state: TrainState) -> bool:
+    return {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32"), jnp.dtype("int32")}
+
+
+@pytest.mark.parametrize(
+    ("phase", "loss"), [("completion", "reconstruction_loss"), ("discriminator", "discriminator_loss")]
+)
+def test_bfloat16_arithmetic_trains_float32_parameters(phase, loss, bfloat16_state, shared_batch):
+    state, measured = bfloat16_state, []
+    for _ in range(10):
+        state, metrics = COMPILED[phase](state.replace(step=jnp.zeros((), jnp.int32)), shared_batch, KEY)
+        measured.append(float(getattr(metrics, loss)))
+    assert _is_float32(state)
+    assert np.all(np.isfinite(measured))
+    assert measured[-1] < measured[0]
+
+
+def test_bfloat16_reaches_every_convolution_of_the_joint_step(bfloat16_state, shared_batch):
+    traced = jax.jit(STEPS["joint"]).trace(bfloat16_state, shared_batch, KEY)
+    state, metrics = jax.eval_shape(STEPS["joint"], bfloat16_state, shared_batch, KEY)
+    assert _is_float32(state)
+    assert {leaf.dtype for leaf in jax.tree.leaves(metrics)} == {jnp.dtype("float32")}
+    lines = traced.lower(lowering_platforms=("cuda",)).as_text().splitlines()
+    convolutions = [line for line in lines if "stablehlo.convolution" in line]
+    assert convolutions
+    assert all("bf16>" in line and "f32>" not in line for line in convolutions)
+
+
+def test_the_default_losses_are_those_of_the_paper(config):
+    recipe = create_recipe(config)
+    assert recipe.adversarial_loss is losses.minimax
+    assert recipe.discriminator_loss is losses.discriminator_loss

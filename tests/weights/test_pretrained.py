@@ -1,0 +1,93 @@
+"""The weights that are built in, their model card, and the list of the photographs that they were trained on."""
+
+import csv
+import hashlib
+import re
+
+import numpy as np
+import pytest
+from helpers.common import ROOT
+
+from glcic_jax.completion.completer import Completer
+from glcic_jax.data import sources
+from glcic_jax.evaluation.cropping import centre_square
+from glcic_jax.evaluation.mask_sets.sets import open_mask_set
+from glcic_jax.model.smooth_fill import smooth_fill
+from glcic_jax.pictures import fills
+from glcic_jax.pictures.rgb_files import load_image
+from glcic_jax.weights import store
+
+FOLDER = ROOT / "glcic_jax" / "pretrained"
+CARD = (FOLDER / "MODEL_CARD.md").read_text()
+SIDE = 128
+
+
+def listing() -> list[dict[str, str]]:
+    with open(FOLDER / "photos.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def completer() -> Completer:
+    return Completer.load(store.DEFAULT_NAME, device="cpu")
+
+
+@pytest.mark.parametrize("name", store.built_in_names())
+def test_the_card_names_each_file_with_its_checksum(name):
+    content = store.built_in_path(name).read_bytes()
+    assert len(content) < 16 * 2**20
+    assert f"{name}.safetensors" in CARD
+    assert hashlib.sha256(content).hexdigest() in CARD
+
+
+def test_the_default_is_there():
+    assert store.DEFAULT_NAME in store.built_in_names()
+
+
+def test_the_file_says_where_it_comes_from(completer):
+    description = completer.description
+    assert description.licence.startswith("CC BY-SA 4.0")
+    assert "photos.csv" in description.origin
+    assert description.image_size == SIDE
+    assert not re.search(r"(^|\s)/\w", description.origin)  # No path of anybody's machine.
+
+
+def test_the_list_attributes_every_photograph_and_splits_no_group():
+    rows = listing()
+    parts: dict[str, set[str]] = {}
+    for row in rows:
+        assert all(row[key] for key in ("file", "sha256", "licence", "source")), row
+        assert "unsplash licen" not in row["licence"].lower() or row["part"] == "test"
+        parts.setdefault(row["group"], set()).add(row["part"])
+    assert all(len(found) == 1 for found in parts.values())
+    counted = {part: sum(row["part"] == part for row in rows) for part in ("train", "validation", "test")}
+    for part, count in counted.items():
+        assert f"{count:,}" in CARD, part
+
+
+def test_it_fills_the_samples_better_than_fills_without_a_network(completer):
+    """On nine photographs that it never saw; one that learned nothing gives the smooth fill that it reads."""
+    samples = sources.open_samples("")
+    images = [centre_square(load_image(part.read(index)), SIDE) for part in samples for index in range(len(part))]
+    masks = open_mask_set("paper:seed=0")
+    mean_pixel = np.array(completer.description.mean_pixel, np.float32)
+    squared: dict[str, list[float]] = {"completed": [], "mean": [], "telea": [], "smooth": []}
+    absolute: dict[str, list[float]] = {name: [] for name in squared}
+    for index, image in enumerate(images):
+        hole = masks.hole(index, (SIDE, SIDE))
+        where = hole[None, ..., None]
+        filled = {
+            "smooth": np.asarray(smooth_fill(image[None] / np.float32(255), where, ~where, mean_pixel))[0] * 255,
+            "completed": completer.fill(image, hole).pixels,
+            "mean": fills.mean_fill(image, hole),
+            "telea": fills.telea(image, hole),
+        }
+        for name, pixels in filled.items():
+            error = (pixels - image.astype(np.float64))[hole] / 255
+            squared[name].append(float(np.square(error).mean()))
+            absolute[name].append(float(np.abs(error).mean()))
+    mean = {name: np.mean(values) for name, values in squared.items()}
+    assert mean["completed"] < mean["telea"]
+    assert mean["completed"] < 0.8 * mean["mean"]
+    assert np.mean(absolute["completed"]) < np.mean(absolute["telea"])
+    assert np.mean(absolute["completed"]) < 0.97 * np.mean(absolute["smooth"])
