@@ -59,7 +59,7 @@ def get_config(variant: str = "both") -> ConfigDict:
     config.discriminator.local_channels = (64, 128, 256)
     config.balance.ratio = 0.3
     config.balance.hold_steps = _JOINT_STEPS // 2
-    config.balance.handover_steps = _JOINT_STEPS // 2
+    config.balance.transition_steps = _JOINT_STEPS // 2
     config.log_every = 20
     config.validate_every = 100
     config.grid_every = 400
@@ -70,5 +70,5 @@ def get_config(variant: str = "both") -> ConfigDict:
     if variant == "mse":
         config.phases.completion = _COMPLETION_STEPS + _DISCRIMINATOR_STEPS + _JOINT_STEPS
     if variant == "both_without_balance":
-        config.balance.hold_steps = config.balance.handover_steps = 0
+        config.balance.hold_steps = config.balance.transition_steps = 0
     return config

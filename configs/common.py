@@ -88,7 +88,7 @@ def get_config() -> ConfigDict:
     config.balance = balance = ConfigDict()
     balance.ratio = 1.0  # "Roughly the same order of magnitude" [P]; the figure is ours.
     balance.hold_steps = 40_000  # Joint steps at that ratio; ours.
-    balance.handover_steps = 40_000  # Joint steps over which alpha takes over; ours.
+    balance.transition_steps = 40_000  # Joint steps over which alpha takes over; ours.
     balance.max_weight = 10.0  # Upper bound of the weight that keeps the ratio; ours.
     balance.measure_every = 10  # Joint steps from one look at the two norms, which is dear, to the next; ours.
 

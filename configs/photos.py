@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
     config.loss.reconstruction.l1 = 1.0
     config.balance.ratio = 0.3
     config.balance.hold_steps = 300
-    config.balance.handover_steps = 0
+    config.balance.transition_steps = 0
     config.optimizer.name = "adam"
     config.optimizer.adam.learning_rate = 1e-3
     config.optimizer.adam.b1 = 0.9

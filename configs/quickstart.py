@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.discriminator.local_channels = (64, 128, 256)
     config.balance.ratio = 0.3
     config.balance.hold_steps = 60
-    config.balance.handover_steps = 50
+    config.balance.transition_steps = 50
     config.log_every = 10
     config.validate_every = 50
     config.grid_every = 100

@@ -1,15 +1,24 @@
-"""Writing files so that none is ever there half."""
+"""Files written whole or not at all; locks; checksums."""
 
 import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from glcic_jax.errors import DataError, one_line, printable
 
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
-def write_aside(path: str | Path, content: str | bytes) -> None:
+_log = logging.getLogger(__name__)
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Writes a file beside its name first, and renames it; makes the directories above it.
 
     Args:
@@ -59,6 +68,50 @@ def check_writable(path: Path) -> None:
     if not (directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)):
         kind = "cannot be written" if directory.is_dir() else "is not a directory"
         raise DataError(f"{name}: cannot be written ({printable(str(directory))} {kind})")
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[int]:
+    """Holds an advisory lock on a file, which is created where there is none, until the block or the process ends.
+
+    On a file system without locks a warning is logged and the block runs unlocked.
+
+    Args:
+      path: The lock file; its directory exists.
+      shared: Whether other shared holders may hold it at the same time; the file then has to exist.
+      wait: Whether to wait for another holder.
+
+    Yields:
+      The file descriptor.
+
+    Raises:
+      BlockingIOError: Another process holds it, and `wait` is False.
+      OSError: The file cannot be opened or locked.
+    """
+    descriptor = os.open(path, os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _log.warning("%s is on a file system without locks: let no second process write there", path.parent)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes, in hexadecimal digits.
+
+    Raises:
+      DataError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{printable(str(path))}: cannot be read ({printable(_reason(error))})") from error
 
 
 def _reason(error: Exception) -> str:

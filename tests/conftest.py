@@ -16,7 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from glcic_jax.training.checkpoints import Checkpoints
-from glcic_jax.training.state import TrainState, create_recipe, create_state
+from glcic_jax.training.state import TrainState, create_spec, create_state
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def create():
     """Builds a fresh state from a configuration: `create(config, axis_name=None)`."""
 
     def build(config: ConfigDict, axis_name: str | None = None) -> TrainState:
-        recipe = create_recipe(config, axis_name)
+        spec = create_spec(config, axis_name)
         mean_pixel = np.array([0.5, 0.45, 0.4], np.float32)
-        return create_state(recipe, jax.random.key(0), config.data.image_size, mean_pixel)
+        return create_state(spec, jax.random.key(0), config.data.image_size, mean_pixel)
 
     return build
 
@@ -43,7 +43,7 @@ def finished_run(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("run") / "workdir"
     config = shrink(load_config("joint"))
     mean_pixel = np.array([0.5, 0.45, 0.4], np.float32)
-    state = create_state(create_recipe(config, None), jax.random.key(0), config.data.image_size, mean_pixel)
+    state = create_state(create_spec(config, None), jax.random.key(0), config.data.image_size, mean_pixel)
     checkpoints = Checkpoints(workdir)
     for step in (3, 40):
         checkpoints.save(state.replace(step=np.int32(step)), {}, config.to_dict(), {})

@@ -10,7 +10,7 @@ from helpers.common import ROOT
 # A room imports from the rooms before it; rooms of one entry never import each other.
 ROOMS = (
     ("errors",),
-    ("files", "runtime", "progress"),
+    ("files", "runtime", "progress", "command_line"),
     ("model", "pictures"),
     ("data",),
     ("training",),

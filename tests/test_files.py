@@ -7,15 +7,15 @@ import resource
 import pytest
 
 from glcic_jax.errors import DataError, TooLargeError
-from glcic_jax.files import write_aside
+from glcic_jax.files import write_atomically
 
 
 def test_text_and_bytes_are_written_and_replaced(tmp_path):
     path = tmp_path / "deep" / "er" / "a.txt"
-    write_aside(path, "grün")
+    write_atomically(path, "grün")
     assert path.read_bytes() == "grün".encode()
     path.chmod(0o640)
-    write_aside(str(path), b"\xff")
+    write_atomically(str(path), b"\xff")
     assert path.read_bytes() == b"\xff"
     assert path.stat().st_mode & 0o777 == 0o640
     assert os.listdir(path.parent) == ["a.txt"]
@@ -24,7 +24,7 @@ def test_text_and_bytes_are_written_and_replaced(tmp_path):
 def test_a_new_file_has_the_permissions_that_the_umask_leaves(tmp_path):
     before = os.umask(0o027)
     try:
-        write_aside(tmp_path / "a", b"")
+        write_atomically(tmp_path / "a", b"")
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
@@ -37,7 +37,7 @@ def test_a_disk_that_fills_half_way_leaves_the_old_file_alone(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(DataError, match=r"a: cannot be written \(.*File too large"):
-            write_aside(path, bytes(100_000))
+            write_atomically(path, bytes(100_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == b"the old content"
@@ -47,21 +47,21 @@ def test_a_disk_that_fills_half_way_leaves_the_old_file_alone(tmp_path):
 def test_a_directory_of_that_name_is_an_error(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(DataError, match="a: is a directory"):
-        write_aside(tmp_path / "a", b"")
+        write_atomically(tmp_path / "a", b"")
     assert os.listdir(tmp_path) == ["a"]
 
 
 def test_pipes_and_devices_are_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="pipe: is a device, a pipe or the like"):
-        write_aside(tmp_path / "pipe", b"")
+        write_atomically(tmp_path / "pipe", b"")
     assert (tmp_path / "pipe").is_fifo()
 
 
 def test_what_a_link_points_to_is_replaced(tmp_path):
     (tmp_path / "real").write_bytes(b"old")
     (tmp_path / "link").symlink_to("real")
-    write_aside(tmp_path / "link", b"new")
+    write_atomically(tmp_path / "link", b"new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_bytes() == b"new"
 
@@ -70,7 +70,7 @@ def test_what_a_link_points_to_is_replaced(tmp_path):
 def test_names_that_cannot_be_are_one_line(tmp_path, name):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match="cannot be written"):
-        write_aside(f"{tmp_path}/{name}", b"")
+        write_atomically(f"{tmp_path}/{name}", b"")
     assert os.listdir(tmp_path) == ["file"]
 
 

@@ -68,14 +68,14 @@ def check_batch_size(batch_size: int, devices: int) -> None:
 
 
 def fresh_state(config: Any, axis_name: str | None) -> Any:
-    """A state at step 0, as training begins with; `axis_name` as in `state.create_recipe`."""
+    """A state at step 0, as training begins with; `axis_name` as in `state.create_spec`."""
     import jax
     import jax.numpy as jnp
 
-    from glcic_jax.training.state import create_recipe, create_state
+    from glcic_jax.training.state import create_spec, create_state
 
-    recipe = create_recipe(config, axis_name)
-    return create_state(recipe, jax.random.key(0), config.data.image_size, jnp.full((3,), 0.45))
+    spec = create_spec(config, axis_name)
+    return create_state(spec, jax.random.key(0), config.data.image_size, jnp.full((3,), 0.45))
 
 
 def noise(config: Any) -> dict[str, Any]:

@@ -151,13 +151,13 @@ def _cases(
     config: Any, dtypes: Sequence[str], remats: Sequence[str], phases: Sequence[str]
 ) -> Iterator[tuple[str, str, str, Any]]:
     """Phase, type, remat and the shapes of a state; phase 2, where C is not trained, once for each type."""
-    from glcic_jax.training.state import create_recipe, state_shapes
+    from glcic_jax.training.state import create_spec, state_shapes
     from glcic_jax.training.steps import STEPS
 
     for dtype in dtypes:
         for remat in remats:
             config.compute_dtype, config.remat = dtype, remat
-            state = state_shapes(create_recipe(config), config.data.image_size)
+            state = state_shapes(create_spec(config), config.data.image_size)
             for phase in phases:
                 lookup(STEPS, phase, "phase")
                 if phase != "completion" and state.discriminator is None:

@@ -29,15 +29,15 @@ def nominal_flops(step: Callable[..., Any], state: Any, batch: Any, key: Any) ->
 
     Args:
       step: `(state, batch, key) -> anything`, or any function of three arguments.
-      state, batch, key: Its arguments, or their shapes (`jax.eval_shape`). A state whose recipe works through the
+      state, batch, key: Its arguments, or their shapes (`jax.eval_shape`). A state whose spec works through the
         batch in parts is counted as one that does not.
 
     Returns:
       Floating-point operations, a multiplication and an addition being two.
     """
-    recipe = getattr(state, "recipe", None)
-    if recipe is not None:
-        state = state.replace(recipe=dataclasses.replace(recipe, accumulation=1))
+    spec = getattr(state, "spec", None)
+    if spec is not None:
+        state = state.replace(spec=dataclasses.replace(spec, accumulation=1))
     program = jax.make_jaxpr(step)(state, batch, key).jaxpr
     # A convolution's way back is traced for both gradients and with the result once more; what is not used is not
     # computed.

@@ -111,11 +111,11 @@ def scheduled_rate(rates: dict[str, float], measure_every: int = 1) -> float:
 def _check(config: Any, dtypes: list[str], trace: Path | None) -> None:
     import jax
 
-    from glcic_jax.training.state import COMPUTE_DTYPES, create_recipe
+    from glcic_jax.training.state import COMPUTE_DTYPES, create_spec
 
     for dtype in dtypes:
         lookup(COMPUTE_DTYPES, dtype, "type of arithmetic")
-    create_recipe(config)
+    create_spec(config)
     check_batch_size(config.batch_size, jax.device_count())
     if trace is not None and trace.exists() and not trace.is_dir():
         raise ConfigError(f"--trace {trace}: is a file: name a directory")
@@ -181,16 +181,16 @@ def matrix_rate(side: int, dtype: str) -> float:
 def _time_phases(config: Any, steps: int, trace: Path | None) -> Iterator[Timing]:
     import jax
 
-    from glcic_jax.training.distributed import AXIS, parallel, replicate, share
+    from glcic_jax.training.distributed import AXIS, pmap_step, replicate, shard_batch
 
     with device_memory_for("the networks and their optimisers", "take smaller ones, by --config"):
         state, key = replicate(fresh_state(config, AXIS)), replicate(jax.random.key(1))
-    batch = share(noise(config))
+    batch = shard_batch(noise(config))
     for phase, step in trained_steps(config).items():
         what = f"phase {phase} in {config.compute_dtype} with a batch of {config.batch_size}"
         with device_memory_for(what, _REMEDY):
             begun = time.perf_counter()
-            update = parallel(step).lower(state, batch, key).compile()
+            update = pmap_step(step).lower(state, batch, key).compile()
             compiled = time.perf_counter() - begun
             for timed in (2, steps):
                 state, seconds = _timed(update, state, batch, key, timed)
@@ -227,14 +227,14 @@ def phase_flops(config: Any, phase: str, state: Any) -> int:
     import numpy as np
 
     from glcic_jax.benchmark.operation_counts import nominal_flops
-    from glcic_jax.training.state import create_recipe
+    from glcic_jax.training.state import create_spec
 
     size, count = config.data.image_size, config.batch_size
     batch = {
         "image": jax.ShapeDtypeStruct((count, size, size, 3), np.uint8),
         "place": jax.ShapeDtypeStruct((count,), np.int32),
     }
-    alone = state.replace(recipe=create_recipe(config))  # Without the axis, which there is only under pmap.
+    alone = state.replace(spec=create_spec(config))  # Without the axis, which there is only under pmap.
     return nominal_flops(trained_steps(config)[phase], alone, batch, jax.random.key(1))
 
 

@@ -45,9 +45,9 @@ def print_scale(config_path: str, batch_size: int, devices: str, steps: int, ste
     """
     config = load_config(config_path, batch_size)
     counts = _counts(devices)
-    from glcic_jax.training.state import create_recipe
+    from glcic_jax.training.state import create_spec
 
-    create_recipe(config)
+    create_spec(config)
     task = {"config": config_path, "batch_size": batch_size, "steps": 0}
     here = run_module("benchmark.scale", task, {})
     print_heading(here["devices"])
@@ -67,7 +67,7 @@ def print_scale(config_path: str, batch_size: int, devices: str, steps: int, ste
         f"Share: of {step_ms:g} ms a step.\n"
     )
     columns = ["phase", "all-reduces", "MB a step", "of them gradients"]
-    columns += [f"{link}, ms" for link, _, _ in _LINKS] + [f"{link}, share" for link, _, _ in _LINKS]
+    columns += [f"{link}, ms" for link, _, _ in _LINKS] + [f"{link}, shard_batch" for link, _, _ in _LINKS]
     print_table(columns, (_communication(name, sent, step_ms) for name, sent in here["exchanged"].items()))
 
 
@@ -150,7 +150,7 @@ def _time_phases(config: Any, steps: int) -> dict[str, dict[str, Any]]:
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from glcic_jax.training.distributed import AXIS, parallel, replicate, share
+    from glcic_jax.training.distributed import AXIS, pmap_step, replicate, shard_batch
 
     compilations: list[str] = []
 
@@ -163,7 +163,7 @@ def _time_phases(config: Any, steps: int) -> dict[str, dict[str, Any]]:
     shares = NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec(AXIS))
     found = {}
     for phase, step in trained_steps(config).items():
-        update, batch = parallel(step), share(noise(config))
+        update, batch = pmap_step(step), shard_batch(noise(config))
         for _ in range(2):
             state, metrics = update(state, jax.device_put(batch, shares), key)
         jax.block_until_ready((state, metrics))
@@ -189,9 +189,9 @@ def _exchanged(config: Any) -> dict[str, dict[str, int]]:
     import jax
 
     from glcic_jax.benchmark.operation_counts import exchanged
-    from glcic_jax.training.distributed import AXIS, parallel, share
+    from glcic_jax.training.distributed import AXIS, pmap_step, shard_batch
 
-    state, batch, key = fresh_state(config, AXIS), share(noise(config)), jax.random.key(1)
+    state, batch, key = fresh_state(config, AXIS), shard_batch(noise(config)), jax.random.key(1)
     bytes_of = {
         name: sum(4 * leaf.size for leaf in jax.tree.leaves(network.params))
         for name, network in (("completion", state.completion), ("discriminator", state.discriminator))
@@ -204,7 +204,7 @@ def _exchanged(config: Any) -> dict[str, dict[str, int]]:
     else:
         bytes_of["joint"] += bytes_of["completion"]
     for phase, step in trained_steps(config).items():
-        count, total = exchanged(parallel(step), state, batch, key)
+        count, total = exchanged(pmap_step(step), state, batch, key)
         found[phase] = {"count": count, "bytes": total, "gradients": bytes_of[phase]}
     return found
 

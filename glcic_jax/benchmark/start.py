@@ -115,12 +115,12 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
 def _first_step(config_path: str) -> dict[str, Any]:
     import jax
 
-    from glcic_jax.training.distributed import AXIS, parallel, replicate, share
+    from glcic_jax.training.distributed import AXIS, pmap_step, replicate, shard_batch
     from glcic_jax.training.steps import joint_step
 
     config = load_config(config_path)
     state = replicate(fresh_state(config, AXIS))
-    _, metrics = parallel(joint_step)(state, share(noise(config)), jax.random.key(1))
+    _, metrics = pmap_step(joint_step)(state, shard_batch(noise(config)), jax.random.key(1))
     return {"loss": float(metrics.reconstruction_loss)}
 
 

@@ -1,21 +1,17 @@
 """The `glcic` command. JAX is imported inside the commands, so that `glcic --help` answers at once."""
 
-import logging
-import os
-import sys
-import traceback
 from pathlib import Path
 
 import click
 
 from glcic_jax import __version__
+from glcic_jax.command_line import run
 from glcic_jax.commands.complete import complete
 from glcic_jax.commands.data import data
 from glcic_jax.commands.evaluate import compare, evaluate
 from glcic_jax.commands.masks import masks
 from glcic_jax.commands.serve import serve
 from glcic_jax.commands.weights import export, weights
-from glcic_jax.errors import UserError, one_line, printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,29 +76,5 @@ def _count(tree: object) -> int:
 
 
 def main() -> None:
-    """The entry point: an error is one line on stderr and an exit code; `--debug` shows its traceback."""
-    # Orbax and TFDS report through absl what is no news to a user.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    try:
-        sys.exit(cli.main(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.Abort:
-        click.echo("\nstopped", err=True)
-        sys.exit(130)
-    except BrokenPipeError:  # Who read the output has gone.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except UserError as error:
-        _end(str(error), error.exit_code)
-    except Exception as error:
-        _end(f"{type(error).__name__}: {one_line(error)} (unexpected: glcic --debug shows where)", 1)
-
-
-def _end(message: str, code: int) -> None:
-    """Ends the process; called where an error is handled."""
-    if "--debug" in sys.argv:
-        traceback.print_exc()
-    click.echo(f"error: {printable(message)}", err=True)
-    sys.exit(code)
+    """The entry point of `glcic`."""
+    run(cli)

@@ -16,7 +16,7 @@ from glcic_jax.completion.completer import Completer, RawPicture
 from glcic_jax.completion.pairing import Failure, Job, Pairs
 from glcic_jax.completion.windows import MAX_SIDE, Plan, Window
 from glcic_jax.errors import ConfigError, DataError, UserError, WeightsError, printable
-from glcic_jax.files import check_writable, write_aside
+from glcic_jax.files import check_writable, write_atomically
 from glcic_jax.pictures.mask_files import ChooseHole, coverage_note
 from glcic_jax.pictures.picture import (
     MAX_PIXELS,
@@ -113,9 +113,11 @@ def complete_file(
     tell(f"weights: {completer.name}")
     content, comparison = _complete(completer, picture, hole.hole, file_format, settings, tell, on_window)
     if output is not None:
-        write_aside(output, content)
+        write_atomically(output, content)
     if output is not None and comparison is not None:
-        write_aside(comparison_path(output), _encoded(comparison, comparison_path(output), file_format, settings))
+        write_atomically(
+            comparison_path(output), _encoded(comparison, comparison_path(output), file_format, settings)
+        )
     return content
 
 
@@ -291,4 +293,4 @@ def _write_failures(path: Path, failures: list[tuple[str, str]]) -> None:
     csv.writer(table, lineterminator="\n").writerows(
         [("file", "error"), *((printable(file), error) for file, error in failures)]
     )
-    write_aside(path, table.getvalue())
+    write_atomically(path, table.getvalue())

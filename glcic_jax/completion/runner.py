@@ -68,13 +68,15 @@ class Runner:
           WeightsError: The output is not finite.
         """
         count, height, width = image.shape[:3]
-        extent = [-(-side // STRIDE) * STRIDE for side in (height, width)]
+        valid_size = [-(-side // STRIDE) * STRIDE for side in (height, width)]
         size = bucket(height), bucket(width)
         # Up to the stride the border is repeated, hole or not; beyond, the network is told that nothing is.
         image, mask = (
             np.pad(
-                np.pad(array, [(0, 0), (0, extent[0] - height), (0, extent[1] - width), (0, 0)], mode="edge"),
-                [(0, 0), (0, size[0] - extent[0]), (0, size[1] - extent[1]), (0, 0)],
+                np.pad(
+                    array, [(0, 0), (0, valid_size[0] - height), (0, valid_size[1] - width), (0, 0)], mode="edge"
+                ),
+                [(0, 0), (0, size[0] - valid_size[0]), (0, size[1] - valid_size[1]), (0, 0)],
             )
             for array in (image, mask)
         )
@@ -84,8 +86,8 @@ class Runner:
                 analysis = program.memory_analysis()
                 if analysis is not None:
                     self._require(analysis.temp_size_in_bytes + analysis.output_size_in_bytes + _HEADROOM, size)
-                extents = np.array([extent] * count, np.int32)
-                output = program(self._variables, self._mean_pixel, image, mask, extents)
+                valid_sizes = np.array([valid_size] * count, np.int32)
+                output = program(self._variables, self._mean_pixel, image, mask, valid_sizes)
                 result = np.asarray(output)[:, :height, :width]
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_device_memory(error):
@@ -160,10 +162,10 @@ def _run(
     mean_pixel: jax.Array,
     image: jax.Array,
     mask: jax.Array,
-    extent: jax.Array,
+    valid_size: jax.Array,
 ) -> Any:
-    network_input = images.network_input(image, mask, mean_pixel, input_form, extent)
-    return network.apply(variables, network_input, train=False, extent=extent)
+    network_input = images.network_input(image, mask, mean_pixel, input_form, valid_size)
+    return network.apply(variables, network_input, train=False, valid_size=valid_size)
 
 
 def _too_little(device: jax.Device, size: tuple[int, ...]) -> str:

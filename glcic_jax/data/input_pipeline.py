@@ -18,7 +18,7 @@ import numpy as np
 from glcic_jax.data.skipped_files import SkippedFiles
 from glcic_jax.data.sources import ImageSource
 from glcic_jax.errors import DataError
-from glcic_jax.files import write_aside
+from glcic_jax.files import write_atomically
 from glcic_jax.pictures.rgb_files import load_image
 
 
@@ -199,7 +199,7 @@ def kept_mean_pixel(
         return np.asarray(found["mean_pixel"], np.float32)
     say(f"computing the mean pixel of {count} training images")
     mean = mean_pixel(source, data, skipped)
-    write_aside(path, json.dumps({**identity, "mean_pixel": [float(value) for value in mean]}) + "\n")
+    write_atomically(path, json.dumps({**identity, "mean_pixel": [float(value) for value in mean]}) + "\n")
     return mean
 
 

@@ -25,7 +25,7 @@ from glcic_jax.evaluation.statistics import (
     values_of,
     verdict,
 )
-from glcic_jax.files import write_aside
+from glcic_jax.files import write_atomically
 
 _MARKED = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|~&$@"})
 
@@ -79,7 +79,7 @@ def write_markdown(evaluation: Evaluation, path: str | Path) -> None:
     protocol += [f"- {_text(note)}" for note in evaluation.notes]
     if protocol:
         parts += ["## Protocol", "\n".join(protocol)]
-    write_aside(path, "\n\n".join(parts) + "\n")
+    write_atomically(path, "\n\n".join(parts) + "\n")
 
 
 def write_csv(evaluation: Evaluation, path: str | Path) -> None:
@@ -104,7 +104,7 @@ def write_csv(evaluation: Evaluation, path: str | Path) -> None:
         for name, values in columns:
             numbers = [_exact(value[index]) for value in values]
             table.writerow([printable(image), evaluation.place(index), ratio, printable(name), *numbers])
-    write_aside(path, text.getvalue())
+    write_atomically(path, text.getvalue())
 
 
 def _exact(value: float) -> str:
@@ -141,4 +141,4 @@ def write_json(evaluation: Evaluation, path: str | Path) -> None:
         "not_computed": dict(evaluation.not_computed),
         "rows": rows,
     }
-    write_aside(path, json.dumps(content, indent=2) + "\n")
+    write_atomically(path, json.dumps(content, indent=2) + "\n")

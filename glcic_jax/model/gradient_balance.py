@@ -42,13 +42,13 @@ def adversarial_weight(
     alpha: float,
     ratio: float,
     hold_steps: int,
-    handover_steps: int,
+    transition_steps: int,
     max_weight: float,
 ) -> jax.Array:
     """Returns the factor on the adversarial gradient, a float32 scalar.
 
     For `hold_steps` updates it is `ratio * reconstruction_norm / adversarial_norm` (at most `max_weight`, so
-    that a vanished adversarial gradient does not raise it to infinity). Over the next `handover_steps` its
+    that a vanished adversarial gradient does not raise it to infinity). Over the next `transition_steps` its
     logarithm moves to that of `alpha` along a smooth step; from then on it is exactly `alpha`. The logarithm,
     because the two can lie orders of magnitude apart.
 
@@ -57,13 +57,13 @@ def adversarial_weight(
       reconstruction_norm, adversarial_norm: L2 norms of the two gradients.
       alpha: Equation 4's weight.
       ratio: Norm of the scaled adversarial gradient over that of the MSE gradient.
-      hold_steps, handover_steps: Lengths in updates; both 0: alpha from the first update on.
+      hold_steps, transition_steps: Lengths in updates; both 0: alpha from the first update on.
       max_weight: Upper bound of the balanced weight.
     """
     balanced = ratio * reconstruction_norm / jnp.maximum(adversarial_norm, _TINY)
     balanced = jnp.clip(balanced, _TINY, max_weight)
-    progress = (joint_updates - hold_steps) / max(handover_steps, 1)
-    progress = jnp.where(joint_updates >= hold_steps + handover_steps, 1.0, jnp.clip(progress, 0.0, 1.0))
+    progress = (joint_updates - hold_steps) / max(transition_steps, 1)
+    progress = jnp.where(joint_updates >= hold_steps + transition_steps, 1.0, jnp.clip(progress, 0.0, 1.0))
     smooth = progress**2 * (3.0 - 2.0 * progress)
     blended = jnp.exp((1.0 - smooth) * jnp.log(balanced) + smooth * jnp.log(max(alpha, _TINY)))
     return jnp.where(progress >= 1.0, alpha, jnp.where(progress <= 0.0, balanced, blended))
@@ -78,7 +78,7 @@ class Balance:
     measurements the weight follows from the norms last seen, and C is differentiated once, for the sum.
 
     Attributes:
-      alpha, ratio, hold_steps, handover_steps, max_weight: As in `adversarial_weight`.
+      alpha, ratio, hold_steps, transition_steps, max_weight: As in `adversarial_weight`.
       measure_every: Updates from one measurement to the next; 1: each.
 
     Raises:
@@ -89,14 +89,14 @@ class Balance:
     alpha: float
     ratio: float
     hold_steps: int
-    handover_steps: int
+    transition_steps: int
     max_weight: float
     measure_every: int
 
     def __post_init__(self) -> None:
-        if min(self.alpha, self.hold_steps, self.handover_steps) < 0 or min(self.ratio, self.max_weight) <= 0:
+        if min(self.alpha, self.hold_steps, self.transition_steps) < 0 or min(self.ratio, self.max_weight) <= 0:
             raise ConfigError(
-                "balance: alpha, hold_steps and handover_steps must be at least 0, ratio and max_weight above 0"
+                "balance: alpha, hold_steps and transition_steps must be at least 0, ratio and max_weight above 0"
             )
         if self.measure_every < 1:
             raise ConfigError(f"balance.measure_every is {self.measure_every}: it must be at least 1")
@@ -114,7 +114,7 @@ class Balance:
             alpha=self.alpha,
             ratio=self.ratio,
             hold_steps=self.hold_steps,
-            handover_steps=self.handover_steps,
+            transition_steps=self.transition_steps,
             max_weight=self.max_weight,
         )
 

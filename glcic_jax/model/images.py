@@ -25,40 +25,42 @@ def to_uint8(image: jax.Array) -> jax.Array:
     return jnp.round(jnp.clip(image.astype(jnp.float32), 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
-def inside(extent: jax.Array, height: int, width: int) -> jax.Array:
+def inside(valid_size: jax.Array, height: int, width: int) -> jax.Array:
     """[N, height, width, 1] bool: whether a pixel belongs to the picture in the corner of its image.
 
     Args:
-      extent: [N, 2] int, the (height, width) of each picture.
+      valid_size: [N, 2] int, the (height, width) of each picture.
       height, width: Of the images.
     """
-    rows, columns = jnp.moveaxis(extent, -1, 0)
+    rows, columns = jnp.moveaxis(valid_size, -1, 0)
     in_rows = jnp.arange(height)[None, :, None] < rows[:, None, None]
     in_columns = jnp.arange(width)[None, None, :] < columns[:, None, None]
     return (in_rows & in_columns)[..., None]
 
 
 def _mean_subtracted(
-    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None
+    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, valid_size: jax.Array | None
 ) -> jax.Array:
-    del extent
+    del valid_size
     return jnp.where(hole, 0.0, image - mean_pixel)
 
 
-def _mean_filled(image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None) -> jax.Array:
-    del extent
+def _mean_filled(
+    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, valid_size: jax.Array | None
+) -> jax.Array:
+    del valid_size
     return jnp.where(hole, mean_pixel, image)
 
 
-def _signed(image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None) -> jax.Array:
-    del mean_pixel, extent
+def _signed(image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, valid_size: jax.Array | None) -> jax.Array:
+    del mean_pixel, valid_size
     return jnp.where(hole, 0.0, 2.0 * image - 1.0)
 
 
 def _smooth_filled(
-    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, extent: jax.Array | None
+    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, valid_size: jax.Array | None
 ) -> jax.Array:
-    known = ~hole if extent is None else ~hole & inside(extent, *hole.shape[1:3])
+    known = ~hole if valid_size is None else ~hole & inside(valid_size, *hole.shape[1:3])
     return smooth_fill(image, hole, known, mean_pixel) - mean_pixel
 
 
@@ -67,7 +69,7 @@ def network_input(
     mask: jax.Array,
     mean_pixel: jax.Array,
     form: str = "mean_subtracted",
-    extent: jax.Array | None = None,
+    valid_size: jax.Array | None = None,
 ) -> jax.Array:
     """Returns what the completion network reads: the image with its hole filled, and the mask.
 
@@ -79,7 +81,7 @@ def network_input(
         "mean_filled" (hole overwritten with the mean, nothing subtracted: the paper's text and some ports),
         "signed" (2 * image - 1, hole 0: networks trained on images in [-1, 1]) or "smooth_filled" (hole
         overwritten with a smooth continuation of its surroundings, then the mean subtracted: ours).
-      extent: [N, 2] int, the (height, width) of each picture in the corner of its image; None: the whole.
+      valid_size: [N, 2] int, the (height, width) of each picture in the corner of its image; None: the whole.
 
     Returns:
       [N, H, W, 4] float32: three colour channels, then the mask.
@@ -90,7 +92,7 @@ def network_input(
     Reference: Iizuka et al. 2017, Section 3.2; the released inference code.
     """
     fill = lookup(INPUT_FORMS, form, "input form")
-    filled = fill(image, mask > 0.5, mean_pixel, extent)
+    filled = fill(image, mask > 0.5, mean_pixel, valid_size)
     return jnp.concatenate([filled, mask.astype(filled.dtype)], axis=-1)
 
 

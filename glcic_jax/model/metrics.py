@@ -50,12 +50,12 @@ def psnr_of(mean_squared_error: jax.Array) -> jax.Array:
     return 0.0 - 10.0 * jnp.log10(mean_squared_error)  # Not -0.0 dB.
 
 
-def ssim_map(image: jax.Array, other: jax.Array, extent: jax.Array | None = None) -> jax.Array:
+def ssim_map(image: jax.Array, other: jax.Array, valid_size: jax.Array | None = None) -> jax.Array:
     """Structural similarity at every pixel: two [N, H, W, C] floats in [0, 1] to [N, H, W, C] in [-1, 1].
 
     Args:
       image, other: The images.
-      extent: [N, 2] int, how many rows and columns of each are image, each at least 11; None: all. What is
+      valid_size: [N, 2] int, how many rows and columns of each are image, each at least 11; None: all. What is
         computed there is what the image alone would give, whatever lies beyond.
 
     Raises:
@@ -78,7 +78,7 @@ def ssim_map(image: jax.Array, other: jax.Array, extent: jax.Array | None = None
             values = sum(shifted[1:], shifted[0])
         return values
 
-    image, other = _mirrored(image, extent), _mirrored(other, extent)
+    image, other = _mirrored(image, valid_size), _mirrored(other, valid_size)
     mean, other_mean = blur(image), blur(other)
     # Second moments about each image's own mean and not about 0: where an image is flat, float32 would lose
     # the variance to the difference of two large squares.
@@ -92,13 +92,13 @@ def ssim_map(image: jax.Array, other: jax.Array, extent: jax.Array | None = None
     return luminance * (2 * covariance + _C2) / (variance + other_variance + _C2)
 
 
-def _mirrored(image: jax.Array, extent: jax.Array | None) -> jax.Array:
+def _mirrored(image: jax.Array, valid_size: jax.Array | None) -> jax.Array:
     """Continues images [N, H, W, C] by the window's radius on every side, mirrored at their ends."""
-    if extent is None:
+    if valid_size is None:
         return jnp.pad(image, ((0, 0), (_RADIUS, _RADIUS), (_RADIUS, _RADIUS), (0, 0)), mode="symmetric")
     for axis in (1, 2):
         size = image.shape[axis]
-        place, end = jnp.arange(-_RADIUS, size + _RADIUS), extent[:, axis - 1, None]
+        place, end = jnp.arange(-_RADIUS, size + _RADIUS), valid_size[:, axis - 1, None]
         place = jnp.where(place < 0, -1 - place, place)
         place = jnp.clip(jnp.where(place < end, place, 2 * end - 1 - place), 0, size - 1)
         image = jnp.take_along_axis(image, jnp.expand_dims(place, tuple({1, 2, 3} - {axis})), axis=axis)
@@ -106,7 +106,7 @@ def _mirrored(image: jax.Array, extent: jax.Array | None) -> jax.Array:
 
 
 def image_metrics(
-    completed: jax.Array, image: jax.Array, mask: jax.Array, extent: jax.Array | None = None
+    completed: jax.Array, image: jax.Array, mask: jax.Array, valid_size: jax.Array | None = None
 ) -> ImageMetrics:
     """Compares completed images with the originals.
 
@@ -114,7 +114,7 @@ def image_metrics(
       completed: [N, H, W, 3] float in [0, 1].
       image: [N, H, W, 3] float in [0, 1].
       mask: [N, H, W, 1] float, 1 = hole.
-      extent: As in `ssim_map`; what lies beyond counts nowhere.
+      valid_size: As in `ssim_map`; what lies beyond counts nowhere.
 
     Returns:
       `ImageMetrics`, each field [N].
@@ -123,8 +123,8 @@ def image_metrics(
     completed, image, mask = completed.astype(dtype), image.astype(dtype), mask.astype(dtype)
     absolute = jnp.abs(completed - image)
     squared = jnp.square(completed - image)
-    similarity = ssim_map(completed, image, extent)
-    everywhere, interior = _inside(mask, extent, 0), _inside(mask, extent, _RADIUS)
+    similarity = ssim_map(completed, image, valid_size)
+    everywhere, interior = _inside(mask, valid_size, 0), _inside(mask, valid_size, _RADIUS)
     mask = mask * everywhere
     l2, hole_l2 = _masked_mean(squared, everywhere), _masked_mean(squared, mask)
     return ImageMetrics(
@@ -139,14 +139,14 @@ def image_metrics(
     )
 
 
-def _inside(mask: jax.Array, extent: jax.Array | None, border: int) -> jax.Array:
+def _inside(mask: jax.Array, valid_size: jax.Array | None, border: int) -> jax.Array:
     """[N, H, W, 1] float32: 1 where the image is, but for a border of so many pixels."""
     count, *sides = mask.shape[:3]
-    if extent is None:
-        extent = jnp.broadcast_to(jnp.array(sides), (count, 2))
+    if valid_size is None:
+        valid_size = jnp.broadcast_to(jnp.array(sides), (count, 2))
     inside = jnp.ones(mask.shape[:1], bool)[:, None, None]
     for axis, side in enumerate(sides):
-        place, end = jnp.arange(side), extent[:, axis, None]
+        place, end = jnp.arange(side), valid_size[:, axis, None]
         within = (place >= border) & (place < end - border)
         inside = inside & jnp.expand_dims(within, 2 - axis)
     return inside[..., None].astype(mask.dtype)
@@ -181,14 +181,14 @@ def _measure_together(completed: np.ndarray, image: np.ndarray, hole: np.ndarray
     padded = bucket(sides[0]), bucket(sides[1])
     # Divided here: a compiler may round the two differently where it does, and then equal pictures differ.
     arrays: list[np.ndarray] = [completed / 255.0, image / 255.0, hole[..., None]]
-    extent = None
+    valid_size = None
     if padded != sides:  # Pictures of many sizes share few programs.
         padding = [(0, 0), *((0, to - side) for to, side in zip(padded, sides, strict=True)), (0, 0)]
-        extent = np.tile(np.array(sides, np.int32), (len(image), 1))
+        valid_size = np.tile(np.array(sides, np.int32), (len(image), 1))
         arrays = [np.pad(array, padding) for array in arrays]
     # In float32, SSIM's variances lose more than 1e-5 where flat parts are bright and others dark.
     with _float64():
-        found = _measured(*arrays, extent)
+        found = _measured(*arrays, valid_size)
     return {name: np.asarray(value, np.float64) for name, value in vars(jax.device_get(found)).items()}
 
 

@@ -103,11 +103,11 @@ def _normalise_and_activate(
     raise ConfigError(f"unknown layer order {order!r}: choose one of {', '.join(LAYER_ORDERS)}")
 
 
-def _cut(hidden: jax.Array, extent: jax.Array | None, height: int) -> jax.Array:
-    """Zeros, as a convolution pads with, beyond the extent of an image whose input is `height` px high."""
-    if extent is None:
+def _cut(hidden: jax.Array, valid_size: jax.Array | None, height: int) -> jax.Array:
+    """Zeros, as a convolution pads with, beyond the valid_size of an image whose input is `height` px high."""
+    if valid_size is None:
         return hidden
-    return jnp.where(inside(extent // (height // hidden.shape[1]), *hidden.shape[1:3]), hidden, 0)
+    return jnp.where(inside(valid_size // (height // hidden.shape[1]), *hidden.shape[1:3]), hidden, 0)
 
 
 def scaled(features: int, width: float) -> int:
@@ -141,14 +141,14 @@ class CompletionNetwork(nn.Module):
 
     @nn.compact
     def __call__(
-        self, network_input: jax.Array, train: bool = False, extent: jax.Array | None = None
+        self, network_input: jax.Array, train: bool = False, valid_size: jax.Array | None = None
     ) -> jax.Array:
         """Runs the network.
 
         Args:
           network_input: [N, H, W, 4] float, from `images.network_input`; H and W multiples of 4.
           train: Normalise by the batch's statistics (and update the running ones) or by the running ones.
-          extent: [N, 2] int32, the height and width, multiples of 4, of the part at the top left that is the
+          valid_size: [N, 2] int32, the height and width, multiples of 4, of the part at the top left that is the
             image; None: all of it. What lies beyond is to every layer what lies beyond the image's border, so
             that the output inside is that of the part alone. One compiled program serves many sizes so.
 
@@ -173,7 +173,7 @@ class CompletionNetwork(nn.Module):
                 if index > 0:
                     names = self.layer_order, f"bn{index}"
                     hidden = _normalise_and_activate(hidden, *names, train, self.dtype, self.axis_name)
-                    hidden = _cut(hidden, extent, height)
+                    hidden = _cut(hidden, valid_size, height)
                 layer = layers[index]
                 initializer = last_initializer if layer is LAST_COMPLETION_LAYER else _INITIALIZER
                 hidden = Convolution(layer, layer.features, self.dtype, initializer, name=layer.name)(hidden)
@@ -182,7 +182,7 @@ class CompletionNetwork(nn.Module):
         kept = lookup(REMATS, self.remat, "remat")
         ends = [index for index, layer in enumerate(layers, start=1) if layer.name in kept]
         stage = nn.remat(run, static_argnums=(2, 3)) if ends and train else run
-        hidden = _cut(network_input.astype(self.dtype), extent, height)
+        hidden = _cut(network_input.astype(self.dtype), valid_size, height)
         for first, end in itertools.pairwise([0, *ends, len(layers)]):
             hidden = stage(self, hidden, first, end)
         return activate.apply(hidden.astype(jnp.float32), network_input[..., :3].astype(jnp.float32))

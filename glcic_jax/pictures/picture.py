@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from glcic_jax.errors import DataError, one_line, printable
-from glcic_jax.files import write_aside
+from glcic_jax.files import write_atomically
 from glcic_jax.pictures import sixteen_bit
 from glcic_jax.pictures.metadata import describing, parsed
 from glcic_jax.pictures.reading import MAX_PIXELS, decode_file
@@ -303,4 +303,4 @@ def write_picture(picture: Picture, path: str | Path, file_format: str | None = 
         content = encode_picture(picture, chosen)
     except DataError as error:
         raise DataError(f"{printable(str(path))}: {str(error).removeprefix('picture: ')}") from error
-    write_aside(path, content)
+    write_atomically(path, content)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from glcic_jax.errors import DataError, one_line, printable
-from glcic_jax.files import write_aside
+from glcic_jax.files import write_atomically
 
 # Above this many pixels an image takes several hundred megabytes while it is decoded.
 LARGE = 40_000_000
@@ -202,7 +202,7 @@ def save_image(image: np.ndarray, path: str | Path) -> None:
         Image.fromarray(image).save(content, format=image_format)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: cannot be written ({one_line(error)})") from error
-    write_aside(path, content.getvalue())
+    write_atomically(path, content.getvalue())
 
 
 def _reduce(image: Image.Image, at_least: int | None) -> int:

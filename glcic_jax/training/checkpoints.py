@@ -173,7 +173,7 @@ class Checkpoints:
         """Restores the whole run, and compares every array with its checksum.
 
         Args:
-          state: A fresh state of the same recipe: gives structure, shapes and types.
+          state: A fresh state of the same spec: gives structure, shapes and types.
           step: Which checkpoint.
 
         Raises:

@@ -20,7 +20,7 @@ from glcic_jax.errors import ConfigError, one_line
 AXIS = "devices"
 
 
-def parallel(step: Callable[..., Any]) -> jax.stages.Wrapped:
+def pmap_step(step: Callable[..., Any]) -> jax.stages.Wrapped:
     """Maps a step over all devices, those of other processes too; each works on its share of the batch.
 
     State and metrics are the same on all: `in_axes` and `out_axes` of None keep each leaf one array, replicated
@@ -46,7 +46,7 @@ def unreplicate(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
 
 
-def share(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def shard_batch(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Cuts this process's part of a batch into one share for each local device, and numbers the examples.
 
     Args:
@@ -166,7 +166,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def from_first(value: Any) -> Any:
+def broadcast_from_first(value: Any) -> Any:
     """What the first process gives, in all of them; JSON-able. All must call it at the same point."""
     if jax.process_count() == 1:
         return value
@@ -178,7 +178,7 @@ def from_first(value: Any) -> Any:
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
 
 
-def from_all(value: int) -> list[int]:
+def all_gather(value: int) -> list[int]:
     """What each process gives, in their order, in all of them; below 2^31. All must call it at the same point."""
     if jax.process_count() == 1:
         return [value]

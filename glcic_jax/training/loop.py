@@ -17,7 +17,7 @@ from glcic_jax.errors import ConfigError, DataError, DivergedError, Stopped, Use
 from glcic_jax.model import images
 from glcic_jax.runtime import enable_compile_cache, is_out_of_device_memory
 from glcic_jax.training import distributed
-from glcic_jax.training.distributed import parallel, replicate, share, unreplicate
+from glcic_jax.training.distributed import pmap_step, replicate, shard_batch, unreplicate
 from glcic_jax.training.progress_line import Stopwatch
 from glcic_jax.training.schedule import Phase, Schedule
 from glcic_jax.training.setup import Desk, Run, open_run, plan_run
@@ -116,9 +116,9 @@ def _alone_in(workdir: Path) -> Iterator[None]:
     """
     with locked(workdir) if distributed.is_first() else contextlib.nullcontext():
         mine = holder(workdir)
-        theirs = distributed.from_first(mine)
+        theirs = distributed.broadcast_from_first(mine)
         # All learn of it: one that leaves alone would leave the others waiting.
-        if any(distributed.from_all(int(holder(workdir) != theirs))):
+        if any(distributed.all_gather(int(holder(workdir) != theirs))):
             raise DataError(
                 f"the processes do not all see the same {workdir}: name a --workdir on a file system that all "
                 "hosts share"
@@ -155,11 +155,11 @@ def _train_phase(
     run.progress.start_phase(phase, first)
     for step in range(first, phase.stop):
         asked = time.perf_counter()
-        batch = share(next(run.batches))
+        batch = shard_batch(next(run.batches))
         # Only what the devices had to wait for counts: while they still work, nothing is lost.
         if pending and jax.tree.leaves(pending[-1])[0].is_ready():
             clock.waiting += time.perf_counter() - asked
-        step_function = step_of(phase.name, step - phase.start, state.recipe)
+        step_function = step_of(phase.name, step - phase.start, state.spec)
         if step_function in updates:
             state, metrics = updates[step_function](state, batch, key)
             clock.steps += 1
@@ -170,7 +170,7 @@ def _train_phase(
                 clock.pause()
             else:
                 clock = Stopwatch()  # Nothing was trained yet: the input's start is not counted either.
-            updates[step_function] = parallel(step_function)
+            updates[step_function] = pmap_step(step_function)
             compiling = time.perf_counter()
             state, metrics = _first_update(updates[step_function], state, batch, key)
             name = step_function.__name__.replace("_", " ")
@@ -248,7 +248,7 @@ def _report(run: Run, state: TrainState, step: int, phase: Phase, clock: Stopwat
         if rates:
             run.progress.report(step, phase, row)
     if due["checkpoint"]:
-        _save(run, local, distributed.from_first(validation))
+        _save(run, local, distributed.broadcast_from_first(validation))
 
 
 def _validate(desk: Desk, state: TrainState, workdir: Path, grid_images: int) -> dict[str, float]:
@@ -269,7 +269,7 @@ def _validate(desk: Desk, state: TrainState, workdir: Path, grid_images: int) ->
 
 def _save(run: Run, state: TrainState, validation: dict[str, float]) -> None:
     """Starts to save; all processes together."""
-    data_state = {"next_index": distributed.from_all(run.batches.get_state()["next_index"])}
+    data_state = {"next_index": distributed.all_gather(run.batches.get_state()["next_index"])}
     run.checkpoints.save(
         state,
         data_state,

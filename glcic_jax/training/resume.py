@@ -59,7 +59,7 @@ def restore_run(
 
     Args:
       config: The configuration.
-      state: A fresh state of its recipe.
+      state: A fresh state of its spec.
       checkpoints: The workdir's.
       schedule: The configuration's phases.
       say: Tells the user one line.

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from glcic_jax.data import input_pipeline, skipped_files
 from glcic_jax.data import sources as data_sources
 from glcic_jax.errors import ConfigError, DataError
-from glcic_jax.files import write_aside
+from glcic_jax.files import write_atomically
 from glcic_jax.training import distributed
 from glcic_jax.training.checkpoints import Checkpoints, Restored
 from glcic_jax.training.config_checks import check_values
@@ -26,7 +26,7 @@ from glcic_jax.training.metric_log import MetricLog, RunningMean
 from glcic_jax.training.progress_line import ProgressLine
 from glcic_jax.training.resume import differences, flatten, restore_run, restore_step
 from glcic_jax.training.schedule import PHASE_NAMES, Schedule, create_schedule
-from glcic_jax.training.state import Recipe, TrainState, create_recipe, create_state
+from glcic_jax.training.state import TrainingSpec, TrainState, create_spec, create_state
 from glcic_jax.training.validation import FixedExamples
 
 
@@ -81,7 +81,7 @@ class Plan(NamedTuple):
     """What a configuration comes to before anything is written."""
 
     schedule: Schedule
-    recipe: Recipe
+    spec: TrainingSpec
     sources: data_sources.Sources
 
 
@@ -93,14 +93,14 @@ def plan_run(config: ConfigDict) -> Plan:
     """
     check_values(config)
     schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
-    recipe = create_recipe(config, AXIS)
+    spec = create_spec(config, AXIS)
     sources = data_sources.open_sources(config.data)
     if config.start_from and not (Path(config.start_from).expanduser() / "checkpoints").is_dir():
         raise DataError(
             f"start_from: {config.start_from} is not the workdir of a run; train it first "
             "(python main.py --config=configs/completion.py) or give --config.start_from=RUN"
         )
-    return Plan(schedule, recipe, sources)
+    return Plan(schedule, spec, sources)
 
 
 def open_run(config: ConfigDict, plan: Plan, workdir: Path) -> tuple[Run, TrainState]:
@@ -115,9 +115,9 @@ def open_run(config: ConfigDict, plan: Plan, workdir: Path) -> tuple[Run, TrainS
       UserError: The data or the workdir cannot be used, or the workdir holds another run.
     """
     _agree(config)
-    schedule, recipe, sources = plan
+    schedule, spec, sources = plan
     images = len(sources.train)
-    counts = distributed.from_all(images)
+    counts = distributed.all_gather(images)
     if len(set(counts)) > 1:
         raise DataError(f"the processes see {counts} training images: each needs the same data set")
     progress = _open_progress(schedule, config.batch_size)
@@ -136,7 +136,7 @@ def open_run(config: ConfigDict, plan: Plan, workdir: Path) -> tuple[Run, TrainS
         jax.process_count(),
     )
     parameters_key, training_key, holes_key = jax.random.split(jax.random.key(config.seed), 3)
-    state = create_state(recipe, parameters_key, config.data.image_size, jnp.zeros(3))
+    state = create_state(spec, parameters_key, config.data.image_size, jnp.zeros(3))
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     restored = _restore(config, state, checkpoints, schedule, progress)
     checkpoints.open()
@@ -152,8 +152,8 @@ def open_run(config: ConfigDict, plan: Plan, workdir: Path) -> tuple[Run, TrainS
         _go_to(batches, restored, images, progress)
     desk = None
     if distributed.is_first():
-        write_aside(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
-        desk = _open_desk(config, workdir, recipe, sources.validation, skipped, state, holes_key)
+        write_atomically(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
+        desk = _open_desk(config, workdir, spec, sources.validation, skipped, state, holes_key)
     health = Health(config.warn.steps, config.warn.to_dict(), progress.say, below)
     parts = batches, images, skipped, checkpoints, progress, health, unlogged, desk
     return Run(config, workdir, schedule, training_key, *parts), state
@@ -166,10 +166,10 @@ def _agree(config: ConfigDict) -> None:
       ConfigError: They differ.
     """
     mine = flatten(json.loads(config.to_json_best_effort()))
-    first = distributed.from_first(mine)
+    first = distributed.broadcast_from_first(mine)
     changed = sorted(key for key in mine.keys() | first.keys() if mine.get(key) != first.get(key))
     # All learn of it: one that leaves alone would leave the others waiting.
-    if any(distributed.from_all(len(changed))):
+    if any(distributed.all_gather(len(changed))):
         raise ConfigError(
             "the processes were given different configurations, and each needs the same"
             + (
@@ -200,7 +200,7 @@ def _restore(
     restored = None
     if distributed.is_first():
         restored = restore_run(config, state, checkpoints, schedule, progress.say)
-    step = distributed.from_first(None if restored is None else restored.meta["step"])
+    step = distributed.broadcast_from_first(None if restored is None else restored.meta["step"])
     if step is None or distributed.is_first():
         return restored
     origin = checkpoints if checkpoints.steps() else Checkpoints(Path(config.start_from).expanduser())
@@ -230,18 +230,18 @@ def _mean_pixel(
         path = workdir / "mean_pixel.json"
         found = input_pipeline.kept_mean_pixel(path, source, config.data, skipped, progress.say)
         mean = [float(value) for value in found]
-    return distributed.from_first(mean)
+    return distributed.broadcast_from_first(mean)
 
 
 def _open_desk(
     config: ConfigDict,
     workdir: Path,
-    recipe: Recipe,
+    spec: TrainingSpec,
     source: data_sources.ImageSource,
     skipped: skipped_files.SkippedFiles,
     state: TrainState,
     key: jax.Array,
 ) -> Desk:
     examples = input_pipeline.validation_batch(source, config.data, config.validation_images, config.seed, skipped)
-    validation = FixedExamples(examples, recipe, np.asarray(state.mean_pixel), key)
+    validation = FixedExamples(examples, spec, np.asarray(state.mean_pixel), key)
     return Desk(validation, MetricLog(workdir, int(state.step)))

@@ -21,7 +21,7 @@ _LEAST_RATE = 0.1  # Where the decay of Adam's learning rate ends, as a fraction
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class TrainingSpec:
     """Everything about the training that is not an array: static under jit.
 
     Attributes:
@@ -76,7 +76,7 @@ class TrainState(struct.PyTreeNode):
       completion: C.
       discriminator: D; None where only the MSE trains.
       ema: `params` and `batch_stats` of C, averaged over steps; None when the average is off.
-      recipe: The static part.
+      spec: The static part.
     """
 
     step: jax.Array
@@ -84,7 +84,7 @@ class TrainState(struct.PyTreeNode):
     completion: NetworkState
     discriminator: NetworkState | None
     ema: dict[str, Any] | None
-    recipe: Recipe = struct.field(pytree_node=False)
+    spec: TrainingSpec = struct.field(pytree_node=False)
 
     @property
     def inference_variables(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def create_optimizers(
     return completion, optax.with_extra_args_support(create(options[name]))
 
 
-def create_recipe(config: Any, axis_name: str | None = None) -> Recipe:
+def create_spec(config: Any, axis_name: str | None = None) -> TrainingSpec:
     """Builds the static part of the training from a configuration (see configs/common.py).
 
     Args:
@@ -144,7 +144,7 @@ def create_recipe(config: Any, axis_name: str | None = None) -> Recipe:
         config.optimizer.name, config.optimizer.to_dict(), balance
     )
     completion_network, context_discriminator = _create_networks(config, axis_name)
-    return Recipe(
+    return TrainingSpec(
         completion_network=completion_network,
         context_discriminator=context_discriminator,
         completion_optimizer=completion_optimizer,
@@ -209,42 +209,42 @@ def _create_networks(
     return completion_network, context_discriminator
 
 
-def create_state(recipe: Recipe, key: jax.Array, image_size: int, mean_pixel: jax.Array) -> TrainState:
+def create_state(spec: TrainingSpec, key: jax.Array, image_size: int, mean_pixel: jax.Array) -> TrainState:
     """Returns a fresh state at step 0.
 
     Args:
-      recipe: From `create_recipe`.
+      spec: From `create_spec`.
       key: Of the initial parameters.
       image_size: Side of the training crops in pixels; fixes D's fully connected layers.
       mean_pixel: [3] float in [0, 1].
     """
     # Runs once, and spends its time in the compiler: most of a minute of optimising random number generators.
     create = jax.jit(
-        functools.partial(_fresh_state, recipe, image_size=image_size, mean_pixel=mean_pixel),
+        functools.partial(_fresh_state, spec, image_size=image_size, mean_pixel=mean_pixel),
         compiler_options={"xla_backend_optimization_level": 0},
     )
     return create(key)
 
 
-def state_shapes(recipe: Recipe, image_size: int) -> TrainState:
+def state_shapes(spec: TrainingSpec, image_size: int) -> TrainState:
     """The state that `create_state` would return, of `jax.ShapeDtypeStruct` instead of arrays; costs no memory."""
-    create = functools.partial(_fresh_state, recipe, image_size=image_size, mean_pixel=jnp.zeros(3))
+    create = functools.partial(_fresh_state, spec, image_size=image_size, mean_pixel=jnp.zeros(3))
     return jax.eval_shape(create, jax.random.key(0))
 
 
-def _fresh_state(recipe: Recipe, key: jax.Array, image_size: int, mean_pixel: jax.Array) -> TrainState:
+def _fresh_state(spec: TrainingSpec, key: jax.Array, image_size: int, mean_pixel: jax.Array) -> TrainState:
     completion_key, discriminator_key = jax.random.split(key)
     image = jnp.zeros((1, image_size, image_size, 4))
     completion = _create_network_state(
-        recipe.completion_network.init(completion_key, image), recipe.completion_optimizer
+        spec.completion_network.init(completion_key, image), spec.completion_optimizer
     )
     discriminator = None
-    if recipe.context_discriminator is not None:
+    if spec.context_discriminator is not None:
         corner = jnp.zeros((1, 2), jnp.int32)
-        variables = recipe.context_discriminator.init(discriminator_key, image[..., :3], corner)
-        discriminator = _create_network_state(variables, recipe.discriminator_optimizer)
+        variables = spec.context_discriminator.init(discriminator_key, image[..., :3], corner)
+        discriminator = _create_network_state(variables, spec.discriminator_optimizer)
     ema = None
-    if recipe.ema_decay:
+    if spec.ema_decay:
         ema = {"params": completion.params, "batch_stats": completion.batch_stats}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -252,7 +252,7 @@ def _fresh_state(recipe: Recipe, key: jax.Array, image_size: int, mean_pixel: ja
         completion=completion,
         discriminator=discriminator,
         ema=ema,
-        recipe=recipe,
+        spec=spec,
     )
 
 

@@ -4,7 +4,7 @@
 place in the whole batch; `key` is the run's key, the same at every step and on every device. Holes are drawn
 from the key, the step and the place, so that they do not depend on the number of devices or processes. Under
 `jax.pmap` the state is the same on all devices before and after: gradients and metrics are averaged over the
-axis that the recipe names.
+axis that the spec names.
 
 Reference: Iizuka et al. 2017, Section 3.4 and Algorithm 1.
 """
@@ -20,7 +20,7 @@ from flax import struct
 from glcic_jax.model import images
 from glcic_jax.model.gradient_balance import add_adversarial, balance_state
 from glcic_jax.model.masks import random_local_box
-from glcic_jax.training.state import NetworkState, Recipe, TrainState
+from glcic_jax.training.state import NetworkState, TrainingSpec, TrainState
 
 Batch = dict[str, jax.Array]
 T = TypeVar("T")
@@ -46,18 +46,18 @@ class Forward(NamedTuple):
 
 def draw_examples(state: TrainState, batch: Batch, key: jax.Array) -> Examples:
     """Draws every example's hole and local boxes, and fills C's input."""
-    recipe = state.recipe
+    spec = state.spec
     image = images.to_float(batch["image"])
     height, width = image.shape[1:3]
     step_key = jax.random.fold_in(key, state.step)
 
     def draw(place: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         hole_key, real_key = jax.random.split(jax.random.fold_in(step_key, place))
-        mask, local_box = recipe.mask_sampler(hole_key, (height, width), recipe.local_size)
-        return mask, local_box, random_local_box(real_key, (height, width), recipe.local_size)
+        mask, local_box = spec.mask_sampler(hole_key, (height, width), spec.local_size)
+        return mask, local_box, random_local_box(real_key, (height, width), spec.local_size)
 
     mask, local_box, real_local_box = jax.vmap(draw)(batch["place"])
-    network_input = images.network_input(image, mask, state.mean_pixel, recipe.input_form)
+    network_input = images.network_input(image, mask, state.mean_pixel, spec.input_form)
     return Examples(image, mask, local_box, real_local_box, network_input)
 
 
@@ -66,7 +66,7 @@ def completion_forward(state: TrainState, batch_stats: Any, examples: Examples) 
 
     def apply(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": batch_stats}
-        output, updated = state.recipe.completion_network.apply(
+        output, updated = state.spec.completion_network.apply(
             variables, examples.network_input, train=True, mutable=["batch_stats"]
         )
         return output, updated["batch_stats"]
@@ -75,15 +75,15 @@ def completion_forward(state: TrainState, batch_stats: Any, examples: Examples) 
     return Forward(output, batch_stats, pullback)
 
 
-def over_parts(
-    recipe: Recipe, work: Callable[[Any, Examples], tuple[Any, T]], carry: Any, examples: Examples
+def accumulate(
+    spec: TrainingSpec, work: Callable[[Any, Examples], tuple[Any, T]], carry: Any, examples: Examples
 ) -> tuple[Any, T]:
     """Works through a batch in `accumulation` parts: the last carry, and the mean of the values.
 
     Gradients and losses are exactly the whole batch's but for BatchNorm, which normalises each part by
     itself and moves its running statistics once for each part.
     """
-    parts = recipe.accumulation
+    parts = spec.accumulation
     if parts == 1:
         return work(carry, examples)
     split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), examples)
@@ -98,9 +98,9 @@ def over_parts(
     return carry, jax.tree.map(lambda x: x / parts, total)
 
 
-def mean_over_devices(recipe: Recipe, values: T) -> T:
-    """The mean of every leaf over the recipe's axis; the values themselves where there is none."""
-    return values if recipe.axis_name is None else jax.lax.pmean(values, recipe.axis_name)
+def mean_over_devices(spec: TrainingSpec, values: T) -> T:
+    """The mean of every leaf over the spec's axis; the values themselves where there is none."""
+    return values if spec.axis_name is None else jax.lax.pmean(values, spec.axis_name)
 
 
 def update(
@@ -108,13 +108,13 @@ def update(
     network: NetworkState,
     grads: Any,
     batch_stats: Any,
-    recipe: Recipe,
+    spec: TrainingSpec,
     **extra: Any,
 ) -> NetworkState:
     """Applies one update; statistics that each device gathered alone are averaged, to keep states equal."""
     updates, optimizer_state = optimizer.update(grads, network.optimizer_state, network.params, **extra)
-    if not recipe.sync_batch_norm:
-        batch_stats = mean_over_devices(recipe, batch_stats)
+    if not spec.sync_batch_norm:
+        batch_stats = mean_over_devices(spec, batch_stats)
     return NetworkState(optax.apply_updates(network.params, updates), batch_stats, optimizer_state)
 
 
@@ -174,18 +174,18 @@ _CompletionUpdate = Callable[[TrainState, Examples, Callable[[Any, Examples], _J
 
 def completion_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, CompletionMetrics]:
     """Phase 1: trains C alone on the reconstruction loss; D is not touched (Algorithm 1, line 5)."""
-    recipe = state.recipe
+    spec = state.spec
     examples = draw_examples(state, batch, key)
 
     def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, jax.Array]]:
         forward = completion_forward(state, batch_stats, part)
-        loss, cotangent = jax.value_and_grad(_reconstruction_loss)(forward.output, recipe, part)
+        loss, cotangent = jax.value_and_grad(_reconstruction_loss)(forward.output, spec, part)
         (grads,) = forward.pullback(cotangent)
         return forward.batch_stats, (grads, loss)
 
-    batch_stats, means = over_parts(recipe, gradients, state.completion.batch_stats, examples)
-    grads, loss = mean_over_devices(recipe, means)
-    completion = update(recipe.completion_optimizer, state.completion, grads, batch_stats, recipe)
+    batch_stats, means = accumulate(spec, gradients, state.completion.batch_stats, examples)
+    grads, loss = mean_over_devices(spec, means)
+    completion = update(spec.completion_optimizer, state.completion, grads, batch_stats, spec)
     metrics = CompletionMetrics(loss, optax.tree.norm(grads))
     return _advance(state, completion, state.discriminator), metrics
 
@@ -196,7 +196,7 @@ def discriminator_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple
 
     def complete(part: Examples) -> jax.Array:
         variables = {"params": state.completion.params, "batch_stats": state.completion.batch_stats}
-        output: Any = state.recipe.completion_network.apply(variables, part.network_input, train=False)
+        output: Any = state.spec.completion_network.apply(variables, part.network_input, train=False)
         return images.composite(part.image, output, part.mask)
 
     discriminator, metrics = _update_discriminator(state, examples, complete)
@@ -224,12 +224,12 @@ def joint_step_between_measurements(
 def _train_both(
     state: TrainState, batch: Batch, key: jax.Array, update_completion: _CompletionUpdate
 ) -> tuple[TrainState, JointMetrics]:
-    recipe = state.recipe
+    spec = state.spec
     examples = draw_examples(state, batch, key)
     # One pass of C serves both updates. Worked through in parts, C runs again in the second half instead:
     # to keep every part's activations is what accumulation is there to avoid.
     whole = None
-    if recipe.accumulation == 1:
+    if spec.accumulation == 1:
         whole = completion_forward(state, state.completion.batch_stats, examples)
 
     def forward_of(batch_stats: Any, part: Examples) -> Forward:
@@ -242,9 +242,9 @@ def _train_both(
 
     def differentiate(batch_stats: Any, part: Examples) -> _JointLosses:
         forward = forward_of(batch_stats, part)
-        reconstruction, of_rec = jax.value_and_grad(_reconstruction_loss)(forward.output, recipe, part)
+        reconstruction, of_rec = jax.value_and_grad(_reconstruction_loss)(forward.output, spec, part)
         adversarial, of_adversarial = jax.value_and_grad(_adversarial_loss)(
-            forward.output, recipe, discriminator, part
+            forward.output, spec, discriminator, part
         )
         return _JointLosses(forward, reconstruction, of_rec, adversarial, of_adversarial)
 
@@ -266,7 +266,7 @@ def _measured_update(
     state: TrainState, examples: Examples, differentiate: Callable[[Any, Examples], _JointLosses]
 ) -> _Updated:
     """Differentiates C for each of the two losses, and weighs the gradients by their norms."""
-    recipe = state.recipe
+    spec = state.spec
 
     def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, ...]]:
         losses = differentiate(batch_stats, part)
@@ -279,10 +279,10 @@ def _measured_update(
             losses.adversarial,
         )
 
-    batch_stats, means = over_parts(recipe, gradients, state.completion.batch_stats, examples)
-    rec_grads, adversarial_grads, reconstruction, adversarial = mean_over_devices(recipe, means)
+    batch_stats, means = accumulate(spec, gradients, state.completion.batch_stats, examples)
+    rec_grads, adversarial_grads, reconstruction, adversarial = mean_over_devices(spec, means)
     extra = {"adversarial_updates": adversarial_grads}
-    completion = update(recipe.completion_optimizer, state.completion, rec_grads, batch_stats, recipe, **extra)
+    completion = update(spec.completion_optimizer, state.completion, rec_grads, batch_stats, spec, **extra)
     # The sum that the optimizer's chain makes inside; to make it again is next to nothing beside two ways back.
     weight = balance_state(completion.optimizer_state).adversarial_weight
     norm = optax.tree.norm(add_adversarial(rec_grads, adversarial_grads, weight))
@@ -293,41 +293,41 @@ def _weighed_update(
     state: TrainState, examples: Examples, differentiate: Callable[[Any, Examples], _JointLosses]
 ) -> _Updated:
     """Differentiates C once, for the sum of both losses at the weight that the last norms gave."""
-    recipe = state.recipe
-    weight = recipe.balance.weight(balance_state(state.completion.optimizer_state))
+    spec = state.spec
+    weight = spec.balance.weight(balance_state(state.completion.optimizer_state))
 
     def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, ...]]:
         losses = differentiate(batch_stats, part)
         (grads,) = losses.forward.pullback(add_adversarial(losses.of_rec, losses.of_adversarial, weight))
         return losses.forward.batch_stats, (grads, losses.reconstruction, losses.adversarial)
 
-    batch_stats, means = over_parts(recipe, gradients, state.completion.batch_stats, examples)
-    grads, reconstruction, adversarial = mean_over_devices(recipe, means)
+    batch_stats, means = accumulate(spec, gradients, state.completion.batch_stats, examples)
+    grads, reconstruction, adversarial = mean_over_devices(spec, means)
     extra = {"adversarial_weight": weight}
-    completion = update(recipe.completion_optimizer, state.completion, grads, batch_stats, recipe, **extra)
+    completion = update(spec.completion_optimizer, state.completion, grads, batch_stats, spec, **extra)
     return _Updated(completion, reconstruction, adversarial, optax.tree.norm(grads))
 
 
-def _reconstruction_loss(output: jax.Array, recipe: Recipe, examples: Examples) -> jax.Array:
-    return recipe.reconstruction_loss(output, examples.image, examples.mask).mean()
+def _reconstruction_loss(output: jax.Array, spec: TrainingSpec, examples: Examples) -> jax.Array:
+    return spec.reconstruction_loss(output, examples.image, examples.mask).mean()
 
 
 def _adversarial_loss(
-    output: jax.Array, recipe: Recipe, discriminator: NetworkState, examples: Examples
+    output: jax.Array, spec: TrainingSpec, discriminator: NetworkState, examples: Examples
 ) -> jax.Array:
     """C's adversarial term; D's running statistics, which this pass would move, are left as they are."""
     completed = images.composite(examples.image, output, examples.mask)
-    logits, _ = _judge(recipe, discriminator.params, discriminator.batch_stats, completed, examples.local_box)
-    return recipe.adversarial_loss(logits).mean()
+    logits, _ = _judge(spec, discriminator.params, discriminator.batch_stats, completed, examples.local_box)
+    return spec.adversarial_loss(logits).mean()
 
 
 def _judge(
-    recipe: Recipe, params: Any, batch_stats: Any, image: jax.Array, local_box: jax.Array
+    spec: TrainingSpec, params: Any, batch_stats: Any, image: jax.Array, local_box: jax.Array
 ) -> tuple[jax.Array, Any]:
     """Runs D in training mode: logits [N] and the running statistics after it."""
-    assert recipe.context_discriminator is not None
+    assert spec.context_discriminator is not None
     variables = {"params": params, "batch_stats": batch_stats}
-    logits, updated = recipe.context_discriminator.apply(
+    logits, updated = spec.context_discriminator.apply(
         variables, image, local_box, train=True, mutable=["batch_stats"]
     )
     return logits, updated["batch_stats"]
@@ -337,26 +337,26 @@ def _update_discriminator(
     state: TrainState, examples: Examples, complete: Callable[[Examples], jax.Array]
 ) -> tuple[NetworkState, DiscriminatorMetrics]:
     """Trains D on real and completed images, each a batch of its own for D's normalisation."""
-    recipe, discriminator = state.recipe, state.discriminator
+    spec, discriminator = state.spec, state.discriminator
     assert discriminator is not None
 
     def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, ...]]:
         completed = jax.lax.stop_gradient(complete(part))
 
         def loss_of(params: Any) -> tuple[jax.Array, Any]:
-            real, stats = _judge(recipe, params, batch_stats, part.image, part.real_local_box)
-            fake, stats = _judge(recipe, params, stats, completed, part.local_box)
-            loss = recipe.discriminator_loss(real, fake).mean()
+            real, stats = _judge(spec, params, batch_stats, part.image, part.real_local_box)
+            fake, stats = _judge(spec, params, stats, completed, part.local_box)
+            loss = spec.discriminator_loss(real, fake).mean()
             accuracies = jnp.mean(real > 0), jnp.mean(fake < 0)
-            return recipe.discriminator_weight * loss, (stats, loss, *accuracies)
+            return spec.discriminator_weight * loss, (stats, loss, *accuracies)
 
         (_, (stats, *values)), grads = jax.value_and_grad(loss_of, has_aux=True)(discriminator.params)
         return stats, (grads, *values)
 
-    batch_stats, means = over_parts(recipe, gradients, discriminator.batch_stats, examples)
-    grads, loss, real_accuracy, fake_accuracy = mean_over_devices(recipe, means)
+    batch_stats, means = accumulate(spec, gradients, discriminator.batch_stats, examples)
+    grads, loss, real_accuracy, fake_accuracy = mean_over_devices(spec, means)
     metrics = DiscriminatorMetrics(loss, real_accuracy, fake_accuracy, optax.tree.norm(grads))
-    return update(recipe.discriminator_optimizer, discriminator, grads, batch_stats, recipe), metrics
+    return update(spec.discriminator_optimizer, discriminator, grads, batch_stats, spec), metrics
 
 
 def _advance(state: TrainState, completion: NetworkState, discriminator: NetworkState | None) -> TrainState:
@@ -364,7 +364,7 @@ def _advance(state: TrainState, completion: NetworkState, discriminator: Network
     ema = state.ema
     if ema is not None:
         trained = {"params": completion.params, "batch_stats": completion.batch_stats}
-        ema = optax.incremental_update(trained, ema, 1.0 - state.recipe.ema_decay)
+        ema = optax.incremental_update(trained, ema, 1.0 - state.spec.ema_decay)
     return state.replace(step=state.step + 1, completion=completion, discriminator=discriminator, ema=ema)
 
 
@@ -375,9 +375,9 @@ STEPS_BETWEEN = {"joint": joint_step_between_measurements}
 
 
 def step_of(
-    phase: str, done: int, recipe: Recipe
+    phase: str, done: int, spec: TrainingSpec
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Any]]:
     """The step for a phase's next update, after `done` updates of that phase."""
-    if phase in STEPS_BETWEEN and not recipe.balance.is_measured(done):
+    if phase in STEPS_BETWEEN and not spec.balance.is_measured(done):
         return STEPS_BETWEEN[phase]
     return STEPS[phase]

@@ -15,7 +15,7 @@ from glcic_jax.model.networks import Variables, complete
 from glcic_jax.pictures.fills import FILLS
 from glcic_jax.pictures.rgb_files import save_image
 from glcic_jax.training.metric_log import MetricLog
-from glcic_jax.training.state import Recipe
+from glcic_jax.training.state import TrainingSpec
 
 
 def mean_metrics(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -43,23 +43,23 @@ class FixedExamples:
 
     Args:
       image: [N, S, S, 3] uint8.
-      recipe: Gives the mask sampler, the network and its input form.
+      spec: Gives the mask sampler, the network and its input form.
       mean_pixel: [3] float in [0, 1].
       key: Of the holes.
     """
 
-    def __init__(self, image: np.ndarray, recipe: Recipe, mean_pixel: np.ndarray, key: jax.Array):
+    def __init__(self, image: np.ndarray, spec: TrainingSpec, mean_pixel: np.ndarray, key: jax.Array):
         height, width = image.shape[1:3]
 
         @jax.jit
         def draw(key: jax.Array) -> jax.Array:
             keys = jax.random.split(key, len(image))
-            return jax.vmap(lambda k: recipe.mask_sampler(k, (height, width), recipe.local_size)[0])(keys)
+            return jax.vmap(lambda k: spec.mask_sampler(k, (height, width), spec.local_size)[0])(keys)
 
         self.image = image
         self.mask = np.asarray(draw(key))
         self.mean_pixel = np.asarray(mean_pixel, np.float32)
-        self._complete = jax.jit(functools.partial(_complete, recipe))
+        self._complete = jax.jit(functools.partial(_complete, spec))
 
     def evaluate(self, variables: Variables) -> Completions:
         """Completes all images and measures them.
@@ -90,10 +90,10 @@ class FixedExamples:
 
 
 def _complete(
-    recipe: Recipe, variables: Variables, image: jax.Array, mask: jax.Array, mean_pixel: jax.Array
+    spec: TrainingSpec, variables: Variables, image: jax.Array, mask: jax.Array, mean_pixel: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    network, original = recipe.completion_network, images.to_float(image)
-    output, completed = complete(network, variables, original, mask, mean_pixel, recipe.input_form)
+    network, original = spec.completion_network, images.to_float(image)
+    output, completed = complete(network, variables, original, mask, mean_pixel, spec.input_form)
     return output, images.to_uint8(completed)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from glcic_jax.errors import DataError, one_line, printable
-from glcic_jax.files import write_aside
+from glcic_jax.files import write_atomically
 
 _LOCK = ".lock"
 _BLOCK = 1 << 20
@@ -116,7 +116,7 @@ def _beside(path: Path) -> Path:
 
 
 def _write_checksums(path: Path, checksums: list[str]) -> None:
-    write_aside(_beside(path), "".join(f"{checksum}  {path.name}\n" for checksum in checksums))
+    write_atomically(_beside(path), "".join(f"{checksum}  {path.name}\n" for checksum in checksums))
 
 
 def _checksums(path: Path) -> list[str]:

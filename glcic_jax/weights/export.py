@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from glcic_jax.files import write_aside
+from glcic_jax.files import write_atomically
 from glcic_jax.model.networks import CompletionNetwork, complete
 from glcic_jax.weights.file import Weights
 
@@ -52,7 +52,7 @@ def export_stablehlo(weights: Weights, path: Path) -> str:
     shapes = export.symbolic_shape("b, 4*h, 4*w")
     image, mask = (jax.ShapeDtypeStruct((*shapes, channels), jnp.float32) for channels in (3, 1))
     exported = export.export(jax.jit(_program(weights)), platforms=_PLATFORMS)(image, mask)
-    write_aside(path, bytes(exported.serialize()))
+    write_atomically(path, bytes(exported.serialize()))
     return _STABLEHLO.format(path=str(path), arguments=_ARGUMENTS, version=jax.__version__)
 
 

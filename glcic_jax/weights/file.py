@@ -21,7 +21,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from glcic_jax.errors import WeightsError, lookup, one_line, printable
-from glcic_jax.files import write_aside
+from glcic_jax.files import write_atomically
 from glcic_jax.model.images import INPUT_FORMS, OUTPUT_ACTIVATIONS
 from glcic_jax.model.networks import BRANCHES, LAYER_ORDERS, CompletionNetwork, ContextDiscriminator
 
@@ -134,7 +134,7 @@ def save_weights(weights: Weights, path: Path, dtype: str = "float32") -> None:
         "description": json.dumps(dataclasses.asdict(weights.description)),
         "sha256": _sha256({name: _widened(array) for name, array in stored.items()}),
     }
-    write_aside(path, safetensors.numpy.save(stored, metadata))
+    write_atomically(path, safetensors.numpy.save(stored, metadata))
 
 
 def _narrowed(array: np.ndarray, name: str, dtype: str) -> np.ndarray:

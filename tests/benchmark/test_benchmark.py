@@ -22,7 +22,7 @@ from glcic_jax.benchmark.phases import PAPER_STEPS, phase_flops, scheduled_rate
 from glcic_jax.data import input_pipeline
 from glcic_jax.errors import DataError, last_words
 from glcic_jax.model.networks import CompletionNetwork
-from glcic_jax.training.distributed import AXIS, parallel, share
+from glcic_jax.training.distributed import AXIS, pmap_step, shard_batch
 from glcic_jax.training.steps import STEPS
 
 TINY = """
@@ -140,13 +140,13 @@ def test_a_batch_in_parts_counts_as_a_whole(config, create):
 
 def test_all_gradients_are_exchanged(config, create, batch):
     state = create(config, AXIS)
-    shares = share({"image": batch["image"][: jax.device_count() * 2]})
+    shares = shard_batch({"image": batch["image"][: jax.device_count() * 2]})
     sizes = {
         "completion": sum(4 * x.size for x in jax.tree.leaves(state.completion.params)),
         "discriminator": sum(4 * x.size for x in jax.tree.leaves(state.discriminator.params)),
     }
     for phase, gradients in sizes.items():
-        count, total = exchanged(parallel(STEPS[phase]), state, shares, jax.random.key(0))
+        count, total = exchanged(pmap_step(STEPS[phase]), state, shares, jax.random.key(0))
         assert count > 1  # BatchNorm's, too.
         assert gradients < total < 1.2 * gradients
 

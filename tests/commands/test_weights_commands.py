@@ -9,9 +9,9 @@ import sys
 import types
 from pathlib import Path
 
-import foreign_files
 import numpy as np
 import pytest
+from helpers import foreign_files
 from helpers.common import ROOT, command_runner
 from helpers.reference import random_completion_weights
 from weights.test_weights import DESCRIPTION, NETWORK, assert_same, changed, random_variables

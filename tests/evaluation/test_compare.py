@@ -12,14 +12,14 @@ from helpers.common import command_runner, load_config, shrink
 from glcic_jax.commands.main import cli
 from glcic_jax.errors import UserError
 from glcic_jax.training.checkpoints import Checkpoints
-from glcic_jax.training.state import create_recipe, create_state
+from glcic_jax.training.state import create_spec, create_state
 
 
 def make_run(workdir: Path, seed: int, **changes) -> None:
     config = shrink(load_config("joint"))
     config.update_from_flattened_dict({"seed": seed, **changes})
     mean_pixel = np.array([0.5, 0.45, 0.4], np.float32)
-    state = create_state(create_recipe(config), jax.random.key(seed), config.data.image_size, mean_pixel)
+    state = create_state(create_spec(config), jax.random.key(seed), config.data.image_size, mean_pixel)
     checkpoints = Checkpoints(workdir)
     plain = json.loads(config.to_json_best_effort())
     checkpoints.save(state.replace(step=np.int32(6)), {"next_index": [4]}, plain, {})

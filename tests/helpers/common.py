@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from ml_collections import ConfigDict
 
 ROOT = Path(__file__).resolve().parents[2]
-# For XLA_FLAGS: optimisation takes most of the time of compiling, and tests look at results alone (17 -> 5 CPU s for
-# a joint step). From 0.11 on XLA may not know the last flag, and an unknown one ends the process.
+# For XLA_FLAGS: optimisation takes most of the compile time, and tests look at results alone (17 -> 5 CPU s for a
+# joint step). XLA may not know the last flag from 0.11 on, and an unknown flag ends the process.
 COMPILE_QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     COMPILE_QUICKLY += " --xla_cpu_use_fusion_emitters=false"

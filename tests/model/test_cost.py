@@ -10,7 +10,7 @@ import pytest
 from glcic_jax.benchmark.memory import plan_of
 from glcic_jax.benchmark.operation_counts import nominal_flops
 from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER, CompletionNetwork, Layer, scaled
-from glcic_jax.training.state import create_recipe, state_shapes
+from glcic_jax.training.state import create_spec, state_shapes
 from glcic_jax.training.steps import STEPS, STEPS_BETWEEN
 
 BATCH = 64  # Nothing is compiled: a large one leaves the optimizers' share behind.
@@ -84,7 +84,7 @@ def _shapes(config, batch_size):
 @pytest.mark.parametrize("phase", PROGRAMS)
 def test_an_update_costs_what_its_layers_do(config, phase):
     config.completion.width = config.discriminator.width = 1.0
-    state = state_shapes(create_recipe(config), config.data.image_size)
+    state = state_shapes(create_spec(config), config.data.image_size)
     counted = _operations(PROGRAMS[phase], state, _shapes(config, BATCH), jax.eval_shape(jax.random.key, 0))
     # Nothing but products is expected; normalisation, the optimizers and the holes add little to them.
     assert counted / BATCH == pytest.approx(_expected(config)[phase], rel=0.02)
@@ -105,7 +105,7 @@ def _narrow(config, remat: str = "none"):
     config.data.image_size = 64
     config.completion.width = 1 / 4
     config.remat = remat
-    return state_shapes(create_recipe(config), 64)
+    return state_shapes(create_spec(config), 64)
 
 
 def test_the_joint_step_takes_no_more_memory_than_it_did(config):
@@ -124,7 +124,7 @@ def test_remat_takes_less_memory(config):
 def test_only_stages_compute_convolutions_again(config, remat, factor):
     config.completion.width = 1.0
     config.remat = remat
-    state = state_shapes(create_recipe(config), config.data.image_size)
+    state = state_shapes(create_spec(config), config.data.image_size)
     shapes = state, _shapes(config, BATCH), jax.eval_shape(jax.random.key, 0)
     counted = _operations(STEPS["completion"], *shapes) / BATCH
     assert counted / _expected(config)["completion"] == pytest.approx(factor, abs=0.03)

@@ -14,7 +14,7 @@ from glcic_jax.model.gradient_balance import (
 )
 
 ALPHA = 0.0004
-OPTIONS = {"alpha": ALPHA, "ratio": 1.0, "hold_steps": 10, "handover_steps": 20, "max_weight": 10.0}
+OPTIONS = {"alpha": ALPHA, "ratio": 1.0, "hold_steps": 10, "transition_steps": 20, "max_weight": 10.0}
 BALANCE = Balance(**OPTIONS, measure_every=1)
 
 # Norms 5 and 13; norms add up over the leaves, so both leaves are needed for them.
@@ -101,12 +101,12 @@ def test_handover_is_monotone_and_smooth_towards_a_smaller_or_a_larger_alpha(adv
 
 @pytest.mark.parametrize("updates", [0, 1, 1000])
 def test_alpha_from_the_first_update_when_both_lengths_are_zero(updates):
-    _, state = _balance(_after(updates), hold_steps=0, handover_steps=0)
+    _, state = _balance(_after(updates), hold_steps=0, transition_steps=0)
     assert state.adversarial_weight == np.float32(ALPHA)
 
 
 def test_a_handover_of_no_steps_jumps_from_the_ratio_to_alpha():
-    weights = adversarial_weight(jnp.arange(13), 5.0, 13.0, **{**OPTIONS, "handover_steps": 0})
+    weights = adversarial_weight(jnp.arange(13), 5.0, 13.0, **{**OPTIONS, "transition_steps": 0})
     np.testing.assert_allclose(weights[:10], BALANCED, rtol=1e-6)
     assert np.all(np.asarray(weights[10:]) == np.float32(ALPHA))
 
@@ -192,7 +192,7 @@ def test_balance_state_wants_exactly_one():
     [
         ("alpha", -0.1),
         ("hold_steps", -1),
-        ("handover_steps", -1),
+        ("transition_steps", -1),
         ("ratio", 0.0),
         ("ratio", -1.0),
         ("max_weight", 0.0),

@@ -52,14 +52,14 @@ def drawn(name):
     return draw(create_sampler(name, OPTIONS))
 
 
-def extents(mask):
+def valid_sizes(mask):
     """(top, left, height, width) of the smallest rectangle around a hole."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
 
 
 def is_rectangle(mask):
-    _, _, height, width = extents(mask)
+    _, _, height, width = valid_sizes(mask)
     return mask.sum() == height * width
 
 
@@ -116,7 +116,7 @@ def small_rectangles():
     """Few sides and few places, so that each combination is drawn often."""
     sampler = create_sampler("rectangle", {"rectangle": {"min_side": 4, "max_side": 8}})
     masks, boxes = draw(sampler, (20, 22), 16, draws=1000)
-    return np.array([extents(mask) for mask in masks]), masks, boxes
+    return np.array([valid_sizes(mask) for mask in masks]), masks, boxes
 
 
 def test_rectangle_is_one_filled_rectangle(small_rectangles):
@@ -152,7 +152,7 @@ def test_rectangle_puts_its_local_box_anywhere_alike(small_rectangles):
 def test_rectangle_fits_a_hole_as_large_as_the_local_box():
     sampler = create_sampler("rectangle", {"rectangle": {"min_side": 16, "max_side": 16}})
     for mask, box in zip(*draw(sampler, (20, 22), 16, draws=20), strict=True):
-        assert extents(mask) == (*box, 16, 16)
+        assert valid_sizes(mask) == (*box, 16, 16)
         assert is_rectangle(mask)
 
 
@@ -178,7 +178,7 @@ def test_local_box_lies_on_the_centre_of_mass(name):
 def test_rectangles_with_a_count_of_1_are_uniform_over_the_image():
     options = {"rectangles": {"count": (1, 1), "min_side": 3, "max_side": 6}}
     masks, _ = draw(create_sampler("rectangles", options), (9, 11), 8, draws=1000)
-    found = np.array([extents(mask) for mask in masks])
+    found = np.array([valid_sizes(mask) for mask in masks])
     assert all(is_rectangle(mask) for mask in masks)
     assert_uniform(found[:, 2], 3, 6)
     assert_uniform(found[:, 3], 3, 6)
@@ -232,7 +232,7 @@ def test_free_form_stroke_keeps_its_length_and_its_brush():
 def test_free_form_reaches_every_pixel_and_every_direction():
     masks, _ = drawn("free_form")
     assert masks.any(axis=0).all()
-    shapes = np.array([extents(mask)[2:] for mask in masks])
+    shapes = np.array([valid_sizes(mask)[2:] for mask in masks])
     assert (shapes[:, 0] > 2 * shapes[:, 1]).any()
     assert (shapes[:, 1] > 2 * shapes[:, 0]).any()
 
@@ -249,7 +249,7 @@ def test_mixture_draws_each_of_its_samplers_alike():
     assert 0.4 < (areas == 64).mean() < 0.6
     for area, mask, box in zip(areas, masks, boxes, strict=True):
         # And each comes with its own box.
-        top, left, height, width = extents(mask)
+        top, left, height, width = valid_sizes(mask)
         centred = np.array([top + height / 2, left + width / 2]) - 6
         allowed = centred if area == 64 else np.clip(centred, 0, (8, 12))
         assert np.abs(box - allowed).max() <= 0.5

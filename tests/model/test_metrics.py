@@ -145,18 +145,18 @@ def test_an_image_of_the_size_of_the_window_is_measured(compute):
 
 def test_what_lies_beyond_the_extent_counts_nowhere(pairs, compute, measured):
     rng = np.random.default_rng(1)
-    extents = np.array([(48, 40), (11, 40), (30, 21), (48, 11), (47, 39)], np.int32)
+    valid_sizes = np.array([(48, 40), (11, 40), (30, 21), (48, 11), (47, 39)], np.int32)
     padded = [np.array(array) for array in pairs]
-    for index, (height, width) in enumerate(extents):
+    for index, (height, width) in enumerate(valid_sizes):
         alone = compute(*(array[index : index + 1, :height, :width] for array in pairs))
         for array in padded:
             beyond = np.ones(array.shape[1:3], bool)
             beyond[:height, :width] = False
             array[index][beyond] = rng.uniform(0, 1, array[index][beyond].shape) > 0.5
-        inside = compute(*(array[index : index + 1] for array in padded), extents[index : index + 1])
+        inside = compute(*(array[index : index + 1] for array in padded), valid_sizes[index : index + 1])
         for name, value in vars(alone).items():
             np.testing.assert_allclose(getattr(inside, name), value, rtol=2e-5, atol=2e-6, err_msg=name)
-    together = compute(*padded, extents)
+    together = compute(*padded, valid_sizes)
     assert together.ssim[0] == pytest.approx(float(measured.ssim[0]), abs=1e-6)
     assert abs(float(together.ssim[2]) - float(measured.ssim[2])) > 1e-4
 

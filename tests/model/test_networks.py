@@ -481,7 +481,7 @@ def test_an_image_in_a_corner_comes_out_as_it_would_alone(layer_order):
     variables = jax.tree.map(
         lambda leaf: leaf + 0.1 * jax.random.uniform(key, leaf.shape), network.init(key, canvas)
     )
-    together = jax.jit(network.apply)(variables, canvas, extent=jnp.array(sizes, jnp.int32))
+    together = jax.jit(network.apply)(variables, canvas, valid_size=jnp.array(sizes, jnp.int32))
     for index, (height, width) in enumerate(sizes):
         alone = network.apply(variables, canvas[index : index + 1, :height, :width])
         np.testing.assert_allclose(together[index, :height, :width], alone[0], rtol=0, atol=2e-6)

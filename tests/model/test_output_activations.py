@@ -8,7 +8,7 @@ import pytest
 from glcic_jax.errors import ConfigError
 from glcic_jax.model.images import OUTPUT_ACTIVATIONS
 from glcic_jax.model.networks import CompletionNetwork
-from glcic_jax.training.state import create_recipe
+from glcic_jax.training.state import create_spec
 
 WIDTH = 1 / 16
 
@@ -47,7 +47,7 @@ def test_a_residual_network_begins_as_what_it_reads_and_learns(read):
 def test_a_residual_is_not_added_to_what_has_its_mean(config, form):
     config.completion.output_activation, config.completion.input_form = "residual", form
     with pytest.raises(ConfigError, match=f"smooth_filled or mean_subtracted, not {form}"):
-        create_recipe(config, None)
+        create_spec(config, None)
 
 
 def test_a_residual_in_bfloat16_is_added_in_float32(read):

@@ -12,7 +12,7 @@ from glcic_jax.model.networks import REMATS, CompletionNetwork
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.resume import restore_run
 from glcic_jax.training.schedule import PHASE_NAMES, create_schedule
-from glcic_jax.training.state import create_recipe, create_state
+from glcic_jax.training.state import create_spec, create_state
 
 # XLA:CPU would find that the second computation is the first, and the test would compare a program with itself.
 APART = {"xla_disable_hlo_passes": "cse_barrier_expander", "xla_backend_optimization_level": 0}
@@ -51,12 +51,12 @@ def test_nothing_but_the_memory_changes(remat):
 def test_an_unknown_name_lists_the_valid_ones(config):
     config.remat = "everything"
     with pytest.raises(ConfigError, match="unknown remat 'everything': choose one of activations, none, stages"):
-        create_recipe(config)
+        create_spec(config)
 
 
 @pytest.mark.parametrize("remat", sorted(set(REMATS) - {"none"}))
 def test_a_run_may_go_on_with_another(remat, config, tmp_path):
-    state = create_state(create_recipe(config), jax.random.key(0), config.data.image_size, jnp.zeros(3))
+    state = create_state(create_spec(config), jax.random.key(0), config.data.image_size, jnp.zeros(3))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, {}, json.loads(config.to_json_best_effort()), {})
     checkpoints.wait()

@@ -77,7 +77,9 @@ def test_the_variants_differ_in_their_discriminators_alone():
             config[key] = both[key]
         assert config.to_dict() == both.to_dict()
     assert (
-        load("both_without_balance").balance.hold_steps == load("both_without_balance").balance.handover_steps == 0
+        load("both_without_balance").balance.hold_steps
+        == load("both_without_balance").balance.transition_steps
+        == 0
     )
     with pytest.raises(ValueError, match="choose from completion, mse"):
         load("all")

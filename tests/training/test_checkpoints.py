@@ -12,7 +12,7 @@ from helpers.common import ROOT, load_config, shrink
 
 from glcic_jax.errors import DataError, DivergedError
 from glcic_jax.training.checkpoints import Checkpoints
-from glcic_jax.training.state import create_recipe, create_state
+from glcic_jax.training.state import create_spec, create_state
 from glcic_jax.weights.from_run import restore_completion
 
 
@@ -21,7 +21,7 @@ def fresh():
     """A fresh state, with a moving average."""
     config = shrink(load_config("joint"))
     config.completion.ema_decay = 0.9
-    return create_state(create_recipe(config), jax.random.key(0), config.data.image_size, jnp.zeros(3))
+    return create_state(create_spec(config), jax.random.key(0), config.data.image_size, jnp.zeros(3))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_run_comes_back_bit_for_bit(tmp_path, fresh, state):
     assert restored.data_state == {"next_index": 56}
     assert restored.meta["step"] == 7
     assert restored.meta["versions"]["jax"] == jax.__version__
-    assert restored.state.recipe.ema_decay == 0.9
+    assert restored.state.spec.ema_decay == 0.9
 
 
 def test_the_next_update_does_not_reach_what_is_being_saved(tmp_path, fresh, state):
@@ -324,7 +324,7 @@ from training.test_checkpoints import *
 from glcic_jax.errors import DataError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 config = shrink(load_config("joint"))
-fresh = create_state(create_recipe(config), jax.random.key(0), config.data.image_size, jnp.zeros(3))
+fresh = create_state(create_spec(config), jax.random.key(0), config.data.image_size, jnp.zeros(3))
 checkpoints = Checkpoints(Path(sys.argv[1]))
 save(checkpoints, fresh, 1, 0.1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))

@@ -15,7 +15,7 @@ from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.config_checks import check_values
 from glcic_jax.training.resume import restore_run
 from glcic_jax.training.schedule import PHASE_NAMES, create_schedule
-from glcic_jax.training.state import create_recipe, create_state
+from glcic_jax.training.state import create_spec, create_state
 
 STEP = 3  # One step into the discriminator's phase of 2, 2, 2.
 
@@ -33,7 +33,7 @@ def save(checkpoints, state, config, step, without=None):
 def made(tmp_path_factory):
     """A run with a checkpoint at STEP, and its state; to copy."""
     config = shrink(load_config("joint"))
-    state = create_state(create_recipe(config), jax.random.key(0), config.data.image_size, jnp.zeros(3))
+    state = create_state(create_spec(config), jax.random.key(0), config.data.image_size, jnp.zeros(3))
     folder = tmp_path_factory.mktemp("made")
     checkpoints = Checkpoints(folder)
     save(checkpoints, state, config, STEP)

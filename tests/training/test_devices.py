@@ -18,8 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from glcic_jax.benchmark.common import with_norms
 from glcic_jax.training import steps
-from glcic_jax.training.distributed import AXIS, parallel, replicate, share, unreplicate
-from glcic_jax.training.state import TrainState, create_recipe, create_state
+from glcic_jax.training.distributed import AXIS, pmap_step, replicate, shard_batch, unreplicate
+from glcic_jax.training.state import TrainState, create_spec, create_state
 from glcic_jax.training.steps import STEPS, STEPS_BETWEEN
 
 BATCH_SIZE = 8
@@ -68,7 +68,7 @@ def _not_reused(old, addresses: list[list[int]], new) -> list[str]:
 def _place(pictures: np.ndarray) -> dict[str, jax.Array]:
     """A batch that lies on the devices already."""
     devices = Mesh(np.array(jax.local_devices()), (AXIS,))
-    return jax.device_put(share({"image": pictures}), NamedSharding(devices, PartitionSpec(AXIS)))
+    return jax.device_put(shard_batch({"image": pictures}), NamedSharding(devices, PartitionSpec(AXIS)))
 
 
 def _create(synchronised: bool = True) -> TrainState:
@@ -77,9 +77,9 @@ def _create(synchronised: bool = True) -> TrainState:
     config.sync_batch_norm = synchronised
     # One convolution for each branch, to compile less.
     config.discriminator.global_channels = config.discriminator.local_channels = (64,)
-    recipe = create_recipe(config, AXIS)
+    spec = create_spec(config, AXIS)
     # As if norms had been measured: the step between measurements takes the adversarial weight from them.
-    return replicate(with_norms(create_state(recipe, jax.random.key(0), 32, jnp.array([0.5, 0.45, 0.4]))))
+    return replicate(with_norms(create_state(spec, jax.random.key(0), 32, jnp.array([0.5, 0.45, 0.4]))))
 
 
 def _draw(state: TrainState, batch: dict, key: jax.Array):
@@ -101,11 +101,11 @@ def _train(path: str) -> None:
 
     written = {}
     for phase, step in PROGRAMS.items():
-        update = parallel(step)
+        update = pmap_step(step)
         state = _create()
         if phase == "completion":
             written.update(_flatten("fresh", state))
-            state, holes = parallel(_draw)(state, _place(pictures[0]), key)
+            state, holes = pmap_step(_draw)(state, _place(pictures[0]), key)
             written.update(_flatten("holes", holes))
         for number in range(UPDATES):
             batch, old = _place(pictures[number]), state
@@ -122,7 +122,7 @@ def _train(path: str) -> None:
         written[f"{phase}_equal"] = np.array(_copies_are_equal((state, metrics)))
 
     for phase in ALONE if jax.local_device_count() > 1 else ():
-        alone, metrics = parallel(STEPS[phase])(_create(synchronised=False), _place(pictures[0]), key)
+        alone, metrics = pmap_step(STEPS[phase])(_create(synchronised=False), _place(pictures[0]), key)
         written[f"{phase}_alone_equal"] = np.array(_copies_are_equal((alone, metrics)))
         written.update(_flatten(f"{phase}_alone", alone))
     np.savez(path, devices=np.array(jax.local_device_count()), **written)

@@ -5,7 +5,7 @@ from helpers.common import CONFIGS, load_config, shrink
 
 from glcic_jax.errors import ConfigError, DataError, UserError
 from glcic_jax.training import loop
-from glcic_jax.training.state import create_recipe, state_shapes
+from glcic_jax.training.state import create_spec, state_shapes
 
 # Of the configurations that are the very same once they are shrunk, the first.
 DISTINCT = {shrink(load_config(name)).to_json_best_effort(): name for name in reversed(CONFIGS)}.values()
@@ -14,7 +14,7 @@ DISTINCT = {shrink(load_config(name)).to_json_best_effort(): name for name in re
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_networks_of_every_config_fit_its_sizes(name):
     config = load_config(name)
-    shapes = state_shapes(create_recipe(config, None), config.data.image_size)
+    shapes = state_shapes(create_spec(config, None), config.data.image_size)
     branches = {f"{branch}_branch" for branch in config.discriminator.branches}
     assert set(shapes.discriminator.params if branches else ()) == branches | ({"linear"} if branches else set())
 

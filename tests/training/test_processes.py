@@ -223,5 +223,5 @@ def test_a_host_s_only_task_takes_all_its_gpus(variables, devices, monkeypatch):
 
 def test_alone_everything_is_the_identity():
     assert distributed.is_first()
-    assert distributed.from_first({"a": [1.5, None]}) == {"a": [1.5, None]}
-    assert distributed.from_all(7) == [7]
+    assert distributed.broadcast_from_first({"a": [1.5, None]}) == {"a": [1.5, None]}
+    assert distributed.all_gather(7) == [7]

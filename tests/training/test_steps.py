@@ -21,13 +21,13 @@ from glcic_jax.model import images, losses
 from glcic_jax.model.gradient_balance import Balance, BalanceState, balance_gradients, balance_state
 from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator
 from glcic_jax.training import steps
-from glcic_jax.training.state import OPTIMIZERS, NetworkState, TrainState, create_recipe, create_state
+from glcic_jax.training.state import OPTIMIZERS, NetworkState, TrainState, create_spec, create_state
 from glcic_jax.training.steps import STEPS, STEPS_BETWEEN, JointMetrics, step_of
 
 KEY = jax.random.key(1)
 EMA_DECAY = 0.75
 ALPHA = 0.0004
-BALANCE = Balance(alpha=ALPHA, ratio=1.0, hold_steps=10, handover_steps=0, max_weight=1e3, measure_every=3)
+BALANCE = Balance(alpha=ALPHA, ratio=1.0, hold_steps=10, transition_steps=0, max_weight=1e3, measure_every=3)
 
 # Half the time of compiling; the programs run for milliseconds.
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
@@ -77,13 +77,13 @@ class SmallDiscriminator(nn.Module):
 
 
 def _small_state(config, normalise=True, **fields) -> TrainState:
-    """A state with the small networks; `fields` replace other parts of the recipe."""
+    """A state with the small networks; `fields` replace other parts of the spec."""
     networks = {
         "completion_network": SmallCompletion(normalise),
         "context_discriminator": SmallDiscriminator(normalise, config.discriminator.local_size),
     }
-    recipe = dataclasses.replace(create_recipe(config), **{**networks, **fields})
-    return create_state(recipe, jax.random.key(0), config.data.image_size, jnp.array([0.5, 0.45, 0.4]))
+    spec = dataclasses.replace(create_spec(config), **{**networks, **fields})
+    return create_state(spec, jax.random.key(0), config.data.image_size, jnp.array([0.5, 0.45, 0.4]))
 
 
 def _descend(learning_rate: float) -> dict[str, optax.GradientTransformation]:
@@ -146,7 +146,7 @@ def run(shared_batch) -> Run:
     """The three phases with the real networks and the default optimizer, and a moving average of C."""
     config = shrink(load_config("joint"))
     config.completion.ema_decay = EMA_DECAY
-    state = create_state(create_recipe(config), jax.random.key(0), 32, jnp.array([0.5, 0.45, 0.4]))
+    state = create_state(create_spec(config), jax.random.key(0), 32, jnp.array([0.5, 0.45, 0.4]))
     return _run(state, shared_batch)
 
 
@@ -273,18 +273,18 @@ class ByHand(NamedTuple):
 
 @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
 def _joint_update_by_hand(state: TrainState, batch: dict, learning_rate: float) -> ByHand:
-    recipe, completion, discriminator = state.recipe, state.completion, state.discriminator
+    spec, completion, discriminator = state.spec, state.completion, state.discriminator
     drawn = steps.draw_examples(state, batch, KEY)
     train = {"train": True, "mutable": ["batch_stats"]}
 
     def complete(params):
         variables = {"params": params, "batch_stats": completion.batch_stats}
-        output, updated = recipe.completion_network.apply(variables, drawn.network_input, **train)
+        output, updated = spec.completion_network.apply(variables, drawn.network_input, **train)
         return output, updated["batch_stats"]
 
     def judge(params, stats, image, box):
         variables = {"params": params, "batch_stats": stats}
-        logits, updated = recipe.context_discriminator.apply(variables, image, box, **train)
+        logits, updated = spec.context_discriminator.apply(variables, image, box, **train)
         return logits, updated["batch_stats"]
 
     def composite(output):
@@ -422,12 +422,12 @@ def test_between_measurements_the_last_norms_weigh_the_sum(small_run, shared_bat
 
 
 def test_the_joint_phase_measures_every_so_many_updates(small_run):
-    recipe = small_run.states[0].recipe
-    measured = [done for done in range(8) if step_of("joint", done, recipe) is STEPS["joint"]]
+    spec = small_run.states[0].spec
+    measured = [done for done in range(8) if step_of("joint", done, spec) is STEPS["joint"]]
     assert measured == [0, 3, 6]
-    assert step_of("joint", 1, recipe) is STEPS_BETWEEN["joint"]
+    assert step_of("joint", 1, spec) is STEPS_BETWEEN["joint"]
     for phase in ("completion", "discriminator"):
-        assert all(step_of(phase, done, recipe) is STEPS[phase] for done in range(8))
+        assert all(step_of(phase, done, spec) is STEPS[phase] for done in range(8))
 
 
 def _with_garbage_outside(state: TrainState) -> TrainState:
@@ -479,7 +479,7 @@ def _gradients(optimizer, grads, params, steps_done):
 def test_optimizers_move_against_the_gradient(name, network, config):
     config.optimizer.name = name
     grads = {"kernel": jnp.array([0.3, -2.0, 1e-3, -40.0])}
-    for updates in _gradients(getattr(create_recipe(config), network), grads, grads, 3):
+    for updates in _gradients(getattr(create_spec(config), network), grads, grads, 3):
         assert np.all(np.sign(updates["kernel"]) == -np.sign(grads["kernel"]))
 
 
@@ -488,7 +488,7 @@ def test_default_optimizer_is_adadelta_at_a_learning_rate_of_one(network, config
     gradient = np.array([0.3, -2.0, 1e-3, -40.0])
     grads = {"kernel": jnp.asarray(gradient, jnp.float32)}
     squares = moves = np.zeros(4)
-    for updates in _gradients(getattr(create_recipe(config), network), grads, grads, 3):
+    for updates in _gradients(getattr(create_spec(config), network), grads, grads, 3):
         # Zeiler 2012, Algorithm 1, with rho 0.9 and epsilon 1e-6.
         squares = 0.9 * squares + 0.1 * gradient**2
         move = -np.sqrt(moves + 1e-6) / np.sqrt(squares + 1e-6) * gradient
@@ -503,7 +503,7 @@ def test_adams_learning_rate_falls_to_a_tenth_along_a_half_cosine(network, confi
     config.optimizer.adam.decay_steps = 4
     grads = {"kernel": jnp.array([0.3, -2.0])}
     found = [
-        updates["kernel"][1] for updates in _gradients(getattr(create_recipe(config), network), grads, grads, 6)
+        updates["kernel"][1] for updates in _gradients(getattr(create_spec(config), network), grads, grads, 6)
     ]
     # Equal gradients move by the learning rate itself.
     fractions = 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * np.minimum(np.arange(6), 4) / 4))
@@ -527,8 +527,8 @@ def test_repeated_updates_lower_each_networks_loss(name, config, batch):
 
 def test_discriminator_weight_scales_its_gradient_and_not_the_loss_shown(small_run, shared_batch):
     before, after = small_run.around("discriminator")
-    # The recipe's optimizers must stay the very same objects, for their states to fit.
-    half = before.replace(recipe=dataclasses.replace(before.recipe, discriminator_weight=0.5))
+    # The spec's optimizers must stay the very same objects, for their states to fit.
+    half = before.replace(spec=dataclasses.replace(before.spec, discriminator_weight=0.5))
     half_after, metrics = COMPILED["discriminator"](half, shared_batch, KEY)
     whole_move = jax.tree.map(jnp.subtract, after.discriminator.params, before.discriminator.params)
     half_move = jax.tree.map(jnp.subtract, half_after.discriminator.params, before.discriminator.params)
@@ -541,7 +541,7 @@ def test_discriminator_weight_scales_its_gradient_and_not_the_loss_shown(small_r
 def accumulated(shared_batch) -> list[tuple[TrainState, TrainState, JointMetrics]]:
     """A joint update in one part and in two, of networks that do not normalise: before, after, metrics."""
     whole = _small_state(shrink(load_config("joint")), normalise=False, **_descend(1.0))
-    halves = whole.replace(recipe=dataclasses.replace(whole.recipe, accumulation=2))
+    halves = whole.replace(spec=dataclasses.replace(whole.spec, accumulation=2))
     return [(state, *COMPILED["joint"](state, shared_batch, KEY)) for state in (whole, halves)]
 
 
@@ -623,7 +623,7 @@ def test_real_images_are_judged_at_places_of_their_own(small_run, shared_batch):
 def test_one_branch_alone_trains(branch, config, batch):
     config.discriminator.branches = (branch,)
     config.discriminator[f"{branch}_channels"] = (64,)
-    discriminator = create_recipe(config).context_discriminator
+    discriminator = create_spec(config).context_discriminator
     before = _small_state(config, context_discriminator=discriminator)
     assert set(before.discriminator.params) == {f"{branch}_branch", "linear"}
     after, metrics = COMPILED["joint"](before, batch, KEY)
@@ -636,7 +636,7 @@ def test_one_branch_alone_trains(branch, config, batch):
 def test_without_branches_the_completion_network_trains_without_a_discriminator(config, batch):
     config.discriminator.branches = ()
     config.phases.discriminator = config.phases.joint = 0
-    before = _small_state(config, context_discriminator=create_recipe(config).context_discriminator)
+    before = _small_state(config, context_discriminator=create_spec(config).context_discriminator)
     assert before.discriminator is None
     after, _ = COMPILED["completion"](before, batch, KEY)
     assert after.discriminator is None
@@ -650,7 +650,7 @@ def test_without_branches_the_phases_that_need_a_discriminator_are_refused(phase
     config.phases.discriminator = config.phases.joint = 0
     config.phases[phase] = 1
     with pytest.raises(ConfigError, match=r"discriminator\.branches"):
-        create_recipe(config)
+        create_spec(config)
 
 
 @pytest.fixture(scope="module")
@@ -659,7 +659,7 @@ def bfloat16_state() -> TrainState:
     config = shrink(load_config("joint"))
     config.compute_dtype = "bfloat16"
     config.discriminator.global_channels = config.discriminator.local_channels = (64,)
-    return create_state(create_recipe(config), jax.random.key(0), 32, jnp.array([0.5, 0.45, 0.4]))
+    return create_state(create_spec(config), jax.random.key(0), 32, jnp.array([0.5, 0.45, 0.4]))
 
 
 def _is_float32(state: TrainState) -> bool:
@@ -691,6 +691,6 @@ def test_bfloat16_reaches_every_convolution_of_the_joint_step(bfloat16_state, sh
 
 
 def test_the_default_losses_are_those_of_the_paper(config):
-    recipe = create_recipe(config)
-    assert recipe.adversarial_loss is losses.minimax
-    assert recipe.discriminator_loss is losses.discriminator_loss
+    spec = create_spec(config)
+    assert spec.adversarial_loss is losses.minimax
+    assert spec.discriminator_loss is losses.discriminator_loss

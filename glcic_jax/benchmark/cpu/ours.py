@@ -71,7 +71,7 @@ class Ours:
         }
 
     def _forward(self, data: dict[str, Any]) -> Callable[[], None]:
-        network, variables = self._state.recipe.completion_network, self._variables()
+        network, variables = self._state.spec.completion_network, self._variables()
         apply = jax.jit(functools.partial(network.apply, train=False))
 
         def run() -> None:
@@ -80,7 +80,7 @@ class Ours:
         return run
 
     def _gradient(self, data: dict[str, Any]) -> Callable[[], None]:
-        network, variables = self._state.recipe.completion_network, self._variables()
+        network, variables = self._state.spec.completion_network, self._variables()
 
         @jax.jit
         def gradient(params: Any, image: Any, mask: Any, network_input: Any) -> Any:
@@ -130,7 +130,7 @@ class Ours:
         red, green, blue = (float(value) for value in data["mean_pixel"])
         description = Description("mean_subtracted", (red, green, blue), 256, (96, 128), "made for a benchmark")
         variables = jax.device_get(self._variables())
-        network = self._state.recipe.completion_network
+        network = self._state.spec.completion_network
         completer = Completer(Weights(network, variables, description))
 
         def run() -> None:

@@ -220,7 +220,7 @@ class DrawnMasks:
         return self.name
 
     @property
-    def extent(self) -> tuple[int, Size]:
+    def valid_size(self) -> tuple[int, Size]:
         """See `MaskSet`."""
         return 1000, (256, 256)
 

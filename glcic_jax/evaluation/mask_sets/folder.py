@@ -150,7 +150,7 @@ class FolderMasks:
         return f"{printable(self.name)} ({said})"
 
     @property
-    def extent(self) -> tuple[int, Size]:
+    def valid_size(self) -> tuple[int, Size]:
         """See `MaskSet`: how many masks there are, and the size of the first."""
         if self.record is not None:
             return self.record.count, self.record.size

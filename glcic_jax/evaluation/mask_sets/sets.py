@@ -44,7 +44,7 @@ class MaskSet(Protocol):
         """What a reader has to know: the name, and of files how they were chosen."""
 
     @property
-    def extent(self) -> tuple[int, Size]:
+    def valid_size(self) -> tuple[int, Size]:
         """How many masks, and of which (height, width), stand for the set where nobody asks for others."""
 
     def hole(self, index: int, size: Size, original: Size | None = None, image: str = "") -> np.ndarray:

@@ -11,7 +11,7 @@ from glcic_jax.evaluation.report.page import Pictures, labels, picture_row, rend
 from glcic_jax.evaluation.report.report import what_to_know
 from glcic_jax.evaluation.scores import Evaluation
 from glcic_jax.evaluation.tables import markdown_table
-from glcic_jax.files import write_aside
+from glcic_jax.files import write_atomically
 
 MOST_IMAGES = 12
 
@@ -84,7 +84,7 @@ def write_comparison(
         markdown=markdown_table(evaluation),
         **what_to_know(evaluation, means),
     )
-    write_aside(path, page)
+    write_atomically(path, page)
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[Differing]:

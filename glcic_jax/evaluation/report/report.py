@@ -21,7 +21,7 @@ from glcic_jax.evaluation.report.page import (
 )
 from glcic_jax.evaluation.scores import FID, METRICS, Evaluation
 from glcic_jax.evaluation.tables import markdown_table
-from glcic_jax.files import write_aside
+from glcic_jax.files import write_atomically
 
 MOST_LISTED = 200
 
@@ -84,7 +84,7 @@ def write_report(evaluation: Evaluation, pictures: Pictures, path: str | Path) -
         markdown=markdown_table(evaluation),
         **what_to_know(evaluation, means),
     )
-    write_aside(path, page)
+    write_atomically(path, page)
 
 
 def what_to_know(evaluation: Evaluation, means: list[dict[str, statistics.Mean]]) -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""What the command lines share: errors end in one line on stderr and an exit code; finite numbers as options."""
+
+import logging
+import math
+import os
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import click
+
+from glcic_jax.errors import UserError, one_line, printable
+
+
+class FiniteFloat(click.FloatRange):
+    """A float in a range that is neither infinite nor NaN: `click.FloatRange` alone accepts both."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+def run(command: click.Command) -> NoReturn:
+    """Runs a command with the arguments of the process, and exits.
+
+    Errors are one line on stderr and an exit code: that of a `UserError`, 2 for wrong usage, 130 for Ctrl-C, 1 for
+    what was not expected. `--debug` among the arguments shows the traceback.
+    """
+    # Orbax and TFDS log through absl, which says nothing that the user needs.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        sys.exit(command.main(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nstopped", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # The reader of the output is gone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except UserError as error:
+        _end(str(error), error.exit_code)
+    except Exception as error:
+        _end(f"{type(error).__name__}: {one_line(error)} (unexpected: --debug shows the traceback)", 1)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    click.echo(f"error: {printable(message)}", err=True)
+    sys.exit(code)
