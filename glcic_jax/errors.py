@@ -86,7 +86,7 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def last_words(stderr: str) -> str:
+def last_error_line(stderr: str) -> str:
     """What ended a process, on one line: the error under its last traceback, or its last line if it has none."""
     if not stderr.strip():
         return "it said nothing"

@@ -7,11 +7,11 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 _SECONDS_BETWEEN_LINES = 30.0
 
 
-def in_words(size: float) -> str:
+def format_bytes(size: float) -> str:
     """A number of bytes with a binary unit: 1536 is "1.5 KiB"."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
@@ -31,9 +31,9 @@ class Progress:
       unit: What is counted; bytes are shown as KiB, MiB or GiB.
     """
 
-    def __init__(self, what: str, total: int, tell: Tell, done: int = 0, unit: str = "B"):
+    def __init__(self, what: str, total: int, tell: Log, done: int = 0, unit: str = "B"):
         self._what, self._total, self._tell, self._done = what, total, tell, done
-        self._in_words = in_words if unit == "B" else lambda count: f"{count:,} {unit}"
+        self._in_words = format_bytes if unit == "B" else lambda count: f"{count:,} {unit}"
         self._told = time.monotonic()
         self._bar: tqdm | None = None
         if sys.stderr.isatty():

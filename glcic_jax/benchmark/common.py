@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from glcic_jax.errors import ConfigError, DataError, last_words, one_line, printable
+from glcic_jax.errors import ConfigError, DataError, last_error_line, one_line, printable
 from glcic_jax.runtime import is_out_of_device_memory
 
 ARGUMENTS = "glcic_jax.benchmark.__main__.arguments"  # Where click's context keeps the command line.
@@ -195,5 +195,7 @@ def run_module(module: str, task: Mapping[str, Any], environment: Mapping[str, s
     command = [sys.executable, "-m", f"glcic_jax.{module}", json.dumps(task)]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise DataError(f"a process of the benchmark ended with code {done.returncode}: {last_words(done.stderr)}")
+        raise DataError(
+            f"a process of the benchmark ended with code {done.returncode}: {last_error_line(done.stderr)}"
+        )
     return json.loads(done.stdout.splitlines()[-1])

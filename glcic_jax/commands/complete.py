@@ -184,14 +184,14 @@ def _load(options: dict[str, Any]) -> "Completer":
 def _chooser(mask: str | None, settings: "Settings", options: dict[str, Any]) -> "ChooseHole":
     """From a picture to its hole, as the options say."""
     from glcic_jax.pictures.mask_files import MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
-    from glcic_jax.pictures.rgb_files import decoders_silenced
+    from glcic_jax.pictures.rgb_files import silence_decoders
 
     given = MaskSettings(options["invert_mask"], options["fit_mask"], options["grow"], settings.max_pixels)
 
     def from_file(picture: "Picture") -> "tuple[Picture, Hole]":
         name = "standard input" if mask == _STREAM else str(mask)
         choose = hole_of_file(_source(str(mask)), name, given)
-        with decoders_silenced():
+        with silence_decoders():
             return choose(picture)
 
     if mask is not None:

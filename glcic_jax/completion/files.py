@@ -28,7 +28,7 @@ from glcic_jax.pictures.picture import (
     read_picture,
     suffix_for,
 )
-from glcic_jax.pictures.rgb_files import decoders_silenced
+from glcic_jax.pictures.rgb_files import silence_decoders
 from glcic_jax.progress import Progress
 from glcic_jax.runtime import enough_memory_for
 
@@ -123,7 +123,7 @@ def complete_file(
 
 def read(source: Path | bytes, name: str, settings: Settings) -> Picture:
     """Reads a picture, which errors call by a name; see `pictures.read_picture`."""
-    with enough_memory_for(f"reading {name}"), decoders_silenced():
+    with enough_memory_for(f"reading {name}"), silence_decoders():
         return read_picture(source, name, settings.max_pixels)
 
 

@@ -29,7 +29,7 @@ from glcic_jax.data.tfds import (
 from glcic_jax.data.worker_pool import in_processes
 from glcic_jax.errors import ConfigError, DataError, one_line, printable
 from glcic_jax.pictures.rgb_files import LARGE, load_with_header
-from glcic_jax.progress import Progress, in_words
+from glcic_jax.progress import Progress, format_bytes
 
 _AT_LEAST = 64  # Pixels of the shorter side that the mean colour is taken from; damage shows at any size.
 _CHUNK = 64  # Images that a process is handed at once.
@@ -375,7 +375,7 @@ def as_text(values: dict[str, Any]) -> str:
     parts = ", ".join(f"{images:,} {part}" for part, images in values["parts"].items())
     rows = [
         ("images", f"{count:,}: {parts}"),
-        ("readable", f"{values['readable']:,}, {in_words(values['bytes'])}"),
+        ("readable", f"{values['readable']:,}, {format_bytes(values['bytes'])}"),
         ("unreadable", f"{len(bad):,} ({len(bad) / count:.2%})"),
         ("formats", _counts(values["formats"])),
         ("colour modes", _counts(values["modes"])),

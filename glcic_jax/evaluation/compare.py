@@ -11,7 +11,7 @@ from glcic_jax.evaluation.examples import Part
 from glcic_jax.evaluation.journal import Journal
 from glcic_jax.evaluation.report.comparison import RunRecord, write_comparison
 from glcic_jax.evaluation.scores import Evaluation
-from glcic_jax.progress import Progress, Tell
+from glcic_jax.progress import Log, Progress
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.metric_log import read_metrics
 from glcic_jax.training.resume import flatten
@@ -20,7 +20,7 @@ from glcic_jax.training.workdir import run_at
 _IMAGES = 200
 
 
-def compare(request: Request, page: Path, tell: Tell) -> Evaluation:
+def compare(request: Request, page: Path, tell: Log) -> Evaluation:
     """Completes the same images with every run, and writes the page.
 
     Args:

@@ -29,7 +29,7 @@ from glcic_jax.evaluation.scores import Evaluation, Scores
 from glcic_jax.evaluation.statistics import CONFIDENCE, RESAMPLES
 from glcic_jax.evaluation.tables import write_csv, write_json, write_markdown
 from glcic_jax.pictures.fills import FILLS
-from glcic_jax.progress import Progress, Tell
+from glcic_jax.progress import Log, Progress
 from glcic_jax.runtime import enable_compile_cache
 from glcic_jax.training.checkpoints import package_versions
 from glcic_jax.training.workdir import run_at
@@ -157,7 +157,7 @@ def _method(subject: _Subject, request: Request, batch_size: int, names: Sequenc
     return ClassicalMethod(subject.baseline)
 
 
-def evaluate(request: Request, report: Path, restart: bool, tell: Tell) -> Evaluation:
+def evaluate(request: Request, report: Path, restart: bool, tell: Log) -> Evaluation:
     """Measures and writes report.html, table.md, images.csv and evaluation.json; goes on where it was stopped.
 
     Args:

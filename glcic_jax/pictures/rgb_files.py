@@ -283,7 +283,7 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def decoders_silenced() -> Iterator[None]:
+def silence_decoders() -> Iterator[None]:
     """Keeps what libtiff and its like print by themselves away from the terminal; the errors raised say it better.
 
     The whole process's standard error is elsewhere meanwhile, so this is for commands alone.

@@ -20,7 +20,7 @@ from glcic_jax.benchmark.cpu.turns import Worker, answer
 from glcic_jax.benchmark.operation_counts import exchanged, nominal_flops
 from glcic_jax.benchmark.phases import PAPER_STEPS, phase_flops, scheduled_rate
 from glcic_jax.data import input_pipeline
-from glcic_jax.errors import DataError, last_words
+from glcic_jax.errors import DataError, last_error_line
 from glcic_jax.model.networks import CompletionNetwork
 from glcic_jax.training.distributed import AXIS, pmap_step, shard_batch
 from glcic_jax.training.steps import STEPS
@@ -376,7 +376,7 @@ def test_a_worker_that_has_ended_before_it_is_asked_is_told_too():
     ],
 )
 def test_the_last_words_are_the_error(stderr, words):
-    assert last_words(stderr) == words
+    assert last_error_line(stderr) == words
 
 
 def test_the_two_sides_take_turns_at_being_first():

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from glcic_jax.errors import DataError, last_words, printable
+from glcic_jax.errors import DataError, last_error_line, printable
 
 _SETTLE = 0.2  # Seconds until the other's threads sleep.
 
@@ -81,7 +81,7 @@ class Worker:
         self._stderr.seek(0)
         return DataError(
             f"the process {printable(self._name)} ended at {printable(job)} with code {code}: "
-            f"{last_words(self._stderr.read())}"
+            f"{last_error_line(self._stderr.read())}"
         )
 
 

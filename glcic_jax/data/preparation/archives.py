@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glcic_jax.errors import DataError, one_line
-from glcic_jax.progress import Progress, Tell, in_words
+from glcic_jax.progress import Log as Tell
+from glcic_jax.progress import Progress
+from glcic_jax.progress import format_bytes as in_words
 
 _BLOCK = 1 << 22
 

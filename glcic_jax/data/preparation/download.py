@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from glcic_jax.errors import DataError, one_line
-from glcic_jax.progress import Progress, Tell, in_words
+from glcic_jax.progress import Log as Tell
+from glcic_jax.progress import Progress
+from glcic_jax.progress import format_bytes as in_words
 
 _BLOCK = 1 << 20
 _TIMEOUT = 60.0  # Seconds without a byte.

@@ -20,7 +20,8 @@ from glcic_jax.data.preparation.shards import write_split
 from glcic_jax.data.preparation.tfrecord import convert
 from glcic_jax.data.tfds import prepared_info, prepared_versions, training_splits
 from glcic_jax.errors import ConfigError, DataError
-from glcic_jax.progress import Tell, in_words
+from glcic_jax.progress import Log as Tell
+from glcic_jax.progress import format_bytes as in_words
 
 _MARGIN = 64 << 20  # Bytes kept free beside the estimate.
 _BY_HAND = ("drive.google.com",)  # Hosts that ask a person before they give a large file.

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 from glcic_jax.data.preparation.recipes import Split
 from glcic_jax.data.tfds import prepared_info
 from glcic_jax.errors import DataError, one_line
-from glcic_jax.progress import Progress, Tell, in_words
+from glcic_jax.progress import Log as Tell
+from glcic_jax.progress import Progress
+from glcic_jax.progress import format_bytes as in_words
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from glcic_jax.data.preparation import shards
 from glcic_jax.data.tfds import prepared_info
 from glcic_jax.errors import DataError, one_line
-from glcic_jax.progress import Progress, Tell, in_words
+from glcic_jax.progress import Log as Tell
+from glcic_jax.progress import Progress
+from glcic_jax.progress import format_bytes as in_words
 
 
 class _Pair(NamedTuple):
