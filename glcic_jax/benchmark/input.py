@@ -70,10 +70,10 @@ def make_jpegs(folder: Path, count: int) -> None:
     import cv2
     import numpy as np
 
-    from glcic_jax.data.sources import open_samples
+    from glcic_jax.data.sources import open_images
     from glcic_jax.pictures.rgb_files import load_image
 
-    samples = open_samples("").train
+    samples = open_images("samples", "train", option="--source ").source
     pictures = [load_image(samples.read(index), samples.name(index)) for index in range(len(samples))]
     rng = np.random.default_rng(0)
     for number in range(count):

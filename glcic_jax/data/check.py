@@ -167,7 +167,7 @@ def inspect_items(root: Path, items: Sequence[tuple[str, Item]], large: bool = F
 
 
 def _source(root: Path, part: str, item: Item) -> tuple[ImageSource, int]:
-    return (FileSource([root / item]), 0) if isinstance(item, str) else (_opened_split(root, part), item)
+    return (FileSource(root, [item]), 0) if isinstance(item, str) else (_opened_split(root, part), item)
 
 
 def _opened(root: Path) -> Any:

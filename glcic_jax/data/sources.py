@@ -1,146 +1,226 @@
-"""Where photographs come from: the samples, a folder, or a prepared TFDS data set.
+"""Opens the images that a reference names: the samples, a folder, or a prepared TFDS data set."""
 
-A source is random access: `len(source)`, `source.read(index)` gives one file's bytes, `source.name(index)` says
-which it was. It holds no decoded image.
-"""
-
+import functools
 import importlib.util
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from glcic_jax.data.folders import FileSource, files_of, list_folder, split_folder, too_few_images
-from glcic_jax.data.tfds import open_prepared, open_split, prepare_command, tfds_directory, tfds_root
-from glcic_jax.errors import ConfigError, DataError
+from glcic_jax.data.folders import SUFFIXES, FileSource, list_folder, listed_files, split_folder, too_few_images
+from glcic_jax.data.tfds import (
+    open_prepared,
+    open_split,
+    prepare_command,
+    tfds_directory,
+    tfds_root,
+    training_splits,
+)
+from glcic_jax.errors import ConfigError, DataError, lookup, printable
 
 _log = logging.getLogger(__name__)
 
 
-# Photographs in scikit-image's wheel. Its data/README.txt and the docstrings of skimage.data have the sources.
-_SAMPLES_TRAIN = (
-    "astronaut.png",
-    "coffee.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "motorcycle_left.png",
-    "retina.jpg",
-    "rocket.jpg",
-)
-_SAMPLES_VALIDATION = ("camera.png", "chelsea.png")
+# Photographs in scikit-image's wheel; its data/README.txt and the docstrings of skimage.data name their origins.
+_SAMPLES = {
+    "train": (
+        "astronaut.png",
+        "coffee.png",
+        "hubble_deep_field.jpg",
+        "ihc.png",
+        "motorcycle_left.png",
+        "retina.jpg",
+        "rocket.jpg",
+    ),
+    "validation": ("camera.png", "chelsea.png"),
+}
 
 
 class ImageSource(Protocol):
-    """Encoded images by index."""
+    """Encoded images with random access."""
 
     def __len__(self) -> int:
         """Number of images."""
 
     def read(self, index: int) -> bytes:
-        """One image's file, as bytes. Raises DataError or OSError where it cannot be read."""
+        """Returns one encoded image. Raises DataError or OSError if it cannot be read."""
 
     def name(self, index: int) -> str:
-        """What to call the image in a message."""
+        """Returns the name of an image for messages, on one printable line."""
+
+    def short_name(self, index: int) -> str:
+        """Returns a name unique in the source: for a file its path relative to the folder, printable or not."""
+
+
+class OpenedImages(NamedTuple):
+    """One split of a data set.
+
+    Attributes:
+      source: The images.
+      split: The split, described for a report.
+    """
+
+    source: ImageSource
+    split: str
 
 
 class Sources(NamedTuple):
-    """The two parts of a data set, which share no image."""
+    """The training and the validation images, which are disjoint."""
 
     train: ImageSource
     validation: ImageSource
 
 
-def open_sources(data: Any) -> Sources:
-    """Opens the training and validation images that `config.data` names.
+def open_images(
+    reference: str,
+    split: str = "",
+    *,
+    option: str,
+    suffixes: frozenset[str] = SUFFIXES,
+    validation_fraction: float = 0.02,
+    tfds_dir: str = "",
+    listing: str = "",
+) -> OpenedImages:
+    """Opens one split of a data set.
 
     Args:
-      data: `config.data`; `source` is "samples", "folder:PATH" or "tfds:NAME[:VERSION]".
+      reference: "samples", "folder:PATH" or "tfds:NAME[:VERSION]".
+      split: Folder: "all" (default), "train" or "validation". Folder with a listing: "train", "validation"
+        (default) or "test". Samples: "train" or "validation" (default). TFDS: a split or a slice of one (default:
+        the one that training validates on).
+      option: The command-line option that takes the reference, up to its value; for errors.
+      suffixes: Lower-case suffixes of the image files of a folder.
+      validation_fraction, tfds_dir, listing: As in `config.data`.
 
     Raises:
-      ConfigError: The source is of no known kind, or has no files for a listing to name.
-      DataError: It holds no usable images, or is not there.
+      ConfigError: The reference or the split is unknown, or a listing is given without a folder.
+      DataError: There are no such images.
     """
-    kind, _, argument = data.source.partition(":")
-    if kind not in SOURCES:
-        raise ConfigError(
-            f"unknown data source {data.source!r}: give samples, folder:PATH or tfds:NAME as --config.data.source"
-        )
-    if data.listing and kind != "folder":
-        raise ConfigError(
-            f"data.listing names files of a folder, and data.source is {data.source}: give "
-            "--config.data.source=folder:PATH, or --config.data.listing= to take all of it"
-        )
-    return SOURCES[kind](argument, data)
+    return _opener(reference, _Options(option, suffixes, validation_fraction, tfds_dir, listing))(split)
 
 
-def open_samples(argument: str) -> Sources:
-    """Opens the photographs that come with scikit-image.
-
-    Raises:
-      ConfigError: There is an argument, which they do not take.
-      DataError: They are not there.
-    """
-    if argument:
-        raise ConfigError(f"the data source samples takes no argument, not {argument!r}")
-    # Found, not imported: scikit-image takes a second to import, and only its files are wanted.
-    spec = importlib.util.find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise DataError("the samples come with scikit-image, which is not installed: pip install scikit-image")
-    folder = Path(spec.origin).parent / "data"
-    parts = [[folder / name for name in names] for names in (_SAMPLES_TRAIN, _SAMPLES_VALIDATION)]
-    missing = [path.name for part in parts for path in part if not path.is_file()]
-    if missing:
-        raise DataError(
-            f"scikit-image in {folder} does not carry {', '.join(missing)}: pip install -U scikit-image"
-        )
-    return Sources(*map(FileSource, parts))
-
-
-def _open_folder(argument: str, data: Any) -> Sources:
-    root = Path(argument).expanduser()
-    if not argument or not root.is_dir():
-        raise DataError(
-            f"folder:{argument}: no such folder; give --config.data.source=folder:/path/to/photographs"
-        )
-    if data.listing:
-        path = Path(data.listing).expanduser()
-        parts = [files_of(root, path, part) for part in ("train", "validation")]
-        return Sources(*(FileSource([root / file for file in part]) for part in parts))
-    listing = list_folder(root)
-    if len(listing.images) < 2:
-        raise DataError(too_few_images(root, listing))
-    for folder in listing.unopened:
-        _log.warning("folder passed over: %s", folder)
-    train, validation = split_folder(listing.images, data.validation_fraction)
-    return Sources(FileSource([root / path for path in train]), FileSource([root / path for path in validation]))
+def open_sources(data: Any) -> Sources:
+    """Opens the training and validation images of `config.data`; raises as `open_images`."""
+    options = _Options("--config.data.source=", SUFFIXES, data.validation_fraction, data.tfds_dir, data.listing)
+    open_part = _opener(data.source, options)
+    is_tfds = data.source.startswith("tfds:")
+    splits = (data.train_split, data.validation_split) if is_tfds else ("train", "validation")
+    return Sources(*(open_part(split).source for split in splits))
 
 
 def directory_of(data: Any) -> Path | None:
-    """What `glcic data check` takes to check the images that `config.data` names; None for the samples."""
+    """Returns the argument of `glcic data check` for the images of `config.data`; None for the samples."""
     kind, _, argument = data.source.partition(":")
     if kind == "tfds":
         return tfds_directory(argument, data.tfds_dir)
     return Path(argument).expanduser() if kind == "folder" else None
 
 
-def _open_tfds(argument: str, data: Any) -> Sources:
+class _Options(NamedTuple):
+    """The keyword arguments of `open_images`."""
+
+    option: str
+    suffixes: frozenset[str]
+    validation_fraction: float
+    tfds_dir: str
+    listing: str
+
+
+_OpenPart = Callable[[str], OpenedImages]
+
+
+def _opener(reference: str, options: _Options) -> _OpenPart:
+    """Finds a data set and returns a function that opens its splits."""
+    kind, _, argument = reference.partition(":")
+    if kind not in SOURCES:
+        choices = "samples, folder:PATH or tfds:NAME"
+        raise ConfigError(f"unknown data source {reference!r}: give {choices} as {options.option.strip(' =')}")
+    if options.listing and kind != "folder":
+        raise ConfigError(
+            f"a listing selects files of a folder, and {printable(reference)} is none: give "
+            f"{options.option}folder:PATH, or an empty listing"
+        )
+    return SOURCES[kind](argument, options)
+
+
+def _open_samples(argument: str, _: _Options) -> _OpenPart:
+    if argument:
+        raise ConfigError(f"the data source samples takes no argument, not {argument!r}")
+    # scikit-image takes a second to import, and only its files are needed.
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise DataError("the samples come with scikit-image, which is not installed: pip install scikit-image")
+    folder = Path(spec.origin).parent / "data"
+    missing = [name for names in _SAMPLES.values() for name in names if not (folder / name).is_file()]
+    if missing:
+        raise DataError(f"scikit-image in {folder} lacks {', '.join(missing)}: pip install -U scikit-image")
+
+    def open_part(split: str) -> OpenedImages:
+        split = split or "validation"
+        return OpenedImages(FileSource(folder, lookup(_SAMPLES, split, "split of the samples")), split)
+
+    return open_part
+
+
+def _open_folder(argument: str, options: _Options) -> _OpenPart:
+    root = Path(argument).expanduser()
+    if not argument or not root.is_dir():
+        raise DataError(
+            f"folder:{printable(argument)}: no such folder; give {options.option}folder:/path/to/photographs"
+        )
+    if options.listing:
+        return functools.partial(_open_listed, root, options.listing)
+    contents = list_folder(root, options.suffixes)
+    for folder in contents.unopened:
+        _log.warning("skipped a folder that cannot be opened: %s", folder)
+
+    def open_part(split: str) -> OpenedImages:
+        if split in ("", "all"):
+            if not contents.images:
+                suffixes = ", ".join(sorted(options.suffixes))
+                raise DataError(f"{printable(str(root))}: no image files found ({suffixes})")
+            return OpenedImages(FileSource(root, contents.images), "all")
+        if len(contents.images) < 2:
+            raise DataError(too_few_images(root, contents))
+        train, validation = split_folder(contents.images, options.validation_fraction)
+        paths = lookup(
+            {"all": contents.images, "train": train, "validation": validation}, split, "split of a folder"
+        )
+        described = f"{split} (validation fraction {options.validation_fraction})"
+        return OpenedImages(FileSource(root, paths), described)
+
+    return open_part
+
+
+def _open_listed(root: Path, listing: str, split: str) -> OpenedImages:
+    split = split or "validation"
+    paths = listed_files(root, Path(listing).expanduser(), split)
+    return OpenedImages(FileSource(root, paths), f"{split} of {printable(listing)}")
+
+
+def _open_tfds(argument: str, options: _Options) -> _OpenPart:
     if not argument:
-        raise ConfigError("the data source tfds: needs a name: --config.data.source=tfds:places365_small")
-    directory = tfds_directory(argument, data.tfds_dir)
-    command = prepare_command(argument, data.tfds_dir)
+        raise ConfigError(f"the data source tfds: needs a name: {options.option}tfds:places365_small")
+    directory = tfds_directory(argument, options.tfds_dir)
+    command = prepare_command(argument, options.tfds_dir)
     if directory is None:
         raise DataError(
-            f"the data set {argument} is not prepared in {tfds_root(data.tfds_dir)}. Three ways on: "
+            f"the data set {argument} is not prepared in {tfds_root(options.tfds_dir)}: "
             f"(1) prepare it: {command}; "
-            "(2) train on your own photographs: --config.data.source=folder:/path/to/photographs; "
-            "(3) train on the samples: python main.py --config=configs/quickstart.py"
+            f"(2) or give your own photographs: {options.option}folder:/path/to/photographs; "
+            f"(3) or give the samples: {options.option}samples"
         )
     builder = open_prepared(directory, command)
-    return Sources(open_split(builder, data.train_split), open_split(builder, data.validation_split))
+
+    def open_part(split: str) -> OpenedImages:
+        split = split or training_splits(list(builder.info.splits))[1]
+        return OpenedImages(open_split(builder, split), f"{directory.name}, {split}")
+
+    return open_part
 
 
-SOURCES: dict[str, Callable[[str, Any], Sources]] = {
-    "samples": lambda argument, _: open_samples(argument),
+SOURCES: dict[str, Callable[[str, _Options], _OpenPart]] = {
+    "samples": _open_samples,
     "folder": _open_folder,
     "tfds": _open_tfds,
 }

@@ -1,4 +1,4 @@
-"""Prepared TFDS data sets, opened without TensorFlow."""
+"""TFDS data sets prepared as array_record, found and read without TensorFlow."""
 
 import json
 import os
@@ -12,12 +12,18 @@ from glcic_jax.errors import DataError, one_line
 
 
 class TfdsSource:
-    """The image feature of a TFDS `data_source`, left encoded."""
+    """The encoded images of one split, as an `ImageSource`.
 
-    def __init__(self, data_source: Any, feature: str, name: str):
+    Args:
+      data_source: TFDS's `data_source`, whose image feature is not decoded.
+      feature: Name of the image feature.
+      split: What to call the split in messages: NAME/SPLIT.
+    """
+
+    def __init__(self, data_source: Any, feature: str, split: str):
         self._data_source = data_source
         self._feature = feature
-        self._name = name
+        self._split = split
 
     def __len__(self) -> int:
         return len(self._data_source)
@@ -25,73 +31,78 @@ class TfdsSource:
     def read(self, index: int) -> bytes:
         try:
             return self._data_source[index][self._feature]
-        except Exception as error:  # array_record and TFDS raise many types on a damaged file.
+        except Exception as error:  # array_record and TFDS raise many types for a damaged file.
             raise DataError(f"{self.name(index)}: cannot be read ({one_line(error)})") from error
 
     def name(self, index: int) -> str:
-        return f"{self._name}[{index}]"
+        return f"{self._split}[{index}]"
+
+    short_name = name
 
 
 def tfds_root(data_dir: str) -> Path:
-    """Where TFDS keeps prepared data: `data_dir`, or $TFDS_DATA_DIR or ~/tensorflow_datasets where it is empty."""
+    """Returns TFDS's data directory: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
+def is_version(name: str) -> bool:
+    """Returns whether a directory of this name holds a finished version; 2.1.0.incompleteABC123 does not."""
+    return re.fullmatch(r"\d+\.\d+\.\d+", name) is not None
+
+
 def prepared_versions(name: str, root: Path) -> list[Path]:
-    """The directories of a TFDS data set's prepared versions, the newest last.
+    """Returns the directories of the prepared versions of a TFDS data set, oldest first.
 
     Args:
       name: NAME or NAME/CONFIGURATION.
       root: TFDS's data directory.
 
     Raises:
-      DataError: The data set is prepared in several configurations, and the name chooses none.
+      DataError: Several configurations are prepared and the name chooses none.
     """
     root = root / name
-    prepared = [path.parent for path in root.rglob("dataset_info.json")] if root.is_dir() else []
-    # Others are being prepared, by TFDS or here: 2.1.0.incompleteABC123.
-    prepared = [path for path in prepared if is_version(path.name)]
-    variants = sorted({path.parent.relative_to(root).as_posix() for path in prepared})
-    if len(variants) > 1:
-        choices = ", ".join(f"tfds:{name}/{variant}" for variant in variants if variant != ".")
+    infos = root.rglob("dataset_info.json") if root.is_dir() else ()
+    prepared = [path.parent for path in infos if is_version(path.parent.name)]
+    configurations = sorted({path.parent.relative_to(root).as_posix() for path in prepared})
+    if len(configurations) > 1:
+        choices = ", ".join(
+            f"tfds:{name}/{configuration}" for configuration in configurations if configuration != "."
+        )
         raise DataError(f"{root} holds several configurations of {name}: choose one of {choices}")
-
     return sorted(prepared, key=lambda path: [int(part) for part in path.name.split(".")])
 
 
-def is_version(name: str) -> bool:
-    """Whether a directory of this name holds a version of a TFDS data set, and a finished one."""
-    return re.fullmatch(r"\d+\.\d+\.\d+", name) is not None
-
-
 def tfds_directory(name: str, data_dir: str) -> Path | None:
-    """Finds a prepared TFDS data set below `data_dir`; None where there is none.
+    """Finds a prepared TFDS data set.
 
     Args:
-      name: NAME, NAME/CONFIGURATION, or either with :VERSION; without one the newest is taken.
+      name: NAME or NAME/CONFIGURATION, optionally with :VERSION; the default is the newest version.
       data_dir: As in `tfds_root`.
 
+    Returns:
+      The directory of the version; None if the data set is not prepared at all.
+
     Raises:
-      DataError: As in `prepared_versions`; or it is prepared only in other versions than the one chosen.
+      DataError: As in `prepared_versions`; or only other versions are prepared.
     """
-    name, _, wanted = name.partition(":")
+    name, _, version = name.partition(":")
     root = tfds_root(data_dir)
     prepared = prepared_versions(name, root)
-    chosen = [path for path in prepared if wanted in ("", path.name)]
-    if prepared and not chosen:
+    matching = [path for path in prepared if version in ("", path.name)]
+    if prepared and not matching:
         versions = ", ".join(f"tfds:{name}:{path.name}" for path in prepared)
-        raise DataError(f"{root / name} holds no version {wanted} of {name}: choose one of {versions}")
-    return chosen[-1] if chosen else None
+        raise DataError(f"{root / name} holds no version {version} of {name}: choose one of {versions}")
+    return matching[-1] if matching else None
 
 
 class PreparedInfo(NamedTuple):
-    """What the dataset_info.json of a prepared TFDS data set says.
+    """The contents of a dataset_info.json.
 
     Attributes:
       name: NAME or NAME/CONFIGURATION.
       version: As "2.1.0".
-      formats: The file formats that hold its examples, the usual one first.
-      splits: Their names.
+      formats: File formats of the examples, the primary one first.
+      splits: Names of the splits.
     """
 
     name: str
@@ -101,17 +112,17 @@ class PreparedInfo(NamedTuple):
 
 
 def prepared_info(directory: Path) -> PreparedInfo:
-    """Reads what a prepared TFDS directory says of itself.
+    """Reads the dataset_info.json of a prepared TFDS data set.
 
     Raises:
-      DataError: Its dataset_info.json cannot be read.
+      DataError: It cannot be read.
     """
     try:
         info = json.loads((directory / "dataset_info.json").read_text())
         return PreparedInfo(
             "/".join(filter(None, (info.get("name"), info.get("configName")))),
             str(info.get("version", "")),
-            # TFDS wrote no format before it knew a second one.
+            # Early versions of TFDS wrote no format.
             [info.get("fileFormat") or "tfrecord", *info.get("alternativeFileFormats", [])],
             [split["name"] for split in info.get("splits", [])],
         )
@@ -120,9 +131,9 @@ def prepared_info(directory: Path) -> PreparedInfo:
 
 
 def training_splits(splits: Sequence[str]) -> tuple[str, str]:
-    """The splits to train on and to validate on: train and validation, or what comes next to them."""
+    """Chooses the splits to train on and to validate on: train and validation, or the closest there is."""
     train = next((name for name in splits if name.startswith("train")), splits[0])
-    domain = train.removeprefix("train")  # As trainA and testA.
+    domain = train.removeprefix("train")  # As in trainA and testA.
     for name in (f"validation{domain}", f"val{domain}", f"test{domain}"):
         if name in splits:
             return train, name
@@ -130,48 +141,46 @@ def training_splits(splits: Sequence[str]) -> tuple[str, str]:
 
 
 def prepare_command(name: str, data_dir: str) -> str:
-    """The command that prepares a TFDS data set where `data_dir` will find it."""
-    where = f" --data-dir={shlex.quote(data_dir)}" if data_dir else ""
-    return f"glcic data prepare {name}{where}"
+    """Returns the command that prepares a TFDS data set in `data_dir`."""
+    option = f" --data-dir={shlex.quote(data_dir)}" if data_dir else ""
+    return f"glcic data prepare {name}{option}"
 
 
 def open_prepared(directory: Path, command: str) -> Any:
     """Opens a prepared TFDS data set.
 
     Args:
-      directory: That holds its dataset_info.json.
-      command: What converts it where it is prepared in a format that cannot be read at random.
+      directory: Holds its dataset_info.json.
+      command: Converts it to array_record; for the error.
 
     Returns:
-      TFDS's builder of it.
+      A TFDS builder.
 
     Raises:
-      DataError: TFDS is missing, or the data set is damaged, or of another file format.
+      DataError: TFDS is missing, or the data set is damaged or not array_record.
     """
     formats = prepared_info(directory).formats
     if "array_record" not in formats:
         raise DataError(
-            f"{directory} is prepared as {formats[0]}, which cannot be read at random: convert it, without a new "
-            f"download and without TensorFlow, with: {command}"
+            f"{directory} is prepared as {formats[0]}, which has no random access: convert it, without a new "
+            f"download, with: {command}"
         )
-    # Imported here: a folder or the samples train on a machine without TFDS.
+    # Imported here: folders and samples work without TFDS.
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise DataError(f"{directory} needs TFDS: pip install tensorflow-datasets ({error})") from error
-
     try:
-        builder = tfds.builder_from_directory(directory)
-    except Exception as error:  # Whatever a damaged JSON file or an unknown feature makes TFDS raise.
+        return tfds.builder_from_directory(directory)
+    except Exception as error:  # Damaged JSON files and unknown features raise many types.
         raise DataError(f"{directory}: not a readable TFDS data set ({one_line(error)})") from error
-    return builder
 
 
 def open_split(builder: Any, split: str) -> TfdsSource:
-    """Opens the images of one split of a prepared TFDS data set.
+    """Opens the images of one split, or of a slice of one, of a prepared TFDS data set.
 
     Raises:
-      DataError: There is no such split, it cannot be opened, or the data set has no image feature.
+      DataError: The split does not exist or cannot be opened, or the data set has no image feature.
     """
     import tensorflow_datasets as tfds
 
@@ -183,8 +192,8 @@ def open_split(builder: Any, split: str) -> TfdsSource:
         raise DataError(f"{directory} has no split {split!r}: choose from {', '.join(builder.info.splits)}")
     try:
         data_source = builder.as_data_source(split=split, decoders={features[0]: tfds.decode.SkipDecoding()})
-        for place in (0, len(data_source) - 1):  # Nothing is opened before something is read.
-            data_source[place]
-    except Exception as error:  # A malformed slice, or missing or truncated array_record files.
+        for index in (0, len(data_source) - 1):  # Files are opened by the first read.
+            data_source[index]
+    except Exception as error:  # A malformed slice, or missing or truncated files.
         raise DataError(f"{directory}: the split {split!r} cannot be opened ({one_line(error)})") from error
     return TfdsSource(data_source, features[0], f"{builder.name}/{split}")

@@ -4,31 +4,15 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from glcic_jax.data.folders import (
-    COMPLETION_SUFFIXES,
-    FileSource,
-    files_of,
-    fingerprint,
-    list_folder,
-    split_folder,
-)
-from glcic_jax.data.sources import ImageSource, open_samples
-from glcic_jax.data.tfds import (
-    open_prepared,
-    open_split,
-    prepare_command,
-    tfds_directory,
-    tfds_root,
-    training_splits,
-)
-from glcic_jax.errors import ConfigError, DataError, lookup, one_line, printable
+from glcic_jax.data import sources
+from glcic_jax.data.folders import COMPLETION_SUFFIXES, FileSource, fingerprint
+from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.evaluation.cropping import centre_square
 from glcic_jax.evaluation.mask_sets.sets import MaskSet, Size
 from glcic_jax.model.metrics import SMALLEST_SIDE
@@ -84,11 +68,16 @@ def open_images(data: str, part: Part) -> EvaluationImages:
       ConfigError: The kind or the split is unknown, or there is a listing without a folder.
       DataError: There are no such images.
     """
-    kind, _, argument = data.partition(":")
-    opener = lookup(_OPENERS, kind, "kind of data (--data folder:PATH, tfds:NAME or samples)")
-    if part.listing and kind != "folder":
-        raise ConfigError(f"--listing is of the files of a folder: give --data folder:PATH with it, not {data}")
-    source, names, split, root = opener(argument, part)
+    source, split = sources.open_images(
+        data,
+        part.split,
+        option="--data ",
+        suffixes=COMPLETION_SUFFIXES,
+        validation_fraction=part.validation_fraction,
+        tfds_dir=part.tfds_dir,
+        listing=part.listing,
+    )
+    names = [source.short_name(index) for index in range(len(source))]
     total = len(names)
     chosen = np.arange(total)
     if part.most is not None and part.most < total:
@@ -103,59 +92,10 @@ def open_images(data: str, part: Part) -> EvaluationImages:
         + ("" if which == "all" else ", spread evenly over the listing"),
         data,
         split,
-        fingerprint(root, named) if root is not None else hashlib.sha256(repr(named).encode()).hexdigest(),
+        fingerprint(source.root, named)
+        if isinstance(source, FileSource)
+        else hashlib.sha256(repr(named).encode()).hexdigest(),
     )
-
-
-# The images, their names, what the part is called; of files also the folder that the names are relative to.
-_Opened = tuple[ImageSource, Sequence[str], str, Path | None]
-
-
-def _open_folder(argument: str, part: Part) -> _Opened:
-    root = Path(argument).expanduser()
-    if not argument or not root.is_dir():
-        raise DataError(f"folder:{printable(argument)}: no such folder; give --data folder:/path/to/photographs")
-    if part.listing:
-        split = part.split or "validation"
-        paths = files_of(root, Path(part.listing).expanduser(), split)
-        return FileSource([root / path for path in paths]), paths, f"{split} of {printable(part.listing)}", root
-    listing = list_folder(root, COMPLETION_SUFFIXES)
-    if not listing.images:
-        raise DataError(f"{printable(str(root))}: holds no image files ({', '.join(sorted(COMPLETION_SUFFIXES))})")
-    paths, split = listing.images, part.split or "all"
-    if split != "all":
-        train, validation = split_folder(paths, part.validation_fraction)
-        paths = lookup({"all": paths, "train": train, "validation": validation}, split, "split of a folder")
-    described = split if split == "all" else f"{split} (validation fraction {part.validation_fraction})"
-    return FileSource([root / path for path in paths]), paths, described, root
-
-
-def _open_tfds(argument: str, part: Part) -> _Opened:
-    if not argument:
-        raise ConfigError("--data tfds: needs a name: --data tfds:places365_small")
-    directory = tfds_directory(argument, part.tfds_dir)
-    command = prepare_command(argument, part.tfds_dir)
-    if directory is None:
-        raise DataError(f"{argument} is not prepared in {tfds_root(part.tfds_dir)}: {command}")
-    builder = open_prepared(directory, command)
-    split = part.split or training_splits(list(builder.info.splits))[1]
-    source = open_split(builder, split)
-    return source, [source.name(index) for index in range(len(source))], f"{directory.name}, {split}", None
-
-
-def _open_samples(argument: str, part: Part) -> _Opened:
-    train, validation = open_samples(argument)
-    parts = {"validation": validation, "train": train}
-    split = part.split or "validation"
-    source = lookup(parts, split, "split of the samples")
-    return source, [Path(source.name(index)).name for index in range(len(source))], split, None
-
-
-_OPENERS: dict[str, Callable[[str, Part], _Opened]] = {
-    "folder": _open_folder,
-    "tfds": _open_tfds,
-    "samples": _open_samples,
-}
 
 
 _MOST_PIXELS = 1 << 22  # Of a batch.

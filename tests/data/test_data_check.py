@@ -182,7 +182,7 @@ def test_a_command_without_images_is_one_line_and_exit_code_2(tmp_path, capsys, 
         ("nowhere", "no such folder"),
         ("a.jpg", "is a file, not a folder"),
         ("empty", "0 image files found"),
-        ("phone", "files of other suffixes: 1 .heic"),
+        ("phone", "files with other suffixes: 1 .heic"),
     ):
         monkeypatch.setattr(sys, "argv", ["glcic", "data", "check", str(tmp_path / path)])
         with pytest.raises(SystemExit) as caught:

@@ -245,7 +245,7 @@ def test_what_is_no_file_of_a_usable_size_is_an_error_at_once(tmp_path, kind):
     else:
         path.symlink_to({"device": "/dev/zero", "broken": "nowhere", "loop": path}[kind])
     with pytest.raises(DataError) as caught:
-        FileSource([path]).read(0)
+        FileSource(tmp_path, [path.name]).read(0)
     assert one_line(caught).startswith(f"{path}: cannot be read (")
 
 
@@ -264,7 +264,7 @@ def test_a_name_of_any_bytes_stays_on_one_line(tmp_path):
 def test_a_folder_of_other_files_is_told_as_such(tmp_path):
     for index in range(3):
         (tmp_path / f"{index}.HEIC").write_bytes(b"")
-    with pytest.raises(DataError, match=r"0 image files found .*files of other suffixes: 3 \.heic"):
+    with pytest.raises(DataError, match=r"0 image files found .*files with other suffixes: 3 \.heic"):
         open_with(f"folder:{tmp_path}")
 
 
@@ -281,9 +281,9 @@ def test_large_files_are_read_one_at_a_time(tmp_path, monkeypatch):
     lock = threading.Lock()
     monkeypatch.setattr(folders, "_large_files", lock)
     lock.acquire()
-    assert FileSource([path]).read(0) == png(7)
+    assert FileSource(tmp_path, [path.name]).read(0) == png(7)
     monkeypatch.setattr(folders, "LARGE_FILE", 10)
-    reader = threading.Thread(target=FileSource([path]).read, args=(0,), daemon=True)
+    reader = threading.Thread(target=FileSource(tmp_path, [path.name]).read, args=(0,), daemon=True)
     reader.start()
     reader.join(0.2)
     assert reader.is_alive()
@@ -305,7 +305,7 @@ def test_what_can_be_checked_is_known(own_copy):
 
 def test_a_file_that_went_away_is_an_error_that_names_it(tmp_path):
     path = write_picture(tmp_path / "a.png")
-    source = FileSource([path])
+    source = FileSource(tmp_path, [path.name])
     path.unlink()
     with pytest.raises(DataError) as caught:
         source.read(0)
@@ -455,7 +455,7 @@ def test_a_missing_data_set_names_three_ways_on(tmp_path):
     assert f"places365_small is not prepared in {tmp_path}" in message
     assert f"glcic data prepare places365_small --data-dir={tmp_path};" in message
     assert "--config.data.source=folder:/path/to/photographs" in message
-    assert "python main.py --config=configs/quickstart.py" in message
+    assert "--config.data.source=samples" in message
     assert os.listdir(tmp_path) == []  # Nothing was begun.
 
 
@@ -465,7 +465,7 @@ def test_a_tfrecord_preparation_is_refused(own_copy, file_format):
     change_info(own_copy, fileFormat=file_format)
     for path in own_copy.glob("*.array_record-*"):
         path.rename(path.with_name(path.name.replace("array_record", "tfrecord")))
-    with pytest.raises(DataError, match="is prepared as tfrecord, which cannot be read at random") as caught:
+    with pytest.raises(DataError, match="is prepared as tfrecord, which has no random access") as caught:
         open_with(f"tfds:{PREPARED}", tfds_dir=str(own_copy.parents[1]))
     assert one_line(caught).endswith(f"glcic data prepare {PREPARED} --data-dir={own_copy.parents[1]}")
 
@@ -474,7 +474,7 @@ def test_the_command_names_the_usual_directory_by_leaving_it_out(tmp_path, monke
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(DataError, match=r"prepare it: glcic data prepare celeb_a:2\.1\.0;") as caught:
         open_with("tfds:celeb_a:2.1.0", tfds_dir="")
-    assert f"not prepared in {tmp_path}." in one_line(caught)
+    assert f"not prepared in {tmp_path}:" in one_line(caught)
 
 
 @pytest.mark.parametrize("part", ["train_split", "validation_split"])

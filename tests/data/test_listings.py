@@ -7,7 +7,7 @@ from helpers.common import command_runner, one_line
 from PIL import Image
 
 from glcic_jax.commands.main import cli
-from glcic_jax.data.folders import PARTS, Listed, files_of, read_listing
+from glcic_jax.data.folders import PARTS, ListedImage, listed_files, read_listing
 from glcic_jax.data.sources import open_sources
 from glcic_jax.errors import DataError, UserError
 from glcic_jax.evaluation.examples import Part, open_images
@@ -78,33 +78,33 @@ def test_training_refuses_a_listing_of_what_is_no_folder(config, listing):
     config.data.listing = str(listing)
     with pytest.raises(UserError) as caught:
         open_sources(config.data)
-    assert "data.source is samples: give --config.data.source=folder:PATH" in one_line(caught)
+    assert "and samples is none: give --config.data.source=folder:PATH" in one_line(caught)
 
 
 def test_a_listing_without_hashes_will_do(photos, listing):
     listing.write_text("file,part\nb.png,train\n")
-    assert files_of(photos, listing, "train") == ["b.png"]
+    assert listed_files(photos, listing, "train") == ["b.png"]
 
 
 def test_a_spreadsheets_byte_order_mark_is_no_part_of_a_column(listing):
     listing.write_bytes(b"\xef\xbb\xbffile,part\r\nb.png,train\r\n")
-    assert read_listing(listing) == [Listed("b.png", "train")]
+    assert read_listing(listing) == [ListedImage("b.png", "train")]
 
 
 def test_files_that_are_not_there_are_named(photos, listing):
     (photos / "a/2.png").unlink()
     with pytest.raises(DataError) as caught:
-        files_of(photos, listing, "train")
-    assert "1 of the 3 photographs" in one_line(caught)
-    assert "are not there: a/2.png" in one_line(caught)
+        listed_files(photos, listing, "train")
+    assert "1 of the 3 images" in one_line(caught)
+    assert "are missing: a/2.png" in one_line(caught)
 
 
-def test_other_files_of_the_same_name_are_named(photos, listing):
+def test_other_listed_files_the_same_name_are_named(photos, listing):
     (photos / "b.png").write_bytes(png(9))
-    assert files_of(photos, listing, "train")
+    assert listed_files(photos, listing, "train")
     with pytest.raises(DataError) as caught:
-        files_of(photos, listing, "validation")
-    assert "are other files (sha256): b.png" in one_line(caught)
+        listed_files(photos, listing, "validation")
+    assert "differ (sha256): b.png" in one_line(caught)
 
 
 @pytest.mark.parametrize(
@@ -113,23 +113,23 @@ def test_other_files_of_the_same_name_are_named(photos, listing):
         ("file\nb.png\n", "part is missing"),
         ("", "file is missing"),
         ("file;part\nb.png;train\n", "separated by commas"),
-        ("file,part\n../b.png,train\n", "line 2: '../b.png' is no file below the folder"),
-        ("file,part\n/b.png,train\n", "is no file below the folder"),
-        ("file,part\n,train\n", "'' is no file below the folder"),
+        ("file,part\n../b.png,train\n", "line 2: '../b.png' is not a file below the folder"),
+        ("file,part\n/b.png,train\n", "is not a file below the folder"),
+        ("file,part\n,train\n", "'' is not a file below the folder"),
         ("file,part\nb.png\n", "part (listing.csv, line 2)"),
         ("file,part\nb.png,training\n", f"one of {', '.join(sorted(PARTS))}"),
         ("file,part\nb.png,train\nb.png,test\n", "names b.png twice"),
         ("file,part\nb.png,train\n.//./b.png,test\n", "names b.png twice"),
-        ("file,part,sha256\nb.png,train,123\n", "'123' is no sha256"),
-        (f"file,part\n{'x' * 300}.png,train\n", "are not there"),
-        ("file,part\nb.png,test\n", "lists no photographs of the part train; there are: test"),
+        ("file,part,sha256\nb.png,train,123\n", "'123' is not a sha256"),
+        (f"file,part\n{'x' * 300}.png,train\n", "are missing"),
+        ("file,part\nb.png,test\n", "lists no images of the part train; its parts: test"),
     ],
 )
 def test_a_listing_that_cannot_be_used_is_refused_in_one_line(photos, listing, monkeypatch, text, expected):
     listing.write_text(text)
     monkeypatch.chdir(listing.parent)
     with pytest.raises(UserError) as caught:
-        files_of(photos, listing.relative_to(listing.parent), "train")
+        listed_files(photos, listing.relative_to(listing.parent), "train")
     assert expected in one_line(caught)
 
 

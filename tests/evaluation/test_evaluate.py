@@ -353,7 +353,7 @@ def test_fid_goes_on_too_and_is_that_of_all_features(here, photographs, monkeypa
     [
         (["nowhere", "--data", "folder:{photos}"], "nowhere"),
         (["telea", "--data", "folder:missing"], "no such folder"),
-        (["telea", "--data", "photos"], "choose one of folder, samples, tfds"),
+        (["telea", "--data", "photos"], "give samples, folder:PATH or tfds:NAME as --data"),
         (["telea", "--data", "folder:{photos}", "--masks", "squares"], "choose one of box"),
         (["telea", "--data", "folder:{photos}", "--size", "4"], "at least 11 px"),
         (["telea", "telea", "--data", "folder:{photos}"], "Telea is named twice"),

@@ -67,7 +67,7 @@ def test_the_list_attributes_every_photograph_and_splits_no_group():
 
 def test_it_fills_the_samples_better_than_fills_without_a_network(completer):
     """On nine photographs that it never saw; one that learned nothing gives the smooth fill that it reads."""
-    samples = sources.open_samples("")
+    samples = [sources.open_images("samples", split, option="").source for split in ("train", "validation")]
     images = [centre_square(load_image(part.read(index)), SIDE) for part in samples for index in range(len(part))]
     masks = open_mask_set("paper:seed=0")
     mean_pixel = np.array(completer.description.mean_pixel, np.float32)
