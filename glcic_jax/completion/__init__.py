@@ -1,5 +1,5 @@
-"""Completing pictures of any size with trained weights."""
+"""Completes images of any size with trained weights."""
 
-from glcic_jax.completion.completer import Completer
+from glcic_jax.completion.completer import CompletedImage, Completer
 
-__all__ = ["Completer"]
+__all__ = ["CompletedImage", "Completer"]

@@ -1,6 +1,5 @@
-"""Completing picture files: one, or all of a folder."""
+"""Completes image files: one, or all of a folder."""
 
-import contextlib
 import csv
 import dataclasses
 import functools
@@ -12,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glcic_jax.completion.completer import Completer, RawPicture
-from glcic_jax.completion.pairing import Failure, Job, Pairs
-from glcic_jax.completion.windows import MAX_SIDE, Plan, Window
+from glcic_jax.completion.completer import CompletedImage, Completer, OnWindow
+from glcic_jax.completion.pairing import Failure, Pair, Pairing
+from glcic_jax.completion.windows import MAX_SIDE
 from glcic_jax.errors import ConfigError, DataError, UserError, WeightsError, printable
 from glcic_jax.files import check_writable, write_atomically
 from glcic_jax.pictures.mask_files import ChooseHole, coverage_note
@@ -29,28 +28,24 @@ from glcic_jax.pictures.picture import (
     suffix_for,
 )
 from glcic_jax.pictures.rgb_files import silence_decoders
-from glcic_jax.progress import Progress
+from glcic_jax.progress import Log, Progress
 from glcic_jax.runtime import enough_memory_for
 
 FAILURES = "failures.csv"
 
-Load = Callable[[], Completer]
-Tell = Callable[[str], None]
-OnWindow = Callable[[int, int], None]
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How pictures are read, completed and written.
+    """How images are read, completed and written.
 
     Attributes:
       strategy, max_side, blend: As in `Completer.fill`.
-      file_format: As `asked` in `pictures.format_for`.
-      quality: Of lossy formats, 1 to 100.
-      max_pixels: Larger pictures and masks are not decoded.
-      comparison: Whether input, raw output and completed picture are written side by side, too.
-      overwrite: Whether files that are there are replaced.
-      drop_exif: Whether the result goes without the picture's EXIF block, with place, time and camera.
+      file_format: Output format, as "jpeg" or ".jpg"; None: from the output's suffix, or as the input.
+      quality: Quality of lossy formats, 1 to 100.
+      max_pixels: Larger images and masks are refused.
+      comparison: Whether to write input | raw output | completed side by side too.
+      overwrite: Whether to replace existing files.
+      drop_exif: Whether to leave out the EXIF block, which holds place, time and camera.
     """
 
     strategy: str = "auto"
@@ -64,233 +59,226 @@ class Settings:
     drop_exif: bool = False
 
 
-class Done(NamedTuple):
-    """What came of a folder: how many pictures were completed, were there already, and failed."""
+class FolderResult(NamedTuple):
+    """Number of images of a folder that were completed, that existed already, and that failed."""
 
     completed: int
     skipped: int
     failed: int
 
 
-def complete_file(
-    load: Load,
-    picture: Picture,
-    choose_hole: ChooseHole,
-    output: Path | None,
-    settings: Settings,
-    tell: Tell,
-    on_window: OnWindow | None = None,
-) -> bytes:
-    """Completes one picture.
+@dataclasses.dataclass(frozen=True)
+class CompletionJob:
+    """One image to complete, with its output decided; see `create`.
 
-    Args:
-      load: Gives the completer; called when all else is known to be in order.
-      picture: As `read_picture` gives it.
-      choose_hole: Gives the hole.
-      output: Where to write; None: nowhere, the bytes are returned alone.
-      settings: How.
-      tell: Takes lines about what was noticed and done.
-      on_window: Called after each run of the network with how many are done and how many there are, instead of
-        telling that; what it raises ends the work.
-
-    Returns:
-      The completed picture's file.
-
-    Raises:
-      UserError: The input cannot be used, or the output not be written.
+    Attributes:
+      picture: The image.
+      choose_hole: Returns the hole of the image.
+      output: File to write; None: `run` only returns the encoded result.
+      file_format: Format of the result, as Pillow names it.
+      settings: How to complete and write.
     """
-    picture, hole = choose_hole(picture)
-    if settings.drop_exif:
-        picture = dataclasses.replace(picture, exif=b"")
-    file_format = format_for(output, picture, settings.file_format)
-    if output is not None:
-        check_free(output, settings)
-    completer = load()  # What is wrong is told alone, without notes before it.
-    for note in (*fitted(picture, file_format).notes, *hole.notes, *coverage_note(hole.hole)):
-        tell(note)
-    if picture.alpha is not None and not picture.alpha[hole.hole].all():
-        tell("the picture is transparent in the hole, and stays so: --mask alpha makes it opaque there")
-    tell(f"weights: {completer.name}")
-    content, comparison = _complete(completer, picture, hole.hole, file_format, settings, tell, on_window)
-    if output is not None:
-        write_atomically(output, content)
-    if output is not None and comparison is not None:
-        write_atomically(
-            comparison_path(output), _encoded(comparison, comparison_path(output), file_format, settings)
+
+    picture: Picture
+    choose_hole: ChooseHole
+    output: Path | None
+    file_format: str
+    settings: Settings
+
+    @classmethod
+    def create(
+        cls,
+        picture: Picture,
+        choose_hole: ChooseHole,
+        settings: Settings,
+        *,
+        output: Path | None = None,
+        default_output: Path | None = None,
+    ) -> "CompletionJob":
+        """Decides the format and the file of the result.
+
+        Args:
+          picture, choose_hole, settings: The attributes.
+          output: File to write; its suffix decides the format.
+          default_output: File to write if `output` is None; the format decides its suffix.
+
+        Raises:
+          DataError: The format is unknown, or the output exists already or cannot be written.
+        """
+        file_format = format_for(output, picture, settings.file_format)
+        if output is None and default_output is not None:
+            output = _with_suffix(default_output, file_format)
+        job = cls(picture, choose_hole, output, file_format, settings)
+        if output is not None:
+            for path in (output, job.comparison) if settings.comparison else (output,):
+                check_writable(path)
+                if not settings.overwrite and os.path.lexists(path):
+                    raise DataError(
+                        f"{printable(str(path))} is there already: name another file, or give --overwrite"
+                    )
+        return job
+
+    @property
+    def comparison(self) -> Path:
+        """File of the comparison, beside the output."""
+        assert self.output is not None
+        return self.output.with_name(f"{self.output.stem}_comparison{self.output.suffix}")
+
+    def run(self, completer: Completer, log: Log, on_window: OnWindow | None = None) -> bytes:
+        """Completes the image, writes the output and returns it encoded.
+
+        Args:
+          completer: The network.
+          log: Receives notes on the input and the strategy, one line each.
+          on_window: As in `Completer.fill`; replaces the progress bar.
+
+        Raises:
+          UserError: The input cannot be used, or the output cannot be written.
+        """
+        settings = self.settings
+        picture, hole = self.choose_hole(self.picture)
+        if settings.drop_exif:
+            picture = dataclasses.replace(picture, exif=b"")
+        for note in (*fitted(picture, self.file_format).notes, *hole.notes, *coverage_note(hole.hole)):
+            log(note)
+        if picture.alpha is not None and not picture.alpha[hole.hole].all():
+            log("the picture is transparent in the hole, and stays so: --mask alpha makes it opaque there")
+        log(f"weights: {completer.name}")
+        result = self._fill(completer, picture, hole.hole, log, on_window)
+        content = self._encode(picture, result.pixels, "picture")
+        if self.output is not None:
+            write_atomically(self.output, content)
+            if result.raw is not None:
+                masked = picture.pixels.copy()
+                masked[hole.hole] = np.iinfo(masked.dtype).max
+                side_by_side = np.concatenate([masked, result.raw, result.pixels], axis=1)
+                write_atomically(self.comparison, self._encode(picture, side_by_side, str(self.comparison)))
+        return content
+
+    def _fill(
+        self, completer: Completer, picture: Picture, hole: np.ndarray, log: Log, on_window: OnWindow | None
+    ) -> CompletedImage:
+        plan = completer.plan(hole, self.settings.strategy, self.settings.max_side)
+        log(f"{plan.strategy}: {plan.reason}")
+        fill = functools.partial(
+            completer.fill,
+            picture.pixels,
+            hole,
+            plan=plan,
+            blend=self.settings.blend,
+            keep_raw=self.settings.comparison,
         )
-    return content
+        if on_window is not None or len(plan.windows) < 2:
+            return fill(on_window=on_window)
+        with Progress("completing", len(plan.windows), log, unit="windows") as bar:
+            return fill(on_window=lambda done, total: bar.advance())
+
+    def _encode(self, picture: Picture, pixels: np.ndarray, name: str) -> bytes:
+        picture = dataclasses.replace(picture, pixels=pixels)
+        with enough_memory_for(f"writing a picture of {picture.size[0]} x {picture.size[1]} px"):
+            try:
+                return encode_picture(picture, self.file_format, self.settings.quality)
+            except DataError as error:
+                raise DataError(f"{printable(name)}: {str(error).removeprefix('picture: ')}") from error
 
 
-def read(source: Path | bytes, name: str, settings: Settings) -> Picture:
-    """Reads a picture, which errors call by a name; see `pictures.read_picture`."""
+def read_input(source: Path | bytes, name: str, settings: Settings) -> Picture:
+    """Reads the image to complete; `name` stands for it in errors."""
     with enough_memory_for(f"reading {name}"), silence_decoders():
         return read_picture(source, name, settings.max_pixels)
 
 
-def check_free(output: Path, settings: Settings) -> None:
-    """Asks before the work whether its results can be written.
-
-    Raises:
-      DataError: They cannot, or are there already and not to be replaced.
-    """
-    for path in (output, comparison_path(output)) if settings.comparison else (output,):
-        check_writable(path)
-        if not settings.overwrite and os.path.lexists(path):
-            raise DataError(f"{printable(str(path))} is there already: name another file, or give --overwrite")
-
-
 def complete_folder(
-    load: Load,
-    pairs: Pairs,
+    load: Callable[[], Completer],
+    pairing: Pairing,
     choose_hole: Callable[[Path | None], ChooseHole],
     directory: Path,
     settings: Settings,
-    tell: Tell,
-) -> Done:
-    """Completes the pictures of a folder one after the other; goes on after those that cannot be.
-
-    What failed is listed in `failures.csv` in the output's directory; where nothing did, no such file is there.
+    log: Log,
+) -> FolderResult:
+    """Completes the images of a folder; lists those that fail in `failures.csv` in the output directory.
 
     Args:
-      load: Gives the completer; called once, when there is something to complete.
-      pairs: Which pictures with which masks, and what is left over.
-      choose_hole: From a job's mask to what `complete_file` takes.
-      directory: Where to write.
-      settings: How.
-      tell: Takes lines.
+      load: Loads the network; called once, when the first image needs it.
+      pairing: Images and their masks.
+      choose_hole: From a pair's mask to its `CompletionJob.choose_hole`.
+      directory: Output directory.
+      settings: How to complete and write.
+      log: Receives progress lines.
 
     Raises:
-      WeightsError: There are no weights.
-      ConfigError: The settings are of no use to any picture.
-      DataError: The directory cannot be written, or nothing in the format.
+      WeightsError: The weights do not exist or are unusable.
+      ConfigError: The settings are wrong for every image.
+      DataError: The directory cannot be written, or the format is unknown.
     """
     check_writable(directory / FAILURES)
     if settings.file_format is not None:
-        format_named(settings.file_format)  # One that nothing is written in is no fault of a picture.
+        format_named(settings.file_format)  # An unknown format is not the fault of an image.
     load = functools.cache(load)
     if settings.comparison:
-        pairs = _distinct_from_comparisons(pairs)
-    failures = [(str(failure.file), failure.reason) for failure in pairs.failures]
+        pairing = _without_comparison_clashes(pairing)
+    failures = list(pairing.failures)
     completed = skipped = 0
-    with Progress("completing", len(pairs.jobs), tell, unit="pictures") as progress:
-        for job in pairs.jobs:
+    with Progress("completing", len(pairing.pairs), log, unit="pictures") as progress:
+        for pair in pairing.pairs:
             try:
-                if _complete_job(load, job, choose_hole(job.mask), directory, settings):
+                if _complete_pair(load, pair, choose_hole(pair.mask), directory, settings):
                     completed += 1
                 else:
                     skipped += 1
             except (WeightsError, ConfigError):
-                raise  # It would be the same with every picture.
+                raise  # Every image would fail alike.
             except UserError as error:
-                failures.append((str(job.image), str(error)))
+                failures.append(Failure(printable(str(pair.image)), str(error)))
                 check_writable(directory / FAILURES)
             progress.advance()
     _write_failures(directory / FAILURES, failures)
-    return Done(completed, skipped, len(failures))
+    return FolderResult(completed, skipped, len(failures))
 
 
-def comparison_path(output: Path) -> Path:
-    """Where the comparison of an output goes: beside it."""
-    return output.with_name(f"{output.stem}_comparison{output.suffix}")
-
-
-def _distinct_from_comparisons(pairs: Pairs) -> Pairs:
-    """Takes out the pictures whose results would have the name of another's comparison."""
-    taken = {f"{job.stem}_comparison": job.image for job in pairs.jobs}
-    clashes = [
-        Failure(
-            printable(str(job.image)), f"its result would have the name of {taken[job.stem].name}'s comparison"
-        )
-        for job in pairs.jobs
-        if job.stem in taken
-    ]
-    return Pairs([job for job in pairs.jobs if job.stem not in taken], [*pairs.failures, *clashes])
-
-
-def _complete_job(load: Load, job: Job, choose_hole: ChooseHole, directory: Path, settings: Settings) -> bool:
-    """Completes one picture of a folder; returns whether there was something to do."""
-
-    def output(file_format: str | None) -> Path:
-        return directory / f"{job.stem}{suffix_for(file_format, job.image) if file_format else job.image.suffix}"
-
-    # Most of what is there already is found without reading anything.
-    if not settings.overwrite and output(settings.file_format and format_named(settings.file_format)).exists():
+def _complete_pair(
+    load: Callable[[], Completer], pair: Pair, choose_hole: ChooseHole, directory: Path, settings: Settings
+) -> bool:
+    """Completes one image of a folder unless its result exists; returns whether it did."""
+    output = directory / f"{pair.stem}{pair.image.suffix}"
+    usual = _with_suffix(output, format_named(settings.file_format)) if settings.file_format else output
+    if not settings.overwrite and usual.exists():  # Found without reading the image.
         return False
-    picture = read(job.image, printable(str(job.image)), settings)
-    path = output(format_for(None, picture, settings.file_format))
-    if not settings.overwrite and path.exists():
+    picture = read_input(pair.image, printable(str(pair.image)), settings)
+    replacing = dataclasses.replace(settings, overwrite=True)
+    job = CompletionJob.create(picture, choose_hole, replacing, default_output=output)
+    assert job.output is not None
+    if not settings.overwrite and job.output.exists():
         return False
-    complete_file(
-        load, picture, choose_hole, path, dataclasses.replace(settings, overwrite=True), lambda line: None
-    )
+    job.run(load(), lambda line: None)
     return True
 
 
-def _complete(
-    completer: Completer,
-    picture: Picture,
-    hole: np.ndarray,
-    file_format: str,
-    settings: Settings,
-    tell: Tell,
-    on_window: OnWindow | None,
-) -> tuple[bytes, Picture | None]:
-    """Returns the completed picture's file, and the comparison where one is wanted."""
-    raw = RawPicture(picture.pixels) if settings.comparison else None
-    with contextlib.ExitStack() as stack:
-        count = done = 0
-        bar: Progress | None = None
+def _with_suffix(path: Path, file_format: str) -> Path:
+    """Replaces the suffix of a path, unless it is one of the format's."""
+    return path.with_suffix(suffix_for(file_format, path))
 
-        def on_plan(plan: Plan) -> None:
-            nonlocal count, bar
-            count = len(plan.windows)
-            tell(f"{plan.strategy}: {plan.reason}")
-            if count > 1 and on_window is None:
-                bar = stack.enter_context(Progress("completing", count, tell, unit="windows"))
 
-        def on_output(window: Window, output: np.ndarray) -> None:
-            nonlocal done
-            done += 1
-            if raw is not None:
-                raw(window, output)
-            if bar is not None:
-                bar.advance()
-            if on_window is not None:
-                on_window(done, count)
-
-        filling = completer.fill(
-            picture.pixels,
-            hole,
-            strategy=settings.strategy,
-            max_side=settings.max_side,
-            blend=settings.blend,
-            on_plan=on_plan,
-            on_output=on_output,
+def _without_comparison_clashes(pairing: Pairing) -> Pairing:
+    """Removes the pairs whose results would overwrite another's comparison."""
+    comparisons = {f"{pair.stem}_comparison": pair.image.name for pair in pairing.pairs}
+    clashes = [
+        Failure(
+            printable(str(pair.image)), f"its result would have the name of {comparisons[pair.stem]}'s comparison"
         )
-    content = _encoded(dataclasses.replace(picture, pixels=filling.pixels), None, file_format, settings)
-    if raw is None:
-        return content, None
-    shown = picture.pixels.copy()
-    shown[hole] = np.iinfo(shown.dtype).max
-    together = np.concatenate([shown, raw.pixels, filling.pixels], axis=1)
-    return content, dataclasses.replace(picture, pixels=together)
+        for pair in pairing.pairs
+        if pair.stem in comparisons
+    ]
+    pairs = [pair for pair in pairing.pairs if pair.stem not in comparisons]
+    return Pairing(pairs, [*pairing.failures, *clashes])
 
 
-def _encoded(picture: Picture, path: Path | None, file_format: str, settings: Settings) -> bytes:
-    with enough_memory_for(f"writing a picture of {picture.size[0]} x {picture.size[1]} px"):
-        try:
-            return encode_picture(picture, file_format, settings.quality)
-        except DataError as error:
-            name = "picture" if path is None else printable(str(path))
-            raise DataError(f"{name}: {str(error).removeprefix('picture: ')}") from error
-
-
-def _write_failures(path: Path, failures: list[tuple[str, str]]) -> None:
+def _write_failures(path: Path, failures: list[Failure]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows(
-        [("file", "error"), *((printable(file), error) for file, error in failures)]
+        [("file", "error"), *((printable(failure.file), failure.reason) for failure in failures)]
     )
     write_atomically(path, table.getvalue())

@@ -1,4 +1,4 @@
-"""A folder of pictures and its masks: which mask belongs to which picture, and what each result is called."""
+"""Pairs the images of a folder with their masks, and names the results."""
 
 import re
 import unicodedata
@@ -10,17 +10,17 @@ from typing import NamedTuple
 from glcic_jax.data.folders import COMPLETION_SUFFIXES, list_folder
 from glcic_jax.errors import DataError, printable
 
-# NAME_mask, NAME_mask2, NAME_mask002: several masks of one picture.
+# NAME_mask, NAME_mask2, NAME_mask002: several masks of one image.
 _MASK_NAME = re.compile(r"(.+)_mask\d*", re.IGNORECASE | re.DOTALL)
 
 
-class Job(NamedTuple):
-    """One picture to complete.
+class Pair(NamedTuple):
+    """One image to complete.
 
-    Args:
-      image: Its file.
-      mask: Its mask's file; None where masks do not come from files.
-      stem: Where the result goes: a path without a suffix, relative to the folder of results.
+    Attributes:
+      image: Image file.
+      mask: Mask file; None if masks do not come from files.
+      stem: Path of the result without suffix, relative to the folder of results.
     """
 
     image: Path
@@ -29,88 +29,79 @@ class Job(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A file that cannot be completed or belongs to nothing, and why; both fit on a line."""
+    """A file that cannot be completed or has no counterpart; both fields are one line."""
 
     file: str
     reason: str
 
 
-class Pairs(NamedTuple):
-    """What a folder holds.
+class Pairing(NamedTuple):
+    """Pairs in the order of their unique stems, and the files that could not be paired."""
 
-    Args:
-      jobs: In the order of their stems, each of which occurs once.
-      failures: What cannot be completed, or belongs to nothing.
-    """
-
-    jobs: list[Job]
+    pairs: list[Pair]
     failures: list[Failure]
 
 
-def pair(images: Path, masks: Path | None, results: Path | None = None) -> Pairs:
-    """Pairs the pictures of a folder with their masks; those in folders within it by their relative paths.
+def pair_files(images: Path, masks: Path | None, results: Path | None = None) -> Pairing:
+    """Pairs the images of a folder, including subfolders, with their masks by relative path.
 
-    A mask has the picture's name, or `NAME_maskNNN`. A result is called after the picture; those of a picture
-    with several masks are called after the masks.
+    A mask is called like its image, or `NAME_maskNNN`. A result is called like the image, or like the mask if the
+    image has several.
 
     Args:
-      images: A folder of pictures.
-      masks: One mask file for all; a folder of masks; the folder of pictures, where the files called
-        `NAME_maskNNN` are the masks; or None, where masks do not come from files.
-      results: The folder that results go to; what earlier runs left there is no picture, where it lies among them.
-
-    Returns:
-      The pairs, and what is left over.
+      images: Folder of images.
+      masks: One mask file for all images; a folder of masks; the folder of images, in which files called
+        `NAME_maskNNN` are masks; or None if masks do not come from files.
+      results: Folder of results; if it lies inside a listed folder, its files are ignored.
 
     Raises:
-      DataError: The folders are not there, or hold no pictures or no masks.
+      DataError: A folder does not exist, or holds no images or no masks.
     """
-    found, failures = _listed(images, leave_out=(masks, results))
+    found, failures = _list_images(images, exclude=(masks, results))
     if masks is None:
-        return _distinct([Job(images / path, None, stem_of(path)) for path in found], failures)
+        return _without_clashes([Pair(images / path, None, stem_of(path)) for path in found], failures)
     if not masks.exists():
         raise DataError(f"{printable(str(masks))}: no such file or folder")
     if masks.is_file():
-        jobs = [Job(images / path, masks, stem_of(path)) for path in found]
-        return _distinct(jobs, failures)
+        return _without_clashes([Pair(images / path, masks, stem_of(path)) for path in found], failures)
     if _same_file(images, masks):
-        of_masks = [path for path in found if _MASK_NAME.fullmatch(stem_of(path))]
+        mask_paths = [path for path in found if _MASK_NAME.fullmatch(stem_of(path))]
         found = [path for path in found if not _MASK_NAME.fullmatch(stem_of(path))]
     else:
-        of_masks, unopened = _listed(masks, leave_out=(images, results))
+        mask_paths, unopened = _list_images(masks, exclude=(images, results))
         failures += unopened
-    if not found or not of_masks:
+    if not found or not mask_paths:
         missing = "masks (NAME_mask)" if found else "pictures for its masks"
         raise DataError(f"{printable(str(masks))}: holds no {missing}")
-    masks_of, strays = masks_by_picture({stem_of(path) for path in found}, of_masks)
+    masks_of, strays = masks_by_picture({stem_of(path) for path in found}, mask_paths)
     failures += [_failure(masks / path, "no picture has the name of this mask") for path in strays]
-    jobs = []
+    pairs = []
     for path in found:
         own = masks_of[stem_of(path)]
         if not own:
             name = printable(PurePosixPath(stem_of(path)).name)
             failures.append(_failure(images / path, f"has no mask: it would be called {name}_mask"))
-        jobs += [Job(images / path, masks / mask, stem_of(mask if len(own) > 1 else path)) for mask in own]
-    return _distinct(jobs, failures)
+        pairs += [Pair(images / path, masks / mask, stem_of(mask if len(own) > 1 else path)) for mask in own]
+    return _without_clashes(pairs, failures)
 
 
-def _listed(folder: Path, leave_out: Iterable[Path | None]) -> tuple[list[str], list[Failure]]:
-    """The image files below a folder, and each folder within it that cannot be opened.
+def _list_images(folder: Path, exclude: Iterable[Path | None]) -> tuple[list[str], list[Failure]]:
+    """Lists the image files below a folder, and the subfolders that cannot be opened.
 
     Args:
       folder: The folder.
-      leave_out: Files, and folders with all that is below them, that do not count; itself is not left out.
+      exclude: Files and folders to ignore; the folder itself is never ignored.
     """
     if not folder.is_dir():
         raise DataError(f"{printable(str(folder))}: no such folder")
     listing = list_folder(folder, COMPLETION_SUFFIXES)
-    others = [path.resolve() for path in leave_out if path is not None and not _same_file(folder, path)]
+    others = [path.resolve() for path in exclude if path is not None and not _same_file(folder, path)]
     root = folder.resolve()
-    inside = [path.relative_to(root).parts for path in others if path.is_relative_to(root)]
+    excluded = [path.relative_to(root).parts for path in others if path.is_relative_to(root)]
     paths = [
         path
         for path in listing.images
-        if not any(PurePosixPath(path).parts[: len(parts)] == parts for parts in inside)
+        if not any(PurePosixPath(path).parts[: len(parts)] == parts for parts in excluded)
     ]
     if not paths:
         suffixes = ", ".join(sorted(COMPLETION_SUFFIXES))
@@ -132,49 +123,49 @@ def stem_of(path: str) -> str:
 
 
 def masks_by_picture(stems: set[str], masks: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Finds the pictures that masks are called after.
+    """Assigns masks to images by name.
 
     Args:
-      stems: Of the pictures: relative paths without a suffix.
-      masks: Relative paths.
+      stems: Relative paths of the images, without suffix.
+      masks: Relative paths of the masks.
 
     Returns:
-      Masks by the stem of their picture, and the masks of no picture.
+      Masks by the stem of their image, and the masks without an image.
     """
     masks_of: dict[str, list[str]] = defaultdict(list)
     strays = []
-    # A letter with an accent is one character or two, by the system that wrote the name; both look the same.
+    # File systems differ in whether an accented letter is one character or two.
     composed = {unicodedata.normalize("NFC", stem): stem for stem in sorted(stems)}
     for path in masks:
         stem = stem_of(path)
         named = _MASK_NAME.fullmatch(stem)
-        # A picture may be called NAME_mask itself: then the mask of just that name is its own.
+        # An image may itself be called NAME_mask: a mask of exactly that name belongs to it.
         for name in (stem, named[1]) if named else (stem,):
-            picture = name if name in stems else composed.get(unicodedata.normalize("NFC", name))
-            if picture is not None:
-                masks_of[picture].append(path)
+            image = name if name in stems else composed.get(unicodedata.normalize("NFC", name))
+            if image is not None:
+                masks_of[image].append(path)
                 break
         else:
             strays.append(path)
     return masks_of, strays
 
 
-def _distinct(jobs: list[Job], failures: list[Failure]) -> Pairs:
-    """Takes out jobs whose results would overwrite each other: in one format they would have one name."""
-    by_stem: dict[str, list[Job]] = defaultdict(list)
-    for job in jobs:
-        by_stem[job.stem].append(job)
+def _without_clashes(pairs: list[Pair], failures: list[Failure]) -> Pairing:
+    """Removes pairs whose results would overwrite each other: the same name in the same format."""
+    by_stem: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        by_stem[pair.stem].append(pair)
     for stem, same in by_stem.items():
         if len(same) > 1:
-            failures += dict.fromkeys(_clash(job, stem, same) for job in same)
-    return Pairs([same[0] for _, same in sorted(by_stem.items()) if len(same) == 1], failures)
+            failures += dict.fromkeys(_clash(pair, stem, same) for pair in same)
+    return Pairing([same[0] for _, same in sorted(by_stem.items()) if len(same) == 1], failures)
 
 
-def _clash(job: Job, stem: str, same: list[Job]) -> Failure:
-    file, kind = job.image, "picture"
+def _clash(pair: Pair, stem: str, same: list[Pair]) -> Failure:
+    file, kind = pair.image, "picture"
     others = {other.image.name for other in same} - {file.name}
-    if not others and job.mask is not None:
-        file, kind = job.mask, "mask"
+    if not others and pair.mask is not None:
+        file, kind = pair.mask, "mask"
         others = {other.mask.name for other in same if other.mask is not None} - {file.name}
     return _failure(
         file,

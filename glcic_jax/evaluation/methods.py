@@ -13,7 +13,7 @@ import numpy as np
 from glcic_jax.completion import blending
 from glcic_jax.completion.completer import Completer
 from glcic_jax.completion.pairing import stem_of
-from glcic_jax.completion.windows import Limits
+from glcic_jax.completion.windows import WindowLimits
 from glcic_jax.data.folders import COMPLETION_SUFFIXES, fingerprint, list_folder
 from glcic_jax.errors import DataError, printable
 from glcic_jax.evaluation.examples import Example
@@ -68,7 +68,7 @@ class NetworkMethod:
             f"strategy {strategy}, longest side {max_side} px"
         )
         self.fingerprint = self.description
-        Limits(described.hole_sides[1], max_side)  # Says at once what cannot be.
+        WindowLimits(described.hole_sides[1], max_side)  # Says at once what cannot be.
         self._completer, self._batch_size = completer, batch_size
         self._strategy, self._max_side = strategy, max_side
 
@@ -86,11 +86,10 @@ class NetworkMethod:
             missing = max(0, self._batch_size - len(examples)) if len(examples) > 1 else 0
             holes = [example.hole for example in examples]
             together = (np.stack(part + part[:1] * missing) for part in (colours, holes))
-            return list(self._completer.fill_together(*together)[: len(examples)])
-        strategy, max_side = self._strategy, self._max_side
+            return list(self._completer.fill_batch(*together)[: len(examples)])
         return [
-            self._completer.fill(colour, example.hole, strategy=strategy, max_side=max_side).pixels
-            for colour, example in zip(colours, examples, strict=True)
+            self._completer.fill(colour, example.hole, plan=plan).pixels
+            for colour, example, plan in zip(colours, examples, plans, strict=True)
         ]
 
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from glcic_jax.completion.files import OnWindow, Settings
+from glcic_jax.completion.completer import OnWindow
+from glcic_jax.completion.files import Settings
 from glcic_jax.errors import DataError, TooLargeError, printable
 from glcic_jax.pictures.colours import to_colour
 from glcic_jax.pictures.mask_files import Hole, MaskSettings, changed, coverage_note, hole_of_file, random_hole

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
-from glcic_jax.completion.completer import Completer
-from glcic_jax.completion.files import OnWindow, Settings, complete_file
+from glcic_jax.completion.completer import Completer, OnWindow
+from glcic_jax.completion.files import CompletionJob, Settings
 from glcic_jax.errors import DataError, TooLargeError, UserError, WeightsError, printable
 from glcic_jax.pictures.mask_files import ChooseHole
-from glcic_jax.pictures.picture import Picture, format_for, read_picture
+from glcic_jax.pictures.picture import Picture, read_picture
 from glcic_jax.runtime import enough_memory_for
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Order(NamedTuple):
 
     Attributes:
       image: The picture's file.
-      choose_hole: As `file_completion.complete_file` takes it.
+      choose_hole: As in `CompletionJob`.
       settings: How; where to write and comparisons have no meaning here.
       weights: A name that `Service.completers` has; None: its first.
     """
@@ -154,7 +154,7 @@ class Service:
         Args:
           order: What to do.
           gone: Set where nobody waits any more; then the work ends after the window that it is at.
-          on_window: As `file_completion.complete_file` takes it.
+          on_window: As in `CompletionJob.run`.
 
         Returns:
           A future of the result; it raises UserError where the order cannot be done, and GoneError.
@@ -243,18 +243,10 @@ class Service:
         picture = self.read(order.image, "image")
         read = time.perf_counter()
         notes: list[str] = []
-        content = complete_file(
-            lambda: self.completer(order.weights),
-            picture,
-            order.choose_hole,
-            None,
-            order.settings,
-            notes.append,
-            on_window,
-        )
-        file_format = format_for(None, picture, order.settings.file_format)
+        job = CompletionJob.create(picture, order.choose_hole, order.settings)
+        content = job.run(self.completer(order.weights), notes.append, on_window)
         done = time.perf_counter()
-        return Result(content, file_format, tuple(notes), waited, read - begun, done - read)
+        return Result(content, job.file_format, tuple(notes), waited, read - begun, done - read)
 
 
 def _accepted(pool: ThreadPoolExecutor, work: Callable[[], T]) -> "Future[T]":

@@ -14,7 +14,7 @@ from helpers.common import ROOT, one_line
 from weights.test_weights import random_variables
 
 from glcic_jax.completion import blending, runner
-from glcic_jax.completion.completer import Completer, RawPicture
+from glcic_jax.completion.completer import Completer
 from glcic_jax.completion.windows import STRATEGIES
 from glcic_jax.errors import ConfigError, MemoryExhaustedError, WeightsError
 from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator, complete
@@ -149,33 +149,32 @@ def test_depths_agree_and_sixteen_bits_are_not_eight(completer):
 def test_the_raw_picture_shows_the_output_where_the_network_looked(completer):
     pixels, hole = picture(200, 700), np.zeros((200, 700), bool)
     hole[90:100, 20:30] = True
-    raw = RawPicture(pixels)
-    filling = completer.fill(pixels, hole, on_output=raw)
+    filling = completer.fill(pixels, hole, keep_raw=True)
     (window,) = filling.plan.windows
-    np.testing.assert_array_equal(raw.pixels[hole], filling.pixels[hole])
+    np.testing.assert_array_equal(filling.raw[hole], filling.pixels[hole])
     outside = np.ones(hole.shape, bool)
     outside[window.box.slices] = False
-    np.testing.assert_array_equal(raw.pixels[outside], pixels[outside])
-    assert (raw.pixels[window.box.slices] != pixels[window.box.slices]).mean() > 0.9
+    np.testing.assert_array_equal(filling.raw[outside], pixels[outside])
+    assert (filling.raw[window.box.slices] != pixels[window.box.slices]).mean() > 0.9
 
 
 def test_sizes_share_programs_and_a_warm_one_compiles_nothing(variables):
     fresh = Completer(Weights(NETWORK, variables, DESCRIPTION))
     fresh.warmup([(70, 90)])
-    assert fresh._runner.sizes == ((80, 96),)
+    assert list(fresh._runner._programs) == [(1, 80, 96)]
     for height, width in ((65, 81), (80, 96), (77, 93)):
         fresh.fill(picture(height, width), random_hole(height, width, 3), strategy="original")
-    assert fresh._runner.sizes == ((80, 96),)
+    assert list(fresh._runner._programs) == [(1, 80, 96)]
 
 
 def test_a_warm_completer_is_ready_for_a_photograph(variables):
     fresh = Completer(Weights(NETWORK, variables, DESCRIPTION))
     fresh.warmup([(1000, 800)])
-    ready = fresh._runner.sizes
+    assert fresh.programs == 1
     hole = np.zeros((1000, 800), bool)
     hole[500:530, 390:420] = True
     fresh.fill(picture(1000, 800), hole)
-    assert fresh._runner.sizes == ready == ((384, 384),)
+    assert list(fresh._runner._programs) == [(1, 384, 384)]
 
 
 class Stub:

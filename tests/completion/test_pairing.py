@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.common import one_line
 
-from glcic_jax.completion.pairing import Job, pair
+from glcic_jax.completion.pairing import Pair, pair_files
 from glcic_jax.errors import DataError
 
 
@@ -22,7 +22,7 @@ def fill(root: Path, *names: str) -> Path:
 def summary(pairs, images: Path, masks: Path) -> list[tuple[str, str, str]]:
     return [
         (job.image.relative_to(images).as_posix(), job.mask.relative_to(masks).as_posix(), job.stem)
-        for job in pairs.jobs
+        for job in pairs.pairs
     ]
 
 
@@ -32,16 +32,16 @@ def lines(pairs) -> list[str]:
 
 def test_pictures_whose_masks_are_no_files(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "deep/a_mask.png")
-    assert pair(images, None).jobs == [
-        Job(images / "a.jpg", None, "a"),
-        Job(images / "deep/a_mask.png", None, "deep/a_mask"),
+    assert pair_files(images, None).pairs == [
+        Pair(images / "a.jpg", None, "a"),
+        Pair(images / "deep/a_mask.png", None, "deep/a_mask"),
     ]
 
 
 def test_pairs_by_name_in_nested_folders(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "b.heic", "deep/a.PNG", "deep/er/c.d.avif")
     masks = fill(tmp_path / "masks", "a.png", "b_mask.png", "deep/a_mask001.png", "deep/er/c.d.jp2")
-    pairs = pair(images, masks)
+    pairs = pair_files(images, masks)
     assert summary(pairs, images, masks) == [
         ("a.jpg", "a.png", "a"),
         ("b.heic", "b_mask.png", "b"),
@@ -49,13 +49,13 @@ def test_pairs_by_name_in_nested_folders(tmp_path):
         ("deep/er/c.d.avif", "deep/er/c.d.jp2", "deep/er/c.d"),
     ]
     assert pairs.failures == []
-    assert pairs.jobs[0] == Job(images / "a.jpg", masks / "a.png", "a")
+    assert pairs.pairs[0] == Pair(images / "a.jpg", masks / "a.png", "a")
 
 
 def test_several_masks_give_results_called_after_them(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "b.jpg")
     masks = fill(tmp_path / "masks", "a_mask1.png", "a_mask02.png", "a.png", "b_mask.png")
-    assert summary(pair(images, masks), images, masks) == [
+    assert summary(pair_files(images, masks), images, masks) == [
         ("a.jpg", "a.png", "a"),
         ("a.jpg", "a_mask02.png", "a_mask02"),
         ("a.jpg", "a_mask1.png", "a_mask1"),
@@ -65,18 +65,18 @@ def test_several_masks_give_results_called_after_them(tmp_path):
 
 def test_one_mask_for_all_is_no_picture_itself(tmp_path):
     images = fill(tmp_path, "a.jpg", "sub/b.jpg", "m.png")
-    pairs = pair(images, images / "m.png")
+    pairs = pair_files(images, images / "m.png")
     assert summary(pairs, images, images) == [("a.jpg", "m.png", "a"), ("sub/b.jpg", "m.png", "sub/b")]
     elsewhere = fill(tmp_path / "other", "m.png") / "m.png"
-    assert {job.mask for job in pair(images / "sub", elsewhere).jobs} == {elsewhere}
+    assert {job.mask for job in pair_files(images / "sub", elsewhere).pairs} == {elsewhere}
 
 
 def test_masks_beside_their_pictures(tmp_path):
     images = fill(
         tmp_path / "in", "a.jpg", "a_mask.png", "b.jpg", "b_mask1.png", "b_mask2.png", "c_mask.png", "d.jpg"
     )
-    pairs = pair(images, Path(f"{images}/../in"))
-    assert [(job.image.name, job.mask.name, job.stem) for job in pairs.jobs] == [
+    pairs = pair_files(images, Path(f"{images}/../in"))
+    assert [(job.image.name, job.mask.name, job.stem) for job in pairs.pairs] == [
         ("a.jpg", "a_mask.png", "a"),
         ("b.jpg", "b_mask1.png", "b_mask1"),
         ("b.jpg", "b_mask2.png", "b_mask2"),
@@ -89,8 +89,8 @@ def test_masks_beside_their_pictures(tmp_path):
 def test_what_is_left_over_is_said_and_the_rest_goes_on(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "b.jpg")
     masks = fill(tmp_path / "masks", "a.png", "x.png", "sub/b.png")
-    pairs = pair(images, masks)
-    assert [job.stem for job in pairs.jobs] == ["a"]
+    pairs = pair_files(images, masks)
+    assert [job.stem for job in pairs.pairs] == ["a"]
     assert sorted(line.split(": ")[0] for line in lines(pairs)) == sorted(
         [str(images / "b.jpg"), str(masks / "x.png"), str(masks / "sub/b.png")]
     )
@@ -100,8 +100,8 @@ def test_pictures_whose_results_would_have_one_name_are_left_over(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "a.png", "b.jpg")
     masks = fill(tmp_path / "masks", "a.png", "b.png")
     for mask in (masks, masks / "b.png"):
-        pairs = pair(images, mask)
-        assert [job.stem for job in pairs.jobs] == ["b"]
+        pairs = pair_files(images, mask)
+        assert [job.stem for job in pairs.pairs] == ["b"]
         assert len(pairs.failures) == 2
         assert lines(pairs)[0].startswith(f"{images / 'a.jpg'}: ")
         assert "a.png" in lines(pairs)[0]
@@ -111,8 +111,8 @@ def test_pictures_whose_results_would_have_one_name_are_left_over(tmp_path):
 def test_masks_of_one_name_are_left_over(tmp_path):
     images = fill(tmp_path / "in", "a.jpg")
     masks = fill(tmp_path / "masks", "a.png", "a.jpg", "a_mask.png")
-    pairs = pair(images, masks)
-    assert [job.mask.name for job in pairs.jobs] == ["a_mask.png"]
+    pairs = pair_files(images, masks)
+    assert [job.mask.name for job in pairs.pairs] == ["a_mask.png"]
     assert [line.split(": ")[0] for line in lines(pairs)] == [str(masks / "a.jpg"), str(masks / "a.png")]
     assert "rename one" in lines(pairs)[0]
 
@@ -120,8 +120,8 @@ def test_masks_of_one_name_are_left_over(tmp_path):
 def test_a_picture_called_like_a_mask_keeps_its_own(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "a_mask.jpg")
     masks = fill(tmp_path / "masks", "a.png", "a_mask.png", "a_mask_mask2.png")
-    pairs = pair(images, masks)
-    assert [(job.image.name, job.stem) for job in pairs.jobs] == [
+    pairs = pair_files(images, masks)
+    assert [(job.image.name, job.stem) for job in pairs.pairs] == [
         ("a.jpg", "a"),
         ("a_mask.jpg", "a_mask"),
         ("a_mask.jpg", "a_mask_mask2"),
@@ -131,7 +131,7 @@ def test_a_picture_called_like_a_mask_keeps_its_own(tmp_path):
 def test_masks_are_found_in_capital_letters_too(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "b.jpg")
     masks = fill(tmp_path / "masks", "a_MASK.PNG", "b_Mask2.png")
-    assert summary(pair(images, masks), images, masks) == [
+    assert summary(pair_files(images, masks), images, masks) == [
         ("a.jpg", "a_MASK.PNG", "a"),
         ("b.jpg", "b_Mask2.png", "b"),
     ]
@@ -142,7 +142,7 @@ def test_accents_written_in_one_or_two_characters_are_the_same(tmp_path, of_pict
     picture, mask = unicodedata.normalize(of_pictures, "caf\xe9"), unicodedata.normalize(of_masks, "caf\xe9")
     images = fill(tmp_path / "in", f"{picture}.jpg", f"{picture}/{picture}2.jpg")
     masks = fill(tmp_path / "masks", f"{mask}.png", f"{mask}/{mask}2_mask.png")
-    pairs = pair(images, masks)
+    pairs = pair_files(images, masks)
     assert summary(pairs, images, masks) == [
         (f"{picture}.jpg", f"{mask}.png", picture),
         (f"{picture}/{picture}2.jpg", f"{mask}/{mask}2_mask.png", f"{picture}/{picture}2"),
@@ -156,15 +156,15 @@ def test_names_that_differ_in_their_characters_alone_keep_their_own_masks(tmp_pa
     if len(list(images.iterdir())) < 2:
         pytest.skip("this file system takes both for one name")
     masks = fill(tmp_path / "masks", *(f"{name}.png" for name in names))
-    assert {(job.image.stem, job.mask.stem) for job in pair(images, masks).jobs} == {(n, n) for n in names}
+    assert {(job.image.stem, job.mask.stem) for job in pair_files(images, masks).pairs} == {(n, n) for n in names}
 
 
 def test_masks_and_results_within_the_folder_are_no_pictures(tmp_path):
     images = fill(tmp_path, "a.jpg", "masks/a.png", "out/a.jpg")
-    pairs = pair(images, tmp_path / "masks", tmp_path / "out")
-    assert [job.image for job in pairs.jobs] == [images / "a.jpg"]
+    pairs = pair_files(images, tmp_path / "masks", tmp_path / "out")
+    assert [job.image for job in pairs.pairs] == [images / "a.jpg"]
     assert pairs.failures == []
-    pairs = pair(images, tmp_path / "masks", tmp_path / "not there yet")
+    pairs = pair_files(images, tmp_path / "masks", tmp_path / "not there yet")
     assert [line.split(": ")[0] for line in lines(pairs)] == [str(images / "out/a.jpg")]
 
 
@@ -184,7 +184,7 @@ def test_folders_that_hold_nothing_are_errors(tmp_path, images, masks, words):
     fill(tmp_path / "empty", "notes.txt")
     fill(tmp_path / "masks", "a_mask.png")
     with pytest.raises(DataError, match=words):
-        pair(tmp_path / images, tmp_path / masks)
+        pair_files(tmp_path / images, tmp_path / masks)
     with pytest.raises(DataError) as caught:
-        pair(tmp_path / images, tmp_path / masks)
+        pair_files(tmp_path / images, tmp_path / masks)
     one_line(caught)

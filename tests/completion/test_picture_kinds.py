@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from glcic_jax.completion.completer import Completer
-from glcic_jax.completion.inputs import take_hole, take_picture
+from glcic_jax.completion.inputs import open_hole, open_image
 from glcic_jax.errors import DataError, WeightsError
 from glcic_jax.model.networks import CompletionNetwork
 from glcic_jax.weights.file import Description, Weights, save_weights
@@ -78,8 +78,8 @@ def test_a_profile_comes_back_with_pixels_that_it_fits(mode, space, kept):
     image = Image.new(mode, (4, 3))
     profile = bytes(16) + space + bytes(200)
     image.info |= {"icc_profile": profile, "dpi": (72, 72)}
-    taken = take_picture(image)
-    back = taken.give_back(taken.pixels)
+    taken = open_image(image)
+    back = taken.restore(taken.pixels)
     assert back.mode == "RGB"
     assert back.info.get("icc_profile") == (profile if kept else None)
     assert back.info["dpi"] == (72, 72)
@@ -133,7 +133,7 @@ def test_paths_and_bytes_come_back_as_an_upright_image(completer, tmp_path):
     ],
 )
 def test_masks_of_every_kind_are_the_same_hole(mask):
-    np.testing.assert_array_equal(take_hole(mask, (30, 21)), HOLE)
+    np.testing.assert_array_equal(open_hole(mask, (30, 21)), HOLE)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_masks_of_every_kind_are_the_same_hole(mask):
 )
 def test_what_is_no_picture_is_one_line(image, told):
     with pytest.raises(DataError, match=told):
-        take_picture(image)
+        open_image(image)
 
 
 def test_floats_are_looked_at_outside_the_hole_alone(completer):

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from glcic_jax.completion.windows import CONTEXT, STRATEGIES, Box, Limits, plan
+from glcic_jax.completion.windows import CONTEXT, STRATEGIES, Box, WindowLimits, plan_completion
 from glcic_jax.errors import ConfigError
 from glcic_jax.model.networks import CompletionNetwork
 
-LIMITS = Limits(largest_hole=32, max_side=600)
+LIMITS = WindowLimits(largest_hole=32, max_side=600)
 
 
 def hole_of(shape, *boxes) -> np.ndarray:
@@ -35,12 +35,12 @@ def random_hole(seed: int) -> np.ndarray:
 def test_every_pixel_of_a_hole_is_filled_once(strategy, max_side):
     for seed in range(40):
         hole = random_hole(seed)
-        decided = plan(hole, strategy, Limits(32, max_side))
+        decided = plan_completion(hole, strategy, WindowLimits(32, max_side))
         filled = np.zeros(hole.shape, int)
         for window in decided.windows:
-            assert window.part.shape == (window.box.height, window.box.width)
-            assert window.part.any()
-            filled[window.box.slices] += window.part
+            assert window.fill_mask.shape == (window.box.height, window.box.width)
+            assert window.fill_mask.any()
+            filled[window.box.slices] += window.fill_mask
             if decided.strategy != "original":
                 assert max(window.network_size) <= max_side
         np.testing.assert_array_equal(filled, hole)
@@ -48,20 +48,20 @@ def test_every_pixel_of_a_hole_is_filled_once(strategy, max_side):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_an_empty_hole_needs_no_window(strategy):
-    decided = plan(np.zeros((5, 7), bool), strategy, LIMITS)
+    decided = plan_completion(np.zeros((5, 7), bool), strategy, LIMITS)
     assert decided.windows == ()
     assert "empty" in decided.reason
 
 
 def test_an_unknown_strategy_and_a_tiny_side_are_errors():
     with pytest.raises(ConfigError, match="'tile': choose one of auto, crop, original, resize"):
-        plan(hole_of((9, 9), (1, 1, 2, 2)), "tile", LIMITS)
+        plan_completion(hole_of((9, 9), (1, 1, 2, 2)), "tile", LIMITS)
     with pytest.raises(ConfigError, match="63 px is too small: give 64"):
-        Limits(32, 63)
+        WindowLimits(32, 63)
 
 
 def test_a_window_leaves_all_that_the_network_can_see_around_a_hole():
-    (window,) = plan(hole_of((3000, 4000), (1001, 2002, 1021, 2032)), "crop", LIMITS).windows
+    (window,) = plan_completion(hole_of((3000, 4000), (1001, 2002, 1021, 2032)), "crop", LIMITS).windows
     assert window.box == Box(1001 - CONTEXT - 1, 2002 - CONTEXT - 2, 1024 + CONTEXT, 2032 + CONTEXT)
     assert window.scale == 1
     assert all(edge % 4 == 0 for edge in window.box)
@@ -84,20 +84,20 @@ def test_the_context_is_what_the_network_sees():
 
 def test_holes_whose_windows_touch_share_one_and_others_do_not():
     near = hole_of((2000, 2000), (500, 500, 520, 520), (500, 500 + 2 * CONTEXT, 520, 520 + 2 * CONTEXT))
-    assert len(plan(near, "crop", Limits(32, 2000)).windows) == 1
+    assert len(plan_completion(near, "crop", WindowLimits(32, 2000)).windows) == 1
     far = hole_of((2000, 2000), (500, 500, 520, 520), (500, 540 + 2 * CONTEXT, 520, 560 + 2 * CONTEXT))
-    assert len(plan(far, "crop", LIMITS).windows) == 2
+    assert len(plan_completion(far, "crop", LIMITS).windows) == 2
     # The window around the first two touches that of the third.
     chain = hole_of((2000, 2000), (100, 100, 110, 110), (390, 390, 400, 400), (110, 680, 120, 690))
-    assert len(plan(chain, "crop", Limits(32, 2000)).windows) == 1
+    assert len(plan_completion(chain, "crop", WindowLimits(32, 2000)).windows) == 1
 
 
 def test_only_thick_holes_are_reduced():
     hole = hole_of((3000, 4000), (1000, 1000, 1129, 1129), (1150, 1150, 1155, 1155), (20, 20, 22, 2000))
-    decided = plan(hole, "crop", LIMITS)
+    decided = plan_completion(hole, "crop", LIMITS)
     reduced = [window for window in decided.windows if window.scale < 1]
     assert [round(window.scale, 3) for window in reduced] == [round(32 / 129, 3)]
-    assert reduced[0].part.sum() == 129**2
+    assert reduced[0].fill_mask.sum() == 129**2
     assert all(window.scale == 1 for window in decided.windows if window is not reduced[0])
     assert "reduced to 25 %" in decided.reason
 
@@ -105,30 +105,32 @@ def test_only_thick_holes_are_reduced():
 def test_a_hole_a_little_thicker_than_those_trained_on_is_not_reduced():
     for side, scale in ((40, 1.0), (43, 32 / 43)):
         for strategy in ("crop", "resize", "auto"):
-            (window,) = plan(hole_of((400, 400), (100, 100, 100 + side, 100 + side)), strategy, LIMITS).windows
+            (window,) = plan_completion(
+                hole_of((400, 400), (100, 100, 100 + side, 100 + side)), strategy, LIMITS
+            ).windows
             assert window.scale == pytest.approx(scale), strategy
 
 
 def test_a_hole_at_the_border_is_as_thick_as_it_is_deep():
-    decided = plan(hole_of((400, 400), (0, 0, 400, 32)), "resize", LIMITS)
+    decided = plan_completion(hole_of((400, 400), (0, 0, 400, 32)), "resize", LIMITS)
     assert decided.windows[0].scale == pytest.approx(32 / 63)
 
 
 def test_a_long_thin_hole_is_cut_into_windows():
     hole = np.eye(3000, dtype=bool) | np.eye(3000, k=1, dtype=bool)
-    decided = plan(hole, "crop", LIMITS)
+    decided = plan_completion(hole, "crop", LIMITS)
     assert len(decided.windows) > 5
     assert all(max(window.network_size) <= 600 and window.scale == 1 for window in decided.windows)
 
 
 def test_a_reduced_window_sees_as_much_as_any_other():
-    (window,) = plan(hole_of((3000, 4000), (1400, 1600, 1528, 1728)), "crop", LIMITS).windows
+    (window,) = plan_completion(hole_of((3000, 4000), (1400, 1600, 1528, 1728)), "crop", LIMITS).windows
     scale = 32 / 127
     assert window.scale == pytest.approx(scale)
     for edge, inner in zip(window.box, (1400, 1600, 1528, 1728), strict=True):
         assert abs(edge - inner) * scale == pytest.approx(CONTEXT, abs=8 * scale)
     # So long that it is cut: each cell sees as much around its part.
-    long = plan(hole_of((3000, 6000), (1400, 500, 1528, 5500)), "crop", LIMITS).windows
+    long = plan_completion(hole_of((3000, 6000), (1400, 500, 1528, 5500)), "crop", LIMITS).windows
     assert len(long) > 1
     for window in long:
         assert window.scale == pytest.approx(scale)
@@ -137,26 +139,28 @@ def test_a_reduced_window_sees_as_much_as_any_other():
 
 def test_holes_that_are_reduced_alike_take_the_smallest_scale_and_others_their_own():
     hole = hole_of((2000, 3000), (900, 900, 1029, 1029), (900, 1100, 1081, 1281), (900, 1400, 1455, 1955))
-    windows = plan(hole, "crop", Limits(32, 5000)).windows
+    windows = plan_completion(hole, "crop", WindowLimits(32, 5000)).windows
     assert sorted(round(window.scale, 4) for window in windows) == [round(32 / 555, 4), round(32 / 181, 4)]
     smaller = max(windows, key=lambda window: window.scale)
-    assert smaller.part.sum() == 129**2 + 181**2
+    assert smaller.fill_mask.sum() == 129**2 + 181**2
 
 
 def test_a_scratch_is_not_reduced_with_a_thick_hole():
     hole = hole_of((3000, 4000), (1000, 1000, 1860, 1860), (200, 200, 201, 3000))
-    decided = plan(hole, "auto", Limits(128, 600))
+    decided = plan_completion(hole, "auto", WindowLimits(128, 600))
     assert decided.strategy == "crop"
-    assert {window.scale for window in decided.windows if window.part.sum() < 10_000} == {1.0}
-    small = plan(hole_of((500, 560), (10, 10, 175, 175), (400, 10, 403, 500)), "auto", Limits(128, 600))
+    assert {window.scale for window in decided.windows if window.fill_mask.sum() < 10_000} == {1.0}
+    small = plan_completion(
+        hole_of((500, 560), (10, 10, 175, 175), (400, 10, 403, 500)), "auto", WindowLimits(128, 600)
+    )
     assert sorted(window.scale for window in small.windows) == [128 / 165, 1.0]
 
 
 def test_a_hundred_thousand_specks_are_planned_like_few():
     hole = np.zeros((1200, 1600), bool)
     hole[::4, ::4] = True
-    decided = plan(hole, "crop", LIMITS)
-    assert sum(window.part.sum() for window in decided.windows) == hole.sum() == 120_000
+    decided = plan_completion(hole, "crop", LIMITS)
+    assert sum(window.fill_mask.sum() for window in decided.windows) == hole.sum() == 120_000
     assert "120,000 holes" in decided.reason
 
 
@@ -165,14 +169,14 @@ def test_a_hundred_thousand_specks_are_planned_like_few():
     [
         ((400, 600), (10, 10, 42, 42), "original", "its long side is at most 600 px"),
         ((400, 600), (10, 10, 90, 90), "resize", "all holes are thicker"),
-        ((400, 604), (10, 10, 40, 40), "crop", "the picture's long side is 604 px, above 600"),
+        ((400, 604), (10, 10, 40, 40), "crop", "the image's long side is 604 px, above 600"),
         ((3000, 4000), (10, 10, 410, 410), "resize", "thicker"),
         ((3000, 4000), (10, 10, 110, 110), "crop", "reduced to"),
         ((300, 300), (0, 0, 300, 300), "resize", "thicker"),
     ],
 )
 def test_auto_says_what_it_chose_and_why(shape, box, strategy, told):
-    decided = plan(hole_of(shape, box), "auto", LIMITS)
+    decided = plan_completion(hole_of(shape, box), "auto", LIMITS)
     assert decided.strategy == strategy
     assert told in decided.reason
     assert "(chosen because" in decided.reason

@@ -8,7 +8,7 @@ import pytest
 from helpers.tiny import tiny_weights
 
 from glcic_jax.completion.completer import Completer
-from glcic_jax.completion.files import Settings, complete_file
+from glcic_jax.completion.files import CompletionJob, Settings
 from glcic_jax.errors import DataError, TooLargeError, WeightsError
 from glcic_jax.pictures.mask_files import Hole
 from glcic_jax.pictures.picture import Picture, encode_picture, read_picture
@@ -59,9 +59,9 @@ class Held:
 def test_the_result_is_that_of_a_file(service, completer):
     with service.admitted():
         result = service.submit(order(png(), blend=True), threading.Event()).result(60)
-    settings = Settings(blend=True)
     notes = []
-    expected = complete_file(lambda: completer, read_picture(png(), "a"), choose, None, settings, notes.append)
+    job = CompletionJob.create(read_picture(png(), "a"), choose, Settings(blend=True))
+    expected = job.run(completer, notes.append)
     assert result.content == expected
     assert result.file_format == "PNG"
     assert list(result.notes) == notes
