@@ -1,4 +1,4 @@
-"""Writes files as Torch7 and PyTorch do, without either, and the layouts of other GLCIC implementations."""
+"""Writes files as Torch7 and PyTorch do, in the layouts of other GLCIC implementations."""
 
 import io
 import pickle
@@ -15,7 +15,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def refusal(read, *arguments) -> str | None:
-    """What a reader says against its arguments, None where it takes them; any other error goes on."""
+    """Returns the message of a reader's WeightsError, or None where it raises none."""
     try:
         read(*arguments)
     except WeightsError as error:
@@ -31,7 +31,7 @@ class Global(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A call in a pickle, and the state that is given to what it returns."""
+    """A call in a pickle, and the state of the object that it returns."""
 
     function: Any
     arguments: tuple
@@ -39,9 +39,9 @@ class Call(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What a pickle keeps outside of itself."""
+    """A reference of a pickle to external data."""
 
-    said: tuple
+    reference: tuple
 
 
 class Storage:
@@ -64,7 +64,7 @@ KINDS = {"f4": "Float", "f8": "Double", "f2": "Half", "i8": "Long", "i4": "Int",
 
 
 def tensor(array) -> Tensor:
-    """A tensor with a storage of its own; uint16 stands for bfloat16."""
+    """Returns a tensor with its own storage; uint16 stands for bfloat16."""
     array = np.ascontiguousarray(array)
     strides = tuple(stride // array.itemsize for stride in array.strides)
     return Tensor(Storage(array.ravel(), KINDS[array.dtype.str[1:]]), 0, array.shape, strides)
@@ -76,7 +76,7 @@ def ordered_dict(fields) -> Call:
 
 
 class Pickler(pickle._Pickler):
-    """Writes calls and names that need not exist; notes the storages."""
+    """Writes calls and names that need not exist; collects the storages."""
 
     def __init__(self, file, legacy=False, protocol=2):
         super().__init__(file, protocol)
@@ -85,14 +85,14 @@ class Pickler(pickle._Pickler):
 
     def persistent_id(self, obj):
         if isinstance(obj, Stored):
-            return obj.said
+            return obj.reference
         if not isinstance(obj, Storage):
             return None
         if not any(obj is known for known in self.storages):
             self.storages.append(obj)
         key = str(next(index for index, known in enumerate(self.storages) if known is obj))
-        said = ("storage", Global("torch", f"{obj.kind}Storage"), key, "cpu", len(obj.array))
-        return (*said, None) if self.legacy else said
+        reference = ("storage", Global("torch", f"{obj.kind}Storage"), key, "cpu", len(obj.array))
+        return (*reference, None) if self.legacy else reference
 
     def save(self, obj, save_persistent_id=True):
         if isinstance(obj, Tensor):
@@ -119,7 +119,7 @@ def pickled(value, **fields) -> tuple[bytes, list[Storage]]:
 
 
 def zip_file(program: bytes, storages=(), order="<", compression=zipfile.ZIP_STORED, extra=()) -> bytes:
-    """A PyTorch file as since 1.6, from the bytes of its pickle."""
+    """Returns a file of PyTorch 1.6 or later, from the bytes of its pickle."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
         archive.writestr("archive/data.pkl", program)
@@ -134,7 +134,7 @@ def zip_file(program: bytes, storages=(), order="<", compression=zipfile.ZIP_STO
 
 
 def legacy_file(program: bytes, storages=(), order="<") -> bytes:
-    """A PyTorch file as before 1.6."""
+    """Returns a file of PyTorch before 1.6."""
     sizes = {
         "protocol_version": 1001,
         "little_endian": order == "<",
@@ -157,7 +157,7 @@ def torch_legacy(value, order="<") -> bytes:
 
 
 def state_dict(arrays) -> Call:
-    """As a module's: an OrderedDict of float32 tensors."""
+    """Returns a module's state dict: an OrderedDict of float32 tensors."""
     return ordered_dict({name: tensor(np.asarray(array, np.float32)) for name, array in arrays.items()})
 
 
@@ -170,7 +170,7 @@ class Module(NamedTuple):
 
 
 class View(NamedTuple):
-    """A Torch7 tensor, from anything that its parts may be. `storage` is an array [N] or any value."""
+    """A Torch7 tensor, valid or not; `storage` is an array [N] or any value."""
 
     class_name: str
     shape: tuple
@@ -180,39 +180,32 @@ class View(NamedTuple):
 
 
 class Lua(NamedTuple):
-    """A function, under one of its three tags."""
+    """A function with one of the three tags."""
 
     tag: int
 
 
 class Torch7Writer:
-    """Collects a file; `ascii` or binary, then with longs of that type."""
+    """Collects a binary file."""
 
-    def __init__(self, ascii=False, long="<i8"):
-        self.ascii, self.long = ascii, long
+    def __init__(self):
         self.parts: list[bytes] = []
         self.indices: dict[int, int] = {}
         self.kept: list[Any] = []
 
     def integer(self, value):
-        self.parts.append(b"%d\n" % value if self.ascii else struct.pack("<i", value))
+        self.parts.append(struct.pack("<i", value))
 
     def numbers(self, values, dtype):
-        array = np.asarray(values, self.long if dtype == np.dtype("<i8") else dtype)
-        if not self.ascii:
-            self.parts.append(array.tobytes())
-        elif array.itemsize == 1:
-            self.parts.append(array.tobytes() + b"\n" * bool(len(array)))
-        elif len(array):
-            self.parts.append(" ".join(f"{value:.17g}" for value in array.tolist()).encode() + b"\n")
+        self.parts.append(np.asarray(values, dtype).tobytes())
 
     def text(self, value):
         data = value.encode() if isinstance(value, str) else value
         self.integer(len(data))
-        self.parts.append(data + b"\n" * (self.ascii and bool(data)))
+        self.parts.append(data)
 
     def shared(self, value, tag) -> bool:
-        """Writes the tag and the number; returns if the value stands further above already."""
+        """Writes tag and index; returns whether the value was written before."""
         self.integer(tag)
         known = id(value) in self.indices
         self.indices.setdefault(id(value), len(self.indices) + 1)
@@ -292,8 +285,8 @@ def torch7_tensor(array) -> View:
     return View(f"torch.{T7_KINDS[array.dtype.str[1:]]}Tensor", array.shape, strides, 1, array.ravel())
 
 
-def torch7(value, ascii=False, **fields) -> bytes:
-    writer = Torch7Writer(ascii, **fields)
+def torch7(value) -> bytes:
+    writer = Torch7Writer()
     writer.value(value)
     return b"".join(writer.parts)
 
@@ -303,7 +296,7 @@ def single(array) -> View:
 
 
 def authors_modules(weights, package="nn", old=False) -> list[Module]:
-    """The authors' modules with the weights of the reference; `old`: as Torch7 had them in 2015."""
+    """Returns the authors' modules with the reference's weights; `old`: in the form of Torch7 in 2015."""
     modules = []
     for index, (name, kernel, stride, dilation, _, _) in enumerate(reference.COMPLETION_TABLE, start=1):
         weight, bias = weights[f"{name}.weight"], single(weights[f"{name}.bias"])
@@ -336,23 +329,23 @@ def authors(modules, mean=(0.5, 0.4, 0.3)) -> dict:
 
 
 def to_mmagic(weights, prefix="generator.") -> dict:
-    """The reference's weights under MMagic's names; biases before a BatchNorm are left out."""
-    homes = [f"encoder.enc{i}" for i in range(1, 7)] + [f"dilation_neck.dilation_convs.{i}" for i in range(4)]
-    homes += [f"decoder.dec{i}" for i in range(1, 8)]
+    """Renames the reference's weights to MMagic's names, without biases before a BatchNorm."""
+    blocks = [f"encoder.enc{i}" for i in range(1, 7)] + [f"dilation_neck.dilation_convs.{i}" for i in range(4)]
+    blocks += [f"decoder.dec{i}" for i in range(1, 8)]
     renamed = {}
-    for index, (home, (name, *_)) in enumerate(zip(homes, reference.COMPLETION_TABLE, strict=True), start=1):
-        renamed[f"{prefix}{home}.conv.weight"] = weights[f"{name}.weight"]
-        if index == len(homes):
-            renamed[f"{prefix}{home}.conv.bias"] = weights[f"{name}.bias"]
+    for index, (block, (name, *_)) in enumerate(zip(blocks, reference.COMPLETION_TABLE, strict=True), start=1):
+        renamed[f"{prefix}{block}.conv.weight"] = weights[f"{name}.weight"]
+        if index == len(blocks):
+            renamed[f"{prefix}{block}.conv.bias"] = weights[f"{name}.bias"]
         else:
             for kind in ("weight", "bias", "running_mean", "running_var"):
-                renamed[f"{prefix}{home}.bn.{kind}"] = weights[f"bn{index}.{kind}"]
-            renamed[f"{prefix}{home}.bn.num_batches_tracked"] = np.array(7.0)
+                renamed[f"{prefix}{block}.bn.{kind}"] = weights[f"bn{index}.{kind}"]
+            renamed[f"{prefix}{block}.bn.num_batches_tracked"] = np.array(7.0)
     return renamed
 
 
 def to_otenim_discriminator(weights, convolutions) -> dict:
-    """The reference's context discriminator under GLCIC-PyTorch's names. `convolutions`: of each branch."""
+    """Renames the reference's context discriminator to GLCIC-PyTorch's names; `convolutions` of each branch."""
     renamed = {}
     prefixes = {"local": "model_ld", "global": "model_gd"}
     for name, array in weights.items():

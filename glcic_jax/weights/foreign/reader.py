@@ -1,17 +1,17 @@
-"""Reads the weights of other GLCIC implementations, each with what its home does around the network.
+"""Reads the weights of other GLCIC implementations, each with the pre- and postprocessing of its origin.
 
-A layout is recognised by what is in a file, not by its name. Known are
+The content of a file identifies it, not its name. Known are
 
-- the authors' networks, nn modules in Torch7's format;
+- the authors' completion networks, nn modules in Torch7's format;
 - the completion networks and context discriminators of GLCIC-PyTorch (otenim), state dicts of PyTorch;
-- the Global&Local completion networks of MMEditing and MMagic, state dicts in their checkpoints.
+- the Global&Local completion networks of MMEditing and MMagic, state dicts in checkpoints.
 """
 
 import dataclasses
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +19,28 @@ import numpy as np
 import safetensors.numpy
 
 from glcic_jax.errors import WeightsError, one_line, printable
-from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator, scaled
+from glcic_jax.model.networks import CompletionNetwork
 from glcic_jax.weights.file import Description, Weights, check_arrays
-from glcic_jax.weights.foreign.layouts import Arrays, renamed_from_mmagic, to_completion, to_discriminator
+from glcic_jax.weights.foreign.layouts import Arrays, rename_mmagic, to_completion, to_discriminator
 from glcic_jax.weights.foreign.tensors import read_bytes
 from glcic_jax.weights.foreign.torch7_file import TorchObject, looks_like_torch7, parse_torch7
 from glcic_jax.weights.foreign.torch7_modules import completion_arrays, is_network
 from glcic_jax.weights.foreign.torch_file import looks_like_torch, parse_torch
 
-_UNDERSTOOD = (
-    "understood are the authors' completion networks (.t7), the state dicts of GLCIC-PyTorch and the checkpoints "
+_SUPPORTED = (
+    "supported are the authors' completion networks (.t7), the state dicts of GLCIC-PyTorch and the checkpoints "
     "of MMEditing's and MMagic's Global&Local"
 )
 _PLACES2_MEAN = (0.456, 0.447, 0.415)
+# Side of the images and range of the holes' sides in training, in pixels.
 _PLACES2 = 256, (96, 128)
 _CELEBA = 160, (48, 96)
 _GREY = (0.5, 0.5, 0.5)
-# A name may stand in a file once and be used in a million places.
-_LONGEST_NAME = 500
-_LARGEST_CONFIG = 1 << 20
-_IGNORED = ".num_batches_tracked"
+# A file may hold a name once and use it a million times.
+_MAX_NAME = 500
+_MAX_CONFIG_SIZE = 1 << 20
 
-# By what MMagic's other inpainters are told: a part of their arrays' names.
+# Parts of array names that identify MMagic's other inpainters.
 _OTHER_INPAINTERS = {
     ".stage1.": "DeepFill",
     ".mask_conv.": "DeepFill v2",
@@ -51,6 +51,8 @@ _OTHER_INPAINTERS = {
 
 @dataclasses.dataclass(frozen=True)
 class _File:
+    """A file, its name in errors, and the mean pixel that the user gave."""
+
     path: Path
     name: str
     sha256: str
@@ -61,16 +63,16 @@ class _File:
 
 
 def read_foreign(path: Path, mean_pixel: tuple[float, float, float] | None = None) -> Weights:
-    """Reads a file of another implementation's weights, of any layout that the module names.
+    """Reads the weights of another implementation.
 
     Args:
-      path: A .t7, a file of `torch.save`, or a safetensors file with a state dict's names.
-      mean_pixel: (r, g, b) in [0, 1], the mean colour of the training set, where the file does not say it. None:
-        GLCIC-PyTorch's is looked for in the config.json of its training, beside the file or one folder above.
+      path: A .t7 file, a file of `torch.save`, or a safetensors file with the names of a state dict.
+      mean_pixel: (r, g, b) in [0, 1], the mean colour of the training set where the file does not state it. None:
+        that of GLCIC-PyTorch is read from the config.json of the training, beside the file or one directory above.
 
     Raises:
-      WeightsError: It is not there, damaged, hostile, of no layout that is understood, or its arrays do not fit
-        their network; or the mean colour is needed and unknown.
+      WeightsError: The file is missing, damaged, malicious or unsupported, its arrays do not fit their network, or
+        the mean colour is unknown.
     """
     data = read_bytes(path)
     file = _File(path, printable(str(path)), hashlib.sha256(data).hexdigest(), mean_pixel)
@@ -80,16 +82,14 @@ def read_foreign(path: Path, mean_pixel: tuple[float, float, float] | None = Non
         return _from_state_dicts(_read_safetensors(file), file)
     if looks_like_torch(data):
         return _from_state_dicts(parse_torch(data, file.name), file)
-    raise WeightsError(f"{file.name}: of no format of Torch7, PyTorch or safetensors: {_UNDERSTOOD}")
+    raise WeightsError(f"{file.name}: no binary file of Torch7, PyTorch or safetensors: {_SUPPORTED}")
 
 
 def _read_safetensors(file: _File) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(file.path, framework="np") as opened:
             if (opened.metadata() or {}).get("format", "").startswith("glcic_jax"):
-                raise WeightsError(
-                    f"{file.name}: glcic_jax's own weights: nothing is to be imported, use it as it is"
-                )
+                raise WeightsError(f"{file.name}: glcic_jax's own weights need no import: use the file as it is")
             return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - it is no dict.
     except WeightsError:
         raise
@@ -108,23 +108,23 @@ def _weights(network: Any, variables: dict[str, Any], fields: dict[str, Any], fi
 def _from_torch7(value: Any, file: _File) -> Weights:
     network = value.get("model") if isinstance(value, dict) else value
     if not is_network(network):
-        raise WeightsError(
-            f"{file.name}: a Torch7 file of {_told(value)}, and no network in 'model': {_UNDERSTOOD}"
-        )
-    assert isinstance(network, TorchObject)
+        found = type(value).__name__
+        if isinstance(value, TorchObject):
+            found = printable(value.class_name[:80])
+        elif isinstance(value, dict):
+            found = f"a table with {_list(list(value)) or 'nothing'}"
+        raise WeightsError(f"{file.name}: a Torch7 file of {found}, without a network in 'model': {_SUPPORTED}")
     width, variables = to_completion(Arrays(completion_arrays(network, file.name), {}, file.name))
     mean = value.get("mean") if isinstance(value, dict) else None
     if isinstance(mean, dict):
         mean = [mean.get(channel) for channel in (1, 2, 3)]
-    mean_pixel = _three_numbers(mean) or file.mean_pixel
+    mean_pixel = _as_pixel(mean) or file.mean_pixel
     if mean_pixel is None:
-        raise WeightsError(
-            f"{file.name}: the mean colour of its training set is not in it: give it (--mean-pixel)"
-        )
-    known = file.path.name.lower()
-    of_places2 = max(abs(a - b) for a, b in zip(mean_pixel, _PLACES2_MEAN, strict=True)) < 0.02
-    celeba = "celeb" in known or ("places" not in known and not of_places2)
-    image_size, hole_sides = _CELEBA if celeba else _PLACES2
+        raise WeightsError(f"{file.name}: it lacks the mean colour of its training set: give it (--mean-pixel)")
+    file_name = file.path.name.lower()
+    has_places2_mean = max(abs(a - b) for a, b in zip(mean_pixel, _PLACES2_MEAN, strict=True)) < 0.02
+    is_celeba = "celeb" in file_name or ("places" not in file_name and not has_places2_mean)
+    image_size, hole_sides = _CELEBA if is_celeba else _PLACES2
     fields = {
         "input_form": "mean_subtracted",
         "mean_pixel": mean_pixel,
@@ -136,65 +136,56 @@ def _from_torch7(value: Any, file: _File) -> Weights:
     return _weights(CompletionNetwork(width), variables, fields, file)
 
 
-def _told(value: Any) -> str:
-    if isinstance(value, TorchObject):
-        return printable(value.class_name[:80])
-    if isinstance(value, dict):
-        return f"a table with {_some(list(value)) or 'nothing in it'}"
-    return type(value).__name__
-
-
-def _some(names: list[Any]) -> str:
+def _list(names: list[Any]) -> str:
     shown = ", ".join(printable(str(name)[:80]) for name in names[:4])
     return f"{shown}, ..." if len(names) > 4 else shown
 
 
-def _three_numbers(value: Any) -> tuple[float, float, float] | None:
-    """One number stands for three: early configurations of GLCIC-PyTorch have that."""
+def _as_pixel(value: Any) -> tuple[float, float, float] | None:
+    """Returns (r, g, b), or None; one number, as in early configurations of GLCIC-PyTorch, becomes three."""
     try:
         numbers = np.asarray(value, np.float64).ravel()
     except (TypeError, ValueError):
         return None
-    if not np.isfinite(numbers).all():  # None is made into one, too.
-        return None
     if numbers.size == 1:
         numbers = np.repeat(numbers, 3)
-    if numbers.size != 3:
+    if numbers.size != 3 or not np.isfinite(numbers).all():  # NumPy turns None into NaN.
         return None
     red, green, blue = numbers.tolist()
     return red, green, blue
 
 
 def _from_state_dicts(value: Any, file: _File) -> Weights:
-    """Of several networks a completion network is taken, and of those a moving average."""
+    """Prefers completion networks to discriminators, and moving averages to the networks that were trained."""
     dicts = list(_state_dicts(value))
     for mark, convert in _LAYOUTS.items():
         found = [
-            (arrays, name[: -len(mark)])
+            (arrays, name.removesuffix(mark))
             for arrays in dicts
             for name in arrays
             if name == mark or name.endswith(f".{mark}")
         ]
         if found:
             arrays, prefix = min(found, key=lambda pair: "_ema." not in pair[1])
-            return convert(_without_prefix(arrays, prefix, file), file)
+            labels = {name.removeprefix(prefix): name for name in arrays if name.startswith(prefix)}
+            return convert(Arrays({key: arrays[name] for key, name in labels.items()}, labels, file.name), file)
     names = [name for arrays in dicts for name in arrays]
     if not names:
-        raise WeightsError(f"{file.name}: no arrays in it: {_UNDERSTOOD}")
+        raise WeightsError(f"{file.name}: it holds no arrays: {_SUPPORTED}")
     _refuse_other_inpainters(names, file)
-    raise WeightsError(f"{file.name}: unknown arrays ({_some(names)}): {_UNDERSTOOD}")
+    raise WeightsError(f"{file.name}: unknown arrays ({_list(names)}): {_SUPPORTED}")
 
 
 def _refuse_other_inpainters(names: Collection[str], file: _File) -> None:
-    for part, home in _OTHER_INPAINTERS.items():
+    for part, inpainter in _OTHER_INPAINTERS.items():
         if any(part in name or name.startswith(part[1:]) for name in names):
             raise WeightsError(
-                f"{file.name}: arrays of MMagic's {home}, another inpainter than its Global&Local: {_UNDERSTOOD}"
+                f"{file.name}: arrays of MMagic's {inpainter}, not of its Global&Local: {_SUPPORTED}"
             )
 
 
 def _state_dicts(value: Any) -> Iterator[dict[str, np.ndarray]]:
-    """The arrays of each dict in what was saved, outer dicts first."""
+    """Yields the arrays of every dict in a saved value, outer dicts first."""
     waiting, seen = deque([value]), set[int]()
     while waiting:
         node = waiting.popleft()
@@ -204,32 +195,24 @@ def _state_dicts(value: Any) -> Iterator[dict[str, np.ndarray]]:
         items = node
         if isinstance(node, dict):
             items = node.values()
-            if arrays := {key: item for key, item in node.items() if _is_named_array(key, item)}:
+            arrays = {
+                key: item
+                for key, item in node.items()
+                if isinstance(item, np.ndarray)
+                and isinstance(key, str)
+                and len(key) <= _MAX_NAME
+                and not key.endswith(".num_batches_tracked")
+            }
+            if arrays:
                 yield arrays
         waiting.extend(item for item in items if isinstance(item, dict | list | tuple))
-
-
-def _is_named_array(key: Any, item: Any) -> bool:
-    named = isinstance(key, str) and len(key) <= _LONGEST_NAME and not key.endswith(_IGNORED)
-    return named and isinstance(item, np.ndarray)
-
-
-def _without_prefix(arrays: Mapping[str, np.ndarray], prefix: str, file: _File) -> Arrays:
-    names = [name for name in arrays if name.startswith(prefix)]
-    return Arrays(
-        {name.removeprefix(prefix): arrays[name] for name in names},
-        {name.removeprefix(prefix): name for name in names},
-        file.name,
-    )
 
 
 def _from_mmagic(found: Arrays, file: _File) -> Weights:
     _refuse_other_inpainters(found.labels.values(), file)
     if not any(name.startswith("dilation_neck.dilation_convs.") for name in found.arrays):
-        raise WeightsError(
-            f"{file.name}: arrays of an inpainter of MMagic without dilated convolutions: {_UNDERSTOOD}"
-        )
-    width, variables = to_completion(renamed_from_mmagic(found))
+        raise WeightsError(f"{file.name}: an inpainter of MMagic without dilated convolutions: {_SUPPORTED}")
+    width, variables = to_completion(rename_mmagic(found))
     fields = {
         "input_form": "signed",
         "mean_pixel": _GREY,
@@ -245,65 +228,41 @@ def _from_otenim(found: Arrays, file: _File) -> Weights:
     try:
         config = _training_config(file)
     except WeightsError:
-        # With the mean colour at hand it may be another program's.
         if file.mean_pixel is None:
             raise
-        config = {}
-    mean_pixel = file.mean_pixel or _three_numbers(config.get("mpv"))
+        config = {}  # Nothing is needed from it, and it may be another program's.
+    mean_pixel = file.mean_pixel or _as_pixel(config.get("mpv"))
     if mean_pixel is None:
         raise WeightsError(
-            f"{file.name}: the mean colour of its training set is not in it: give it (--mean-pixel), or put the "
+            f"{file.name}: it lacks the mean colour of its training set: give it (--mean-pixel), or put the "
             "config.json of its training (with 'mpv') beside it"
         )
-    fields = _otenim_fields(config, *_CELEBA) | {
+    # The sizes in the config.json, or the defaults of GLCIC-PyTorch.
+    image_size, (smallest, largest) = _CELEBA
+    sizes = [config.get("cn_input_size", image_size)]
+    for bound, default in (("min", smallest), ("max", largest)):
+        sizes += [config.get(f"hole_{bound}_{side}", default) for side in "wh"]
+    if all(isinstance(size, int) for size in sizes):
+        image_size, smallest, largest = sizes[0], min(sizes[1:3]), max(sizes[3:5])
+    fields = {
+        "input_form": "mean_filled",
         "mean_pixel": mean_pixel,
+        "image_size": image_size,
+        "hole_sides": (smallest, largest),
         "origin": file.origin("GLCIC-PyTorch's completion network"),
     }
     return _weights(CompletionNetwork(width, "conv_relu_bn"), variables, fields, file)
 
 
-def _from_otenim_discriminator(found: Arrays, file: _File) -> Weights:
-    width, (local, full), variables = to_discriminator(found)
-    channels = tuple(tuple(round(count / width) for count in branch.channels) for branch in (local, full))
-    for branch, counts in zip((local, full), channels, strict=True):
-        if tuple(scaled(count, width) for count in counts) != branch.channels:
-            raise WeightsError(
-                f"{file.name}: {branch.channels} channels do not go with {branch.features} features"
-            )
-    local_size, image_size = (branch.side << len(branch.channels) for branch in (local, full))
-    network = ContextDiscriminator((local.name, full.name), local_size, channels, width, "conv_relu_bn")
-    fields = _otenim_fields({}, image_size, (local_size // 2, local_size)) | {
-        "mean_pixel": file.mean_pixel or _GREY,  # It reads whole images: nothing is filled.
-        "origin": file.origin("GLCIC-PyTorch's context discriminator"),
-    }
-    return _weights(network, variables, fields, file)
-
-
-def _otenim_fields(config: Mapping[str, Any], image_size: int, hole_sides: tuple[int, int]) -> dict[str, Any]:
-    """What its config.json says of the sizes trained on, or its defaults."""
-    smallest, largest = (
-        [config.get(f"hole_{bound}_{side}", default) for side in "wh"]
-        for bound, default in zip(("min", "max"), hole_sides, strict=True)
-    )
-    sizes = [config.get("cn_input_size", image_size), *smallest, *largest]
-    if not all(isinstance(size, int) for size in sizes):
-        sizes = [image_size, *(2 * [hole_sides[0]]), *(2 * [hole_sides[1]])]
-    return {
-        "input_form": "mean_filled",
-        "image_size": sizes[0],
-        "hole_sides": (min(sizes[1:3]), max(sizes[3:5])),
-    }
-
-
 def _training_config(file: _File) -> dict[str, Any]:
-    """The config.json that its training wrote: one folder above its weights, unless they were moved."""
-    for folder in (file.path.parent, file.path.absolute().parent.parent):
-        path = folder / "config.json"
+    """Reads the config.json of GLCIC-PyTorch's training, which lies one directory above its weights."""
+    for directory in (file.path.parent, file.path.absolute().parent.parent):
+        path = directory / "config.json"
         if not path.is_file():
             continue
         name = printable(str(path))
         try:
-            if path.stat().st_size > _LARGEST_CONFIG:
+            if path.stat().st_size > _MAX_CONFIG_SIZE:
                 raise WeightsError(f"{name}: too large for the configuration of a training")
             config = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
@@ -313,7 +272,19 @@ def _training_config(file: _File) -> dict[str, Any]:
     return {}
 
 
-# An array that tells each layout, whatever stands before its name.
+def _from_otenim_discriminator(found: Arrays, file: _File) -> Weights:
+    network, image_size, variables = to_discriminator(found)
+    fields = {
+        "input_form": "mean_filled",
+        "mean_pixel": file.mean_pixel or _GREY,  # Without effect: it reads whole images.
+        "image_size": image_size,
+        "hole_sides": (network.local_size // 2, network.local_size),
+        "origin": file.origin("GLCIC-PyTorch's context discriminator"),
+    }
+    return _weights(network, variables, fields, file)
+
+
+# By the array that identifies a layout, behind any prefix.
 _LAYOUTS: dict[str, Callable[[Arrays, _File], Weights]] = {
     "deconv13.weight": _from_otenim,
     "encoder.enc1.conv.weight": _from_mmagic,

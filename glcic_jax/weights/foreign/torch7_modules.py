@@ -1,10 +1,10 @@
-"""From nn's modules, as a Torch7 file holds them, to arrays under the names of a state dict.
+"""Converts the nn modules in a Torch7 file to arrays named as in a state dict.
 
-Each module says how it convolves, and is compared with our network: a stride or a padding that differs would give
-wrong pictures and no error.
+Every module states how it convolves and is compared with our network: another stride or padding would give wrong
+images without an error.
 """
 
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
@@ -12,116 +12,119 @@ from glcic_jax.errors import WeightsError, printable
 from glcic_jax.model.networks import BATCH_NORM_EPSILON, COMPLETION_LAYERS, LAST_COMPLETION_LAYER, Layer
 from glcic_jax.weights.foreign.torch7_file import TorchObject
 
-# Ours has 50. Sequences and what is passed over count too, so that ones that hold each other come to an end.
-_MOST_MODULES = 1000
+# Ours has 50. Containers count too, so that two that contain each other end.
+_MAX_MODULES = 1000
 _CONVOLUTIONS = ("SpatialConvolution", "SpatialConvolutionMM", "SpatialDilatedConvolution")
 _DECONVOLUTIONS = ("SpatialFullConvolution",)
-_NORMS = ("SpatialBatchNormalization",)
-_INERT = ("nn.Identity", "nn.Copy", "nn.Contiguous")
+_IDENTITIES = ("nn.Identity", "nn.Copy", "nn.Contiguous")
 
 
-def is_network(value: Any) -> bool:
-    """If a value is a sequence of modules, as the authors' networks are."""
+def is_network(value: object) -> TypeGuard[TorchObject]:
+    """Tests whether a value is a container of modules, as the authors' networks are."""
     return isinstance(value, TorchObject) and isinstance(value.fields.get("modules"), dict)
 
 
 def completion_arrays(network: TorchObject, name: str) -> dict[str, np.ndarray]:
-    """The arrays of a completion network: convolution, BatchNorm, ReLU, sixteen times; convolution, sigmoid.
+    """Returns the arrays of a completion network: 16 times convolution, BatchNorm, ReLU; convolution, sigmoid.
 
     Args:
-      network: An nn.Sequential; others inside it are unfolded, and modules that change nothing passed over.
-      name: What errors call the file.
+      network: An nn.Sequential, whose nested ones are flattened; modules without effect are skipped.
+      name: The name of the file in errors.
 
     Returns:
-      As `torch_layouts` names them; biases that are left out are zeros.
+      Arrays named as in `layouts`; missing biases are zeros.
 
     Raises:
-      WeightsError: A module is another, or convolves in another way, than in our network.
+      WeightsError: A module has another class or another geometry than in our network.
     """
-    modules = _modules(network, name)
+    modules = _flatten(network, name)
     arrays: dict[str, np.ndarray] = {}
-    for index, layer in enumerate(COMPLETION_LAYERS, start=1):
-        at = 3 * (index - 1)
-        convolution, norm, _ = (
-            _expect(modules, at, _DECONVOLUTIONS if _is_deconvolution(layer) else _CONVOLUTIONS, name),
-            _expect(modules, at + 1, _NORMS, name),
-            _expect(modules, at + 2, ("ReLU",), name),
-        )
-        arrays |= _convolution(convolution, layer, f"{name}: module {at + 1}, {convolution.class_name}")
-        arrays |= _norm(norm, f"bn{index}", f"{name}: module {at + 2}, {norm.class_name}")
-    at = 3 * len(COMPLETION_LAYERS)
-    last = _expect(modules, at, _CONVOLUTIONS, name)
-    arrays |= _convolution(last, LAST_COMPLETION_LAYER, f"{name}: module {at + 1}, {last.class_name}")
-    _expect(modules, at + 1, ("Sigmoid",), name)
-    if len(modules) > at + 2:
-        raise WeightsError(f"{name}: its network has {len(modules)} modules, not {at + 2}")
+
+    def take(index: int, *classes: str) -> tuple[TorchObject, str]:
+        """Returns a module, which must have one of these classes, and its place for errors."""
+        if index >= len(modules):
+            raise WeightsError(f"{name}: its network ends after {len(modules)} modules, before nn.{classes[0]}")
+        found = modules[index].class_name
+        package, _, class_name = found.partition(".")
+        if package not in ("nn", "cudnn") or class_name not in classes:
+            raise WeightsError(
+                f"{name}: module {index + 1} of its network is {printable(found[:80])}, not nn.{classes[0]}: "
+                "it is no completion network of the authors' release"
+            )
+        return modules[index], f"{name}: module {index + 1}, {found}"
+
+    for index, layer in enumerate((*COMPLETION_LAYERS, LAST_COMPLETION_LAYER)):
+        classes = _DECONVOLUTIONS if layer.name.startswith("deconv") else _CONVOLUTIONS
+        arrays |= _convolution(*take(3 * index, *classes), layer)
+        if layer == LAST_COMPLETION_LAYER:
+            take(3 * index + 1, "Sigmoid")
+        else:
+            arrays |= _norm(*take(3 * index + 1, "SpatialBatchNormalization"), f"bn{index + 1}")
+            take(3 * index + 2, "ReLU")
+    expected = 3 * len(COMPLETION_LAYERS) + 2
+    if len(modules) > expected:
+        raise WeightsError(f"{name}: its network has {len(modules)} modules, not {expected}")
     return arrays
 
 
-def _modules(network: TorchObject, name: str) -> list[TorchObject]:
-    """The modules that do something, in their order."""
+def _flatten(network: TorchObject, name: str) -> list[TorchObject]:
+    """Returns the modules with an effect, in their order."""
     found: list[TorchObject] = []
     waiting = _children(network, name)[::-1]
-    for _ in range(_MOST_MODULES):
+    for _ in range(_MAX_MODULES):
         if not waiting:
             return found
         module = waiting.pop()
         if is_network(module) and module.class_name == "nn.Sequential":
             waiting += _children(module, name)[::-1]
-        elif not _changes_nothing(module):
+        elif not _is_identity(module):
             found.append(module)
-    raise WeightsError(f"{name}: its network has more than {_MOST_MODULES:,} modules")
+    raise WeightsError(f"{name}: its network has more than {_MAX_MODULES:,} modules")
 
 
-def _children(sequence: TorchObject, name: str) -> list[TorchObject]:
-    modules = sequence.fields["modules"]
-    children = [modules.get(index) for index in range(1, min(len(modules), _MOST_MODULES) + 1)]
+def _children(container: TorchObject, name: str) -> list[TorchObject]:
+    modules = container.fields["modules"]
+    if len(modules) > _MAX_MODULES:
+        raise WeightsError(f"{name}: its network has more than {_MAX_MODULES:,} modules")
+    children = [modules.get(index) for index in range(1, len(modules) + 1)]
     for index, module in enumerate(children, start=1):
         if not isinstance(module, TorchObject):
-            raise WeightsError(f"{name}: module {index} of its {printable(sequence.class_name[:80])} is none")
-    if len(modules) > len(children):
-        raise WeightsError(f"{name}: its network has more than {_MOST_MODULES:,} modules")
+            raise WeightsError(
+                f"{name}: element {index} of its {printable(container.class_name[:80])} is no module"
+            )
     return children
 
 
-def _changes_nothing(module: TorchObject) -> bool:
-    """If a module hands on what it gets when pictures are completed.
+def _is_identity(module: TorchObject) -> bool:
+    """Tests whether a module returns its input unchanged at inference.
 
-    Reference: torch/nn's Dropout.lua and SpatialDropout.lua. The latter, and the former's first version, scale by
-    1 - p then: only where p is 0 do they change nothing.
+    SpatialDropout and the first version of Dropout then scale by 1 - p.
+
+    Reference: torch/nn's Dropout.lua and SpatialDropout.lua.
     """
     if module.class_name in ("nn.Dropout", "nn.SpatialDropout"):
         scales = module.class_name == "nn.SpatialDropout" or module.fields.get("v2") is not True
         return not scales or module.fields.get("p") == 0
-    return module.class_name in _INERT
-
-
-def _expect(modules: list[TorchObject], index: int, classes: tuple[str, ...], name: str) -> TorchObject:
-    if index >= len(modules):
-        raise WeightsError(f"{name}: its network ends after {len(modules)} modules, before nn.{classes[0]}")
-    package, _, class_name = modules[index].class_name.partition(".")
-    if package not in ("nn", "cudnn") or class_name not in classes:
-        found = printable(modules[index].class_name[:80])
-        raise WeightsError(
-            f"{name}: module {index + 1} of its network is {found}, not nn.{classes[0]}: this is no completion "
-            "network of the authors' release"
-        )
-    return modules[index]
-
-
-def _is_deconvolution(layer: Layer) -> bool:
-    return layer.name.startswith("deconv")
+    return module.class_name in _IDENTITIES
 
 
 def _number(module: TorchObject, field: str, default: float) -> float:
     value = module.fields.get(field)
-    return float(value) if isinstance(value, float) else default
+    return value if isinstance(value, float) else default
 
 
-def _convolution(module: TorchObject, layer: Layer, where: str) -> dict[str, np.ndarray]:
-    padding = _number(module, "padding", 0.0)  # What padW and padH were in old files.
-    stride, pad = (2, 1) if _is_deconvolution(layer) else (layer.stride, layer.dilation * (layer.kernel // 2))
-    # Field, what it is where a module does not say it, what our network has.
+def _array(module: TorchObject, field: str, where: str) -> np.ndarray:
+    value = module.fields.get(field)
+    if not isinstance(value, np.ndarray):
+        raise WeightsError(f"{where}: its {field} is missing")
+    return value
+
+
+def _convolution(module: TorchObject, where: str, layer: Layer) -> dict[str, np.ndarray]:
+    deconvolution = layer.name.startswith("deconv")
+    stride, pad = (2, 1) if deconvolution else (layer.stride, layer.dilation * (layer.kernel // 2))
+    padding = _number(module, "padding", 0.0)  # The name of padW and padH in old files.
+    # (Field, its value where the module does not have it, our network's value.)
     geometry: list[tuple[str, float, int]] = [("groups", 1.0, 1)]
     for side in "WH":
         geometry += [
@@ -138,30 +141,25 @@ def _convolution(module: TorchObject, layer: Layer, where: str) -> dict[str, np.
     planes = _number(module, "nInputPlane", 0.0)
     if weight.ndim == 2 and planes.is_integer() and planes * layer.kernel**2 == weight.shape[1]:
         weight = weight.reshape(len(weight), int(planes), layer.kernel, layer.kernel)
-    outputs = weight.shape[1 if _is_deconvolution(layer) else 0] if weight.ndim == 4 else 0
-    bias = np.zeros(outputs, np.float32) if module.fields.get("bias") is None else _array(module, "bias", where)
+    if module.fields.get("bias") is not None:
+        bias = _array(module, "bias", where)
+    else:
+        bias = np.zeros(weight.shape[1 if deconvolution else 0] if weight.ndim == 4 else 0, np.float32)
     return {f"{layer.name}.weight": weight, f"{layer.name}.bias": bias}
 
 
-def _norm(module: TorchObject, norm: str, where: str) -> dict[str, np.ndarray]:
+def _norm(module: TorchObject, where: str, norm: str) -> dict[str, np.ndarray]:
     mean = _array(module, "running_mean", where)
     epsilon = _number(module, "eps", BATCH_NORM_EPSILON)
     if module.fields.get("running_var") is not None:
         variance = _array(module, "running_var", where).astype(np.float64) + epsilon
     else:
-        # Before 2016: the reciprocal of the deviation.
-        with np.errstate(all="ignore"):  # What becomes infinite is told as that.
+        # Before 2016: the reciprocal of the standard deviation.
+        with np.errstate(all="ignore"):  # An infinite result is reported by a later check.
             variance = _array(module, "running_std", where).astype(np.float64) ** -2
-    # Another epsilon goes into the variance, to which ours is added again.
+    # Our network adds its own epsilon to the variance again.
     arrays = {f"{norm}.running_mean": mean, f"{norm}.running_var": variance - BATCH_NORM_EPSILON}
     for field, default in (("weight", np.ones_like(mean)), ("bias", np.zeros_like(mean))):
-        left_out = module.fields.get(field) is None
-        arrays[f"{norm}.{field}"] = default if left_out else _array(module, field, where)
+        missing = module.fields.get(field) is None
+        arrays[f"{norm}.{field}"] = default if missing else _array(module, field, where)
     return arrays
-
-
-def _array(module: TorchObject, field: str, where: str) -> np.ndarray:
-    value = module.fields.get(field)
-    if not isinstance(value, np.ndarray):
-        raise WeightsError(f"{where}: its {field} is missing")
-    return value
