@@ -1,16 +1,15 @@
-"""Times the input pipeline alone: from JPEG files to batches of crops."""
+"""Times the input pipeline alone, from JPEG files to batches of crops."""
 
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from glcic_jax.benchmark.common import core_count, load_config, print_heading, print_table
-from glcic_jax.errors import ConfigError
 
 NEEDED = 1_110  # Images/s that train 500,000 steps of 96 images in 12 hours.
 _SHORTER_SIDES = (256, 512)
@@ -18,24 +17,30 @@ _JPEG_QUALITY = 90
 
 
 def print_input(
-    config_path: str, source: Path | None, files: int, images: int, threads: str, batch_size: int | None
+    config_path: str,
+    source: Path | None,
+    files: int,
+    images: int,
+    threads: tuple[int, ...] | None,
+    batch_size: int | None,
 ) -> None:
-    """Prints how many images/s the pipeline makes, and how many cores make as many as training is to take.
+    """Prints the images/s of the input pipeline, and the cores that `NEEDED` images/s take.
 
     Args:
-      config_path: Whose crops are made.
-      source: A folder of photographs; None: JPEG files of Places' sizes, made from the samples.
-      files: How many of those.
-      images: How many are timed with each number of threads.
-      threads: Numbers of decoding threads, joined by commas; "": 1, 2, 4 ... and the number of cores.
-      batch_size: Images of a batch; None: the configuration's.
+      config_path: Configuration that gives the crops.
+      source: Folder of photographs; None generates JPEG files of Places' sizes from the samples.
+      files: Number of generated files.
+      images: Images timed with each number of threads.
+      threads: Numbers of decoding threads; None tries 1, 2, 4, ... and the number of cores.
+      batch_size: Images per batch; None takes the configuration's.
 
     Raises:
       ConfigError, DataError: Sizes do not fit or there are no images; nothing has been printed then.
     """
     config = load_config(config_path, batch_size)
-    counts = _thread_counts(threads)
     config.data.cache_images = 0  # Decoding is what is timed.
+    cores = core_count()
+    powers = [2**power for power in range(cores.bit_length())]
     with contextlib.ExitStack() as stack:
         if source is None:
             source = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -49,24 +54,11 @@ def print_input(
             f"{len(train)} files, crops of {config.data.image_size} px; needed for the goal: {NEEDED} images/s\n"
         )
         columns = ["threads", "images/s", "images/s and core", "images per CPU second", f"cores for {NEEDED}/s"]
-        print_table(columns, _rows(config, train, counts, images))
-
-
-def _thread_counts(threads: str) -> list[int]:
-    if threads:
-        try:
-            counts = [int(count) for count in threads.split(",")]
-        except ValueError:
-            counts = [0]
-        if min(counts) < 1:
-            raise ConfigError(f"--threads {threads}: give whole numbers above 0, joined by commas")
-        return counts
-    cores = core_count()
-    return sorted({cores, *(2**power for power in range(cores.bit_length()) if 2**power <= cores)})
+        print_table(columns, _rows(config, train, threads or sorted({cores, *powers}), images))
 
 
 def make_jpegs(folder: Path, count: int) -> None:
-    """Writes JPEG files of Places' sizes into a folder: parts of the samples, shorter sides of 256 to 512 px."""
+    """Writes JPEG files of Places' sizes: parts of the samples, with shorter sides of 256 to 512 px."""
     import cv2
     import numpy as np
 
@@ -79,50 +71,46 @@ def make_jpegs(folder: Path, count: int) -> None:
     for number in range(count):
         picture = pictures[number % len(pictures)]
         shorter = int(rng.integers(_SHORTER_SIDES[0], _SHORTER_SIDES[1] + 1))
-        width, height = shorter * 4 // 3, shorter
-        # A part of the picture, so that no two files are alike.
+        # A random part, so that no two files are alike.
         part = min(picture.shape[0], picture.shape[1] * 3 // 4) * rng.uniform(0.7, 1.0)
         rows, columns = int(part), int(part * 4 / 3)
         top = int(rng.integers(0, picture.shape[0] - rows + 1))
         left = int(rng.integers(0, max(1, picture.shape[1] - columns + 1)))
-        resized = cv2.resize(picture[top : top + rows, left : left + columns], (width, height))
+        resized = cv2.resize(picture[top : top + rows, left : left + columns], (shorter * 4 // 3, shorter))
         encoded = cv2.imencode(".jpg", resized[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
         (folder / f"{number:05}.jpg").write_bytes(encoded.tobytes())
 
 
-def _rows(config: Any, train: Any, counts: list[int], images: int) -> Iterator[list[str]]:
-    rounds = max(1, images // config.batch_size)
-    # Each number of threads reads the same files in the same order; without this, the first would read from the
-    # disk what the others find in the system's cache.
-    _time_batches(config, train, max(counts), rounds)
-    for threads in counts:
-        seconds, busy = _time_batches(config, train, threads, rounds)
-        made = rounds * config.batch_size
-        cores = min(threads, core_count())
+def _rows(config: Any, train: Any, thread_counts: Sequence[int], images: int) -> Iterator[list[str]]:
+    batches = max(1, images // config.batch_size)
+    made = batches * config.batch_size
+    # Untimed: fills the system's file cache, so that the first row does not read from the disk alone.
+    _time_batches(config, train, max(thread_counts), batches)
+    for threads in thread_counts:
+        seconds, cpu_seconds = _time_batches(config, train, threads, batches)
         yield [
             str(threads),
             f"{made / seconds:.1f}",
-            f"{made / seconds / cores:.1f}",
-            f"{made / busy:.1f}",
-            f"{NEEDED * busy / made:.1f}",
+            f"{made / seconds / min(threads, core_count()):.1f}",
+            f"{made / cpu_seconds:.1f}",
+            f"{NEEDED * cpu_seconds / made:.1f}",
         ]
 
 
-def _time_batches(config: Any, train: Any, threads: int, rounds: int) -> tuple[float, float]:
-    """Seconds of so many batches, from a run's first, and of all cores' work on them."""
+def _time_batches(config: Any, train: Any, threads: int, count: int) -> tuple[float, float]:
+    """Returns the wall time and the processor time of `count` batches, in seconds."""
     from glcic_jax.data.input_pipeline import train_batches
     from glcic_jax.data.skipped_files import SkippedFiles
 
     config.data.threads = threads
     skipped = SkippedFiles(None, len(train), config.data.max_skipped_fraction)
     batches = train_batches(train, config.data, config.batch_size, 0, skipped)
-    next(batches)  # Threads start.
-    # What was decoded ahead before the clock began would count for nothing: with no work between two batches the
-    # reader is always the slower one, and nothing lies ready.
-    begun, worked = time.perf_counter(), time.process_time()
-    for _ in range(rounds):
+    # The first batch starts the threads. What they decode ahead meanwhile hardly counts: nothing happens between
+    # two batches, so that the pipeline stays the slower side and its buffer empty.
+    next(batches)
+    begin, cpu_begin = time.perf_counter(), time.process_time()
+    for _ in range(count):
         next(batches)
-    seconds, busy = time.perf_counter() - begun, time.process_time() - worked
-    # Or its threads would go on decoding ahead while the next ones are timed.
-    batches.close()
-    return seconds, busy
+    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
+    batches.close()  # Stops the threads before the next measurement.
+    return seconds, cpu_seconds

@@ -1,42 +1,36 @@
 """The memory that one update of each phase takes, and the largest batches that follow from it.
 
-XLA plans a program's memory when it compiles it: nothing has to run, and the device need not be that large.
-Every figure is one device's.
+XLA plans a program's memory when it compiles it: nothing runs, and the device need not have that much memory.
+Every figure is for one device.
 """
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
-from glcic_jax.benchmark.common import devices_here, load_config, print_heading, print_table
+from glcic_jax.benchmark.common import (
+    batch_shapes,
+    devices_here,
+    load_config,
+    peak_bytes,
+    print_heading,
+    print_table,
+)
 from glcic_jax.errors import ConfigError, DataError, lookup
 from glcic_jax.runtime import is_out_of_device_memory
 
 CARDS = (16, 24, 80, 141)  # GB of 1e9 bytes.
 HEADROOM = 0.08  # Share of a card that the driver, the libraries and the allocator's gaps may take.
 
-# XLA:CPU drops the barriers around what is computed again, and then finds that it has been computed before:
-# without them a plan for the CPU would show no rematerialisation at all. Machine code does not change the plan.
+# XLA:CPU removes the optimisation barriers of rematerialisation and then merges the recomputation with the first
+# computation: without these options a plan made on a CPU shows no rematerialisation. Machine code does not change
+# the plan.
 _CPU_OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander", "xla_backend_optimization_level": 0}
 
 _MIB, _GIB = 2**20, 2**30
 _UNKNOWN = "unknown"
-
-
-class Plan(NamedTuple):
-    """Bytes of a compiled program; `aliased` is what outputs take over from arguments."""
-
-    arguments: int
-    outputs: int
-    temporaries: int
-    aliased: int
-
-    @property
-    def total(self) -> int:
-        """Bytes at the peak."""
-        return self.arguments + self.outputs + self.temporaries - self.aliased
 
 
 def print_memory(
@@ -46,17 +40,17 @@ def print_memory(
     dtypes: str,
     remats: str,
     phases: str,
-    batches: str,
+    batches: tuple[int, ...],
     trial: bool,
 ) -> None:
-    """Prints a Markdown table: one row for each phase, type of the arithmetic and remat that makes a difference.
+    """Prints a Markdown table with a row for each phase, type of the arithmetic and remat that matters there.
 
     Args:
-      config_path: Whose sizes are taken; its batch size is not looked at.
-      image_size, width: Put in place of the configuration's; None: its own.
-      dtypes, remats, phases: Names, joined by commas.
+      config_path: Configuration that gives the sizes; its batch size is not used.
+      image_size, width: Replace the configuration's unless None.
+      dtypes, remats, phases: Comma-separated names.
       batches: Two batch sizes, the smaller one first.
-      trial: Also run ever larger batches, on a GPU.
+      trial: Whether to run ever larger batches on a GPU, too.
 
     Raises:
       ConfigError: A name is unknown, or sizes do not fit together; nothing has been printed then.
@@ -64,39 +58,27 @@ def print_memory(
     """
     import jax
 
-    config, sizes = _resized(load_config(config_path), image_size, width), _two_sizes(batches)
+    config = load_config(config_path)
+    _resize(config, image_size, width)
+    if len(batches) != 2 or batches[0] >= batches[1]:
+        raise ConfigError(f"--batches is {','.join(map(str, batches))}: give two sizes, the smaller first: 2,6")
     if trial and jax.default_backend() != "gpu":
         raise DataError(f"--trial needs a GPU, and JAX sees only {jax.default_backend()}: leave it out")
     cases = list(_cases(config, dtypes.split(","), remats.split(","), phases.split(",")))
     print_heading(devices_here())
     click.echo(
         f"{_DEVICE_NOTES.get(jax.default_backend(), '')}"
-        f"Largest batches by calculation: GB of 1e9 bytes, {HEADROOM:.0%} of it left free. "
-        f'"{_UNKNOWN}": {sizes[1]} images are planned to take no more than {sizes[0]}; give other --batches.\n'
+        f"Largest batches by calculation: GB of 1e9 bytes, {HEADROOM:.0%} of them left free. "
+        f'"{_UNKNOWN}": {batches[1]} images are planned to take no more than {batches[0]}; give other --batches.\n'
     )
     parts = ("arguments", "outputs", "temporaries", "aliased")
-    columns = ["phase", "type", "remat", *(f"{part}, MiB, batch {sizes[1]}" for part in parts)]
+    columns = ["phase", "type", "remat", *(f"{part}, MiB, batch {batches[1]}" for part in parts)]
     columns += ["fixed, GiB", "GiB per image", *(f"{card} GB" for card in CARDS), *(["by trial"] if trial else [])]
-    print_table(columns, (_row(*case, sizes, config.data.image_size, trial) for case in cases))
+    print_table(columns, (_row(*case, batches, config.data.image_size, trial) for case in cases))
 
 
-def _row(
-    phase: str, dtype: str, remat: str, state: Any, batches: tuple[int, int], image_size: int, trial: bool
-) -> list[str]:
-    plans = [plan_of(phase, state, size, image_size) for size in batches]
-    fixed, per_image = line_through(batches, [plan.total for plan in plans])
-    row = [phase, dtype, remat, *(f"{size / _MIB:.1f}" for size in plans[-1])]
-    row += [f"{fixed / _GIB:.3f}", f"{per_image / _GIB:.4f}"]
-    for card in CARDS:
-        largest = largest_batch(card * 1e9, fixed, per_image)
-        row.append(_UNKNOWN if largest is None else str(largest))
-    if trial:
-        row.append(str(largest_that(functools.partial(_runs, phase, state, image_size))))
-    return row
-
-
-def plan_of(phase: str, state: Any, batch_size: int, image_size: int) -> Plan:
-    """XLA's plan for one update on this device.
+def memory_plan(phase: str, state: Any, batch_size: int, image_size: int) -> Any:
+    """Returns XLA's `CompiledMemoryStats` for one update on this device.
 
     Args:
       phase: A name in `steps.STEPS`.
@@ -106,28 +88,19 @@ def plan_of(phase: str, state: Any, batch_size: int, image_size: int) -> Plan:
     import jax
 
     options = _CPU_OPTIONS if jax.default_backend() == "cpu" else None
-    analysis: Any = (
-        _lowered(phase, state, batch_size, image_size).compile(compiler_options=options).memory_analysis()
-    )
-    return Plan(
-        analysis.argument_size_in_bytes,
-        analysis.output_size_in_bytes,
-        analysis.temp_size_in_bytes,
-        analysis.alias_size_in_bytes,
-    )
+    return _lowered(phase, state, batch_size, image_size).compile(compiler_options=options).memory_analysis()
 
 
 def line_through(batches: Sequence[int], sizes: Sequence[float]) -> tuple[float, float]:
-    """The part that does not grow with the batch, and that which each image adds, from two sizes."""
+    """Returns the size at batch 0 and the size per image, from the sizes at two batches."""
     per_image = (sizes[1] - sizes[0]) / (batches[1] - batches[0])
     return sizes[0] - batches[0] * per_image, per_image
 
 
 def largest_batch(card: float, fixed: float, per_image: float) -> int | None:
-    """How many images fit a card of so many bytes, with `HEADROOM` left; 0: not one.
+    """Returns how many images fit a card of `card` bytes with `HEADROOM` left free.
 
-    None: images take nothing by that line, so that it says nothing about the largest batch. XLA may plan
-    differently for another batch size, and the larger one's plan be the smaller one.
+    None: the line does not grow, because XLA planned differently for the two batches, and says nothing.
     """
     if per_image <= 0:
         return None
@@ -135,7 +108,7 @@ def largest_batch(card: float, fixed: float, per_image: float) -> int | None:
 
 
 def largest_that(runs: Callable[[int], bool]) -> int:
-    """The largest batch that runs, to a sixteenth: doubles until one does not, then halves the interval."""
+    """Returns the largest batch that runs, to a sixteenth: doubles until one fails, then bisects."""
     if not runs(1):
         return 0
     good, bad = 1, 2
@@ -147,10 +120,31 @@ def largest_that(runs: Callable[[int], bool]) -> int:
     return good
 
 
+def _row(
+    phase: str, dtype: str, remat: str, state: Any, batches: tuple[int, ...], image_size: int, trial: bool
+) -> list[str]:
+    plans = [memory_plan(phase, state, size, image_size) for size in batches]
+    fixed, per_image = line_through(batches, [peak_bytes(plan) for plan in plans])
+    parts = [
+        plans[-1].argument_size_in_bytes,
+        plans[-1].output_size_in_bytes,
+        plans[-1].temp_size_in_bytes,
+        plans[-1].alias_size_in_bytes,
+    ]
+    row = [phase, dtype, remat, *(f"{part / _MIB:.1f}" for part in parts)]
+    row += [f"{fixed / _GIB:.3f}", f"{per_image / _GIB:.4f}"]
+    for card in CARDS:
+        largest = largest_batch(card * 1e9, fixed, per_image)
+        row.append(_UNKNOWN if largest is None else str(largest))
+    if trial:
+        row.append(str(largest_that(functools.partial(_runs, phase, state, image_size))))
+    return row
+
+
 def _cases(
     config: Any, dtypes: Sequence[str], remats: Sequence[str], phases: Sequence[str]
 ) -> Iterator[tuple[str, str, str, Any]]:
-    """Phase, type, remat and the shapes of a state; phase 2, where C is not trained, once for each type."""
+    """Yields phase, type, remat and state shapes; phase 2, which does not train C, once for each type."""
     from glcic_jax.training.state import create_spec, state_shapes
     from glcic_jax.training.steps import STEPS
 
@@ -168,21 +162,16 @@ def _cases(
 
 def _lowered(phase: str, state: Any, batch_size: int, image_size: int) -> Any:
     import jax
-    import numpy as np
 
     from glcic_jax.model.convolutions import as_on_accelerators
     from glcic_jax.training.steps import STEPS
 
-    batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), np.uint8),
-        "place": jax.ShapeDtypeStruct((batch_size,), np.int32),
-    }
-
-    def step(*arguments: Any) -> Any:  # A function of its own: JAX would find a trace made elsewhere again.
+    def step(*arguments: Any) -> Any:  # A new function, as JAX would reuse a trace made outside the block below.
         return STEPS[phase](*arguments)
 
+    batch, key = batch_shapes(batch_size, image_size), jax.eval_shape(jax.random.key, 0)
     with as_on_accelerators():
-        return jax.jit(step, donate_argnums=0).lower(state, batch, jax.eval_shape(jax.random.key, 0))
+        return jax.jit(step, donate_argnums=0).lower(state, batch, key)
 
 
 def _runs(phase: str, state: Any, image_size: int, batch_size: int) -> bool:
@@ -204,8 +193,8 @@ def _runs(phase: str, state: Any, image_size: int, batch_size: int) -> bool:
     return True
 
 
-def _resized(config: Any, image_size: int | None, width: float | None) -> Any:
-    """The configuration with its networks at another width, and its crops, patches and holes at another size."""
+def _resize(config: Any, image_size: int | None, width: float | None) -> None:
+    """Changes the networks' width, and scales crops, local patches and holes to another image size."""
     if width is not None:
         config.completion.width = config.discriminator.width = width
     if image_size is not None:
@@ -214,21 +203,12 @@ def _resized(config: Any, image_size: int | None, width: float | None) -> Any:
         config.discriminator.local_size = round(config.discriminator.local_size * scale)
         for holes in (config.mask.rectangle, config.mask.rectangles):
             holes.min_side, holes.max_side = (max(1, int(x * scale)) for x in (holes.min_side, holes.max_side))
-    return config
-
-
-def _two_sizes(batches: str) -> tuple[int, int]:
-    parts = batches.split(",")
-    sizes = [int(part) for part in parts if part.isdecimal()]
-    if len(parts) != len(sizes) or len(sizes) != 2 or not 0 < sizes[0] < sizes[1]:
-        raise ConfigError(f"--batches is {batches!r}: give two whole numbers, the smaller one first: 2,6")
-    return sizes[0], sizes[1]
 
 
 _DEVICE_NOTES = {
     "cpu": (
-        "XLA's plan for this CPU with a GPU's convolutions, but for their work space. Training on a CPU takes "
-        "more, and remat saves nothing there.\n"
+        "XLA's plan for this CPU with a GPU's convolutions, without their work space. Training on a CPU takes "
+        "more memory, and remat saves none there.\n"
     ),
-    "gpu": "A process may take XLA_PYTHON_CLIENT_MEM_FRACTION of the GPU, 0.75 unless told.\n",
+    "gpu": "A process takes at most XLA_PYTHON_CLIENT_MEM_FRACTION of the GPU, 0.75 by default.\n",
 }

@@ -1,1 +1,1 @@
-"""This program and PyTorch side by side on a CPU."""
+"""The networks of this package and of PyTorch side by side on a CPU."""

@@ -1,4 +1,4 @@
-"""PyTorch's side of the comparison on a CPU: the same networks with the same numbers.
+"""PyTorch's side of the comparison on a CPU: the same networks with the same parameters.
 
 The only file that imports PyTorch. Each piece of work is tried in several settings, and the fastest is timed.
 """
@@ -20,14 +20,14 @@ from glcic_jax.benchmark.cpu.turns import answer, seconds_of
 from glcic_jax.runtime import keep_freed_memory
 
 _EPSILON = 1e-5
-_TRIES = 2  # Of each setting, after one that is not timed.
+_TRIES = 2  # Timed runs of each setting, after an untimed one.
 
 Arrays = dict[str, np.ndarray]
-Piece = Callable[[], dict[str, np.ndarray]]
+Work = Callable[[], Arrays]  # Returns the outputs that are compared.
 
 
 def _to_torch(array: np.ndarray) -> torch.Tensor:
-    """[N, H, W, C] to [N, C, H, W], channels last in memory."""
+    """Converts [N, H, W, C] to [N, C, H, W], channels last in memory."""
     return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2)
 
 
@@ -53,7 +53,7 @@ def _batch_norm(arrays: Arrays, path: str) -> nn.BatchNorm2d:
 
 
 class Completion(nn.Sequential):
-    """The completion network, from our parameters; new running statistics are 0 and 1 on both sides."""
+    """The completion network with our parameters; fresh running statistics are 0 and 1 on both sides."""
 
     def __init__(self, arrays: Arrays, layers: list[list[Any]]):
         modules: list[nn.Module] = []
@@ -64,7 +64,7 @@ class Completion(nn.Sequential):
         super().__init__(*modules, nn.Sigmoid())
 
     def folded(self) -> nn.Sequential:
-        """The same in inference, each BatchNorm inside the convolution before it."""
+        """Returns the network for inference, with each BatchNorm folded into the convolution before it."""
         modules: list[nn.Module] = []
         for layer in copy.deepcopy(self).eval():
             if isinstance(layer, nn.BatchNorm2d):
@@ -87,7 +87,7 @@ class _Branch(nn.Module):
         self.linear = _linear(arrays, f"{path}/linear")
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        # Flattened as ours is, channels last, which copies nothing where they are so in memory.
+        # Flattened channels last, as ours: no copy in that memory format.
         hidden = self.convolutions(image).permute(0, 2, 3, 1).flatten(1)
         return functional.relu(self.linear(hidden))
 
@@ -100,7 +100,7 @@ def _linear(arrays: Arrays, path: str) -> nn.Linear:
 
 
 class Discriminator(nn.Module):
-    """The context discriminator, from our parameters: images and their local boxes to logits [N]."""
+    """The context discriminator with our parameters; maps images and local boxes to logits [N]."""
 
     def __init__(self, arrays: Arrays, local_size: int):
         super().__init__()
@@ -123,10 +123,10 @@ def _masked_mse(output: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -
 
 
 class Theirs:
-    """All rows' work in several settings; `settle` chooses the fastest of each.
+    """The work of all rows in several settings; `settle` chooses the fastest setting of each.
 
     Args:
-      folder: Where our side has put data.npz and layers.json.
+      folder: Holds data.npz and layers.json, which our side wrote.
     """
 
     def __init__(self, folder: Path):
@@ -134,8 +134,8 @@ class Theirs:
         self._arrays = dict(np.load(folder / "data.npz"))
         self._layers = json.loads((folder / "layers.json").read_text())
         self._completion = Completion(self._arrays, self._layers["completion"])
-        self.work: dict[str, Piece] = {}
-        self._settings: dict[str, dict[str, Piece]] = {
+        self.work: dict[str, Work] = {}
+        self._settings: dict[str, dict[str, Work]] = {
             name: {} for name in ("forward", "gradient", "joint", "picture")
         }
         for name, form in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
@@ -148,48 +148,48 @@ class Theirs:
             self._settings["joint"][name] = self._joint(form)
 
     def settle(self, work: str) -> str:
-        """Tries all settings of a piece of work, writes its outputs, and returns the name of the fastest."""
+        """Tries all settings of a piece of work, writes its outputs, and returns the fastest setting."""
         best: dict[str, float] = {}
         outputs: dict[str, Any] = {}
-        for name, piece in self._settings[work].items():
-            outputs[name] = piece()  # The first time, before any update: as on our side.
-            best[name] = min(seconds_of(piece) for _ in range(_TRIES))
+        for name, run in self._settings[work].items():
+            outputs[name] = run()  # The first run, before any update, as on our side.
+            best[name] = min(seconds_of(run) for _ in range(_TRIES))
         chosen = min(best, key=lambda name: best[name])
         self.work[work] = self._settings[work][chosen]
-        self._settings[work].clear()  # The others' memory is given back.
+        self._settings[work].clear()  # Frees the memory of the others.
         np.savez(self._folder / f"theirs_{work}.npz", **outputs[chosen])
         return chosen
 
-    def _forward(self, network: nn.Module, form: torch.memory_format) -> Piece:
-        given = _to_torch(self._arrays["input"]).contiguous(memory_format=form)
+    def _forward(self, network: nn.Module, form: torch.memory_format) -> Work:
+        network_input = _to_torch(self._arrays["input"]).contiguous(memory_format=form)
 
         def run() -> Arrays:
             with torch.inference_mode():
-                return {"output": network(given).permute(0, 2, 3, 1).numpy()}
+                return {"output": network(network_input).permute(0, 2, 3, 1).numpy()}
 
         return run
 
-    def _gradient(self, form: torch.memory_format) -> Piece:
+    def _gradient(self, form: torch.memory_format) -> Work:
         network = copy.deepcopy(self._completion).train().to(memory_format=form)
-        image, mask, given = (
+        image, mask, network_input = (
             _to_torch(self._arrays[name]).contiguous(memory_format=form) for name in ("image", "mask", "input")
         )
         kernels: dict[str, Any] = {"conv1": network[0], "conv10": network[27], "conv17": network[-2]}
 
         def run() -> Arrays:
             network.zero_grad(set_to_none=True)
-            loss = _masked_mse(network(given), image, mask)
+            loss = _masked_mse(network(network_input), image, mask)
             loss.backward()
-            found = {name: layer.weight.grad.permute(2, 3, 1, 0).numpy() for name, layer in kernels.items()}
-            return {"loss": loss.detach().numpy(), **found}
+            grads = {name: layer.weight.grad.permute(2, 3, 1, 0).numpy() for name, layer in kernels.items()}
+            return {"loss": loss.detach().numpy(), **grads}
 
         return run
 
-    def _joint(self, form: torch.memory_format) -> Piece:
+    def _joint(self, form: torch.memory_format) -> Work:
         """D's update on real and completed images, then C's against the new D."""
         completion = copy.deepcopy(self._completion).train().to(memory_format=form)
         discriminator = Discriminator(self._arrays, self._layers["local_size"]).train().to(memory_format=form)
-        image, mask, given = (
+        image, mask, network_input = (
             _to_torch(self._arrays[f"joint_{name}"]).contiguous(memory_format=form)
             for name in ("image", "mask", "network_input")
         )
@@ -201,15 +201,15 @@ class Theirs:
         ]
 
         def run() -> Arrays:
-            output = completion(given)
+            output = completion(network_input)
             completed = torch.where(mask > 0.5, output, image)
             optimizers[1].zero_grad(set_to_none=True)
-            real, fake = discriminator(image, real_box), discriminator(completed.detach(), box)
-            discriminator_loss = (functional.softplus(-real) + functional.softplus(fake)).mean()
+            real_logits, fake_logits = discriminator(image, real_box), discriminator(completed.detach(), box)
+            discriminator_loss = (functional.softplus(-real_logits) + functional.softplus(fake_logits)).mean()
             discriminator_loss.backward()
             optimizers[1].step()
             optimizers[0].zero_grad(set_to_none=True)
-            discriminator.requires_grad_(False)  # Its gradients are of no use here, and would cost time.
+            discriminator.requires_grad_(False)  # Computes no gradients of D, which are unused here.
             adversarial = -functional.softplus(discriminator(completed, box)).mean()
             mse = _masked_mse(output, image, mask)
             (mse + weight * adversarial).backward()
@@ -223,8 +223,8 @@ class Theirs:
 
         return run
 
-    def _picture(self, network: nn.Module, form: torch.memory_format) -> Piece:
-        """From an array in 8 bits to an array in 8 bits."""
+    def _picture(self, network: nn.Module, form: torch.memory_format) -> Work:
+        """Completes an 8-bit array to an 8-bit array."""
         pixels, hole = self._arrays["pixels"], self._arrays["hole"]
         mean_pixel = torch.from_numpy(self._arrays["mean_pixel"])
 
@@ -232,9 +232,9 @@ class Theirs:
             with torch.inference_mode():
                 image = torch.from_numpy(pixels).float().div_(255)
                 inside = torch.from_numpy(hole)[..., None]
-                filled = torch.where(inside, 0.0, image - mean_pixel)
-                given = torch.cat([filled, inside.float()], dim=-1).permute(2, 0, 1)[None]
-                output = network(given.contiguous(memory_format=form))[0].permute(1, 2, 0)
+                subtracted = torch.where(inside, 0.0, image - mean_pixel)
+                network_input = torch.cat([subtracted, inside.float()], dim=-1).permute(2, 0, 1)[None]
+                output = network(network_input.contiguous(memory_format=form))[0].permute(1, 2, 0)
                 rounded = output.clamp(0, 1).mul(255).round().byte()
                 completed = torch.where(inside, rounded, torch.from_numpy(pixels)).numpy()
             return {"completed": completed.astype(np.float32) / 255}
@@ -243,12 +243,11 @@ class Theirs:
 
 
 def main() -> None:
-    """Gets ready, and answers."""
+    """Prepares the work and answers requests on stdin."""
     keep_freed_memory()
     torch.set_num_threads(int(sys.argv[2]))
     theirs = Theirs(Path(sys.argv[1]))
     jobs: dict[str, Callable[..., Any]] = {
-        "version": lambda: torch.__version__,
         "settle": theirs.settle,
         "run": lambda work: seconds_of(theirs.work[work]),
     }
