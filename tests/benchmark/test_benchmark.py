@@ -197,7 +197,9 @@ def test_phase_that_does_not_fit_is_named_below_the_rows_before(tiny, monkeypatc
     timed, steps, calls = phases._timed, phases.trained_steps, []
     # Trivial steps, which compile at once.
     monkeypatch.setattr(
-        phases, "trained_steps", lambda config: dict.fromkeys(steps(config), lambda state, batch, key: (state, key))
+        phases,
+        "trained_steps",
+        lambda config: dict.fromkeys(steps(config), lambda state, batch, key: (state, key)),
     )
 
     def scarce(*arguments):
