@@ -55,7 +55,7 @@ _SETTINGS = (
 @click.option("--quality", type=click.IntRange(1, 100), help="Quality of JPEG and WebP.  [default: 95]")
 @click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger images.  [default: 178956970]")
 @click.option("--save-comparison", "comparison", is_flag=True, help="Also write input | raw output | completed.")
-@click.option("--drop-exif", is_flag=True, help="Leave out the EXIF block: place, time, camera.")
+@click.option("--drop-exif", is_flag=True, help="Leave out EXIF and XMP: place, time, camera.")
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
 def complete(paths: tuple[str, ...], **options: Any) -> None:
     """Fill the hole of an image, or of every image in a folder.
@@ -193,7 +193,7 @@ def _load(options: dict[str, Any]) -> "Completer":
 def _chooser(mask: str | None, settings: "Settings", options: dict[str, Any]) -> "ChooseHole":
     """Returns a function from an image to its hole."""
     from glcic_jax.pictures.mask_files import MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
-    from glcic_jax.pictures.rgb_files import silence_decoders
+    from glcic_jax.pictures.opening import silence_decoders
 
     given = MaskSettings(options["invert_mask"], options["fit_mask"], options["grow"], settings.max_pixels)
     if mask is None:

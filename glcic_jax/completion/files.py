@@ -16,18 +16,19 @@ from glcic_jax.completion.pairing import Failure, Pair, Pairing
 from glcic_jax.completion.windows import MAX_SIDE
 from glcic_jax.errors import ConfigError, DataError, UserError, WeightsError, printable
 from glcic_jax.files import check_writable, write_atomically
-from glcic_jax.pictures.mask_files import ChooseHole, coverage_note
-from glcic_jax.pictures.picture import (
+from glcic_jax.pictures import (
     MAX_PIXELS,
+    ChooseHole,
     Picture,
+    coverage_note,
     encode_picture,
     fitted,
     format_for,
     format_named,
     read_picture,
+    silence_decoders,
     suffix_for,
 )
-from glcic_jax.pictures.rgb_files import silence_decoders
 from glcic_jax.progress import Log, Progress
 from glcic_jax.runtime import enough_memory_for
 
@@ -138,7 +139,7 @@ class CompletionJob:
         settings = self.settings
         picture, hole = self.choose_hole(self.picture)
         if settings.drop_exif:
-            picture = dataclasses.replace(picture, exif=b"")
+            picture = dataclasses.replace(picture, exif=b"", xmp=b"")
         for note in (*fitted(picture, self.file_format).notes, *hole.notes, *coverage_note(hole.hole)):
             log(note)
         if picture.alpha is not None and not picture.alpha[hole.hole].all():

@@ -1,22 +1,25 @@
-"""Pictures of any depth and number of channels, as colours for the network and back.
+"""Pixels of any depth and number of channels, and the RGB colours that the network takes.
 
-`pixels` are [H, W, C] uint8, uint16 or float in [0, 1]; C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA. `colour` is
+`pixels` are [H, W, C] uint8, uint16 or float in [0, 1]; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. `colour` is
 [..., 3] float32 RGB in [0, 1].
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
-# ITU-R BT.601, as Pillow weighs red, green and blue.
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow converts to grey.
+_WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)
+_STRIP_PIXELS = 4_000_000
 
 
 def colour_channels(pixels: np.ndarray) -> int:
-    """How many of the channels are colours: 1 or 3."""
+    """Returns the number of channels without alpha: 1 or 3."""
     return 3 if pixels.shape[-1] >= 3 else 1
 
 
 def to_colour(pixels: np.ndarray) -> np.ndarray:
-    """Scales pixels of any type to colours; what is transparent is laid over white, as in training.
+    """Converts pixels to colours; transparency is laid over white, as in training.
 
     Args:
       pixels: [H, W, C].
@@ -34,12 +37,12 @@ def to_colour(pixels: np.ndarray) -> np.ndarray:
 
 
 def from_colour(colour: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Scales colours to the type and the colour channels of pixels; grey is their luminance.
+    """Converts colours to the dtype and channels of the pixels that they replace; grey is their luminance.
 
     Args:
       colour: [..., 3] float32, over white; clipped to [0, 1].
-      pixels: [..., C], the pixels that the colours will replace: give the type, the channels and the alpha, under
-        which the result has that colour over white, as far as a colour can.
+      pixels: [..., C], the pixels to be replaced. Under their alpha, the result looks like `colour` over white, as
+        far as a colour can.
 
     Returns:
       [..., 1] or [..., 3], without alpha.
@@ -47,7 +50,7 @@ def from_colour(colour: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     colours = colour_channels(pixels)
     if pixels.shape[-1] > colours:
         alpha = pixels[..., colours:].astype(np.float32) / np.float32(_peak(pixels))
-        # What is wholly transparent has no colour; then it takes the one it would have if it were not.
+        # A fully transparent pixel shows no colour; it takes the one that it would have if it were opaque.
         colour = np.where(alpha > 0, (colour - (1.0 - alpha)) / np.maximum(alpha, 1e-6), colour)
     if colours == 1:
         colour = colour @ _LUMA[:, None]
@@ -57,3 +60,43 @@ def from_colour(colour: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 def _peak(pixels: np.ndarray) -> float:
     return float(np.iinfo(pixels.dtype).max) if np.issubdtype(pixels.dtype, np.integer) else 1.0
+
+
+def strips(height: int, width: int) -> Iterator[slice]:
+    """Yields slices of rows that together cover an image, a few megapixels each."""
+    rows = max(1, _STRIP_PIXELS // width)
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def white_of(values: np.ndarray) -> float:
+    """Guesses the value of white: the end of the smallest of the ranges [0, 1], 8, 16 and 32 bits that fits.
+
+    Integers all lie in the range. Floats may exceed it, as highlights and resampling overshoots do: at most a
+    tenth of the positive ones lies above twice its end.
+
+    Args:
+      values: [H, W] or [H, W, C] of 16 bits, 32 bits or floats, from a file that does not tell their range.
+    """
+    if np.issubdtype(values.dtype, np.integer):
+        return 65535.0 if values.max(initial=0) <= 65535 else _WHITES[-1]
+    positive, above = 0, np.zeros(len(_WHITES), np.int64)
+    for rows in strips(*values.shape[:2]):
+        strip = _finite(values[rows])
+        positive += int(np.count_nonzero(strip > 0))
+        above += [np.count_nonzero(strip > 2 * white) for white in _WHITES]
+    return next(
+        (white for white, count in zip(_WHITES, above, strict=True) if 10 * count <= positive), _WHITES[-1]
+    )
+
+
+def scaled(values: np.ndarray, dtype: type[np.unsignedinteger], white: float) -> np.ndarray:
+    """Scales [H, W] or [H, W, C] in [0, white] to the range of `dtype`, and clips."""
+    result = np.empty(values.shape, dtype)
+    for rows in strips(*values.shape[:2]):
+        result[rows] = np.round(np.clip(_finite(values[rows]) / white, 0.0, 1.0) * np.iinfo(dtype).max)
+    return result
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Converts to float64; NaN and infinity become 0."""
+    return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from glcic_jax.errors import DataError
-from glcic_jax.pictures.picture import MAX_PIXELS, Picture, read_picture
+from glcic_jax.pictures.opening import MAX_PIXELS
+from glcic_jax.pictures.picture import Picture
+from glcic_jax.pictures.reading import read_picture
 
 # From this value on, of 255, a mask is white.
 _THRESHOLD = 128

@@ -1,4 +1,7 @@
-"""From a picture's file to what it holds: by which reader, and only if it fits the memory."""
+"""Reads a picture file with everything that it holds.
+
+Pillow decodes, but cuts 16-bit colour to 8 bits and does not know some TIFFs: OpenCV and tifffile decode those.
+"""
 
 import logging
 from pathlib import Path
@@ -6,247 +9,215 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import TiffImageFile
 
-from glcic_jax.errors import DataError, TooLargeError
+from glcic_jax.errors import DataError
 from glcic_jax.pictures import sixteen_bit
+from glcic_jax.pictures.colours import scaled, strips, white_of
 from glcic_jax.pictures.metadata import (
-    ORIENTATION,
     PLAIN_MODES,
-    cleaned_exif,
-    describing,
+    XMP_TAG,
+    clean_xmp,
+    descriptive_tags,
     fitting_profile,
-    is_lossless_webp,
-    jpeg2000_bits,
     orientation_of,
-    parsed,
-    png_colour,
+    parse_exif,
     profile_for,
     read_exif,
-    resolution,
     tiff_dpi,
+    upright_exif,
+    valid_dpi,
     valid_orientation,
 )
-from glcic_jax.pictures.rgb_files import heif_formats, open_any, opened, scaled, strips, white_of
+from glcic_jax.pictures.opening import (
+    MAX_PIXELS,
+    Source,
+    check_size,
+    check_tiff,
+    heif_formats,
+    open_image,
+    read_start,
+    read_whole,
+    source_name,
+)
+from glcic_jax.pictures.picture import Picture
 
-MAX_PIXELS = 178_956_970
-_BYTES_OF_A_PIXEL = 12  # Of RGB as 32-bit floats.
-_TILE_WIDTH, _TILE_LENGTH, _DEPTH = 322, 323, 32997  # Tags of TIFF.
-
-
-def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
-    """Raises TooLargeError where a picture of (width, height) has too many pixels, DataError where none."""
-    width, height = size
-    _check_pixels(width, height, "", name, max_pixels)
-    if width < 1 or height < 1:
-        raise DataError(f"{name}: has no pixels ({width} x {height})")
-
-
-def check_tiff(tags: Any, name: str, max_pixels: int) -> None:
-    """Checks what a TIFF holds beyond its width and its height: every reader decodes a whole tile, and all layers.
-
-    Args:
-      tags: Has `get`, from a tag's number to its value.
-      name: What errors call the file.
-      max_pixels: Of a tile.
-
-    Raises:
-      DataError: It has layers, or too large tiles (TooLargeError).
-    """
-    depth = tags.get(_DEPTH, 1)
-    if depth != 1:
-        raise DataError(f"{name}: has {depth} layers: save the one to complete as a file of its own")
-    _check_pixels(tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0), "tiles of ", name, max_pixels)
-
-
-def _check_pixels(width: int, height: int, what: str, name: str, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        there = f"{what}{width} x {height} = {width * height:,} pixels"
-        raise TooLargeError(
-            f"{name}: has {there}, and at most {max_pixels:,} are read",
-            f"give --max-pixels {width * height} if that is right",
-        )
-
-
-def head(source: bytes | str | Path) -> bytes:
-    """The first 16 bytes of a file, of its bytes or its path."""
-    if isinstance(source, bytes):
-        return source[:16]
-    with open(source, "rb") as file:
-        return file.read(16)
-
-
-def whole(source: bytes | str | Path, name: str, max_pixels: int) -> bytes:
-    """All bytes of a file that its readers want at once.
-
-    Args:
-      source: The bytes, or the path.
-      name: What errors call the file.
-      max_pixels: More pixels than these are not decoded.
-
-    Raises:
-      DataError: The file is larger than any picture of so many pixels.
-    """
-    if isinstance(source, bytes):
-        return source
-    most = _BYTES_OF_A_PIXEL * max(max_pixels, MAX_PIXELS)
-    with open(source, "rb") as file:
-        content = file.read(most + 1) if Path(source).stat().st_size <= most else b""
-    if not content or len(content) > most:
-        raise DataError(f"{name}: cannot be read as an image (of its kind at most {most:,} bytes are read)")
-    return content
-
+_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_HEIC_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
 
 _log = logging.getLogger(__name__)
 
-_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
-
-class Decoded(NamedTuple):
-    """A decoded picture, upright; the fields are those of `pictures.Picture`."""
-
-    pixels: np.ndarray
-    format: str
-    exif: bytes
-    icc_profile: bytes
-    dpi: tuple[float, float] | None
-    notes: tuple[str, ...]
-    stored_size: tuple[int, int] | None
-    lossless: bool = False
-    png_colour: bytes = b""
-
-
-def decode(image: Image.Image, source: bytes | str | Path) -> Decoded:
-    """Decodes an image that was opened; raises what Pillow raises."""
-    notes: list[str] = []
-    # Read first: Pillow forgets while it decodes how the pixels were stored, and turns a TIFF.
-    detail = _Detail.of(image, source)
-    if image.format != "TIFF":
-        image.load()  # For its EXIF block a PNG is decoded, and what is wrong with it is no matter of EXIF.
-    orientation, exif = read_exif(image, notes)
-    image.load()
-    left = orientation_of(image) if orientation != 1 else 1
-    pixels = _deep_pixels(image, source, detail, orientation, left, notes) if detail.deep else None
-    if pixels is None:
-        pixels = _upright(_with_transparency(_plain_pixels(image, detail, notes), image, detail), left)
-    if detail.bits > 8 and pixels.dtype == np.uint8:
-        notes.append(
-            f"{detail.bits}-bit colour was read as 8-bit: its kind of file is not known in {detail.bits} bits"
-        )
-    if detail.unused:
-        notes.append("a channel of which the file does not say what it holds was left out")
-    if image.format == "MPO":
-        notes.append(f"of the {getattr(image, 'n_frames', 1)} pictures in the file the first was taken")
-    decoded = _assembled(
-        pixels,
-        orientation,
-        notes,
-        "JPEG" if image.format == "MPO" else image.format or "",
-        exif=exif,
-        icc_profile=fitting_profile(image, pixels.shape[-1], notes),
-        dpi=image.info.get("dpi"),
-    )
-    return decoded._replace(
-        lossless=image.format == "WEBP" and is_lossless_webp(source),
-        png_colour=png_colour(source) if image.format == "PNG" else b"",
-    )
-
-
-def decode_rare_tiff(content: bytes) -> Decoded:
-    """Decodes a TIFF of a kind that Pillow does not know; raises nearly anything on damaged ones."""
-    notes: list[str] = []
-    pixels = sixteen_bit.decode_rare_tiff(content)
-    if pixels.dtype != np.uint16:
-        pixels = _to_16_bits(pixels, f"{pixels.dtype} values were", notes)
-    block = parsed(content)
-    described = describing(block)
-    orientation = valid_orientation(block.get(ORIENTATION, 1))
-    return _assembled(
-        _upright(np.ascontiguousarray(pixels, np.uint16), orientation),
-        orientation,
-        notes,
-        "TIFF",
-        exif=described.tobytes() if len(described) else b"",
-        icc_profile=profile_for(block.get(34675) or b"", pixels.shape[-1], notes),
-        dpi=tiff_dpi(block),
-    )
-
-
-def _assembled(
-    pixels: np.ndarray,
-    orientation: int,
-    notes: list[str],
-    file_format: str,
-    *,
-    exif: bytes,
-    icc_profile: bytes,
-    dpi: object,
-) -> Decoded:
-    turned = orientation >= 5
-    height, width = pixels.shape[:2]
-    stored_size = None if orientation == 1 else (height, width) if turned else (width, height)
-    exif = cleaned_exif(exif, turned, notes)
-    return Decoded(pixels, file_format, exif, icc_profile, resolution(dpi, turned), tuple(notes), stored_size)
-
-
-class _Detail(NamedTuple):
-    """How a file stores its pixels, as far as the mode does not tell it.
+def read_picture(source: Source, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Reads a picture in any readable format, or HEIC if pillow_heif is installed.
 
     Args:
-      deep: If its colours have 16 bits, which Pillow cuts to 8.
-      grey_alpha: If Pillow makes RGBA of grey and alpha.
-      premultiplied: If its colours are multiplied with its alpha.
-      bits: Bits of a value.
-      inverted: If 0 is white and Pillow leaves it so.
-      unused: If it has channels that Pillow does not read.
+      source: The file's bytes, or its path.
+      name: Its name in errors; the path if None.
+      max_pixels: Larger pictures are not decoded.
+
+    Returns:
+      The picture, upright. 16 bits stay 16 bits and grey stays grey; palettes, CMYK and the like become RGB.
+
+    Raises:
+      DataError: Not an image, damaged, truncated, empty, animated, or too large.
+    """
+    name = source_name(source, name)
+    try:
+        with open_image(source, name, heif=True) as image:
+            check_size(image.size, name, max_pixels)
+            if isinstance(image, TiffImageFile):
+                check_tiff(image.tag_v2, name, max_pixels)
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":
+                raise DataError(
+                    f"{name}: has {frames} frames or pages: save the one to complete as a file of its own"
+                )
+            return _decode(image, source)
+    except DataError as error:
+        if not isinstance(error.__cause__, UnidentifiedImageError):
+            raise
+        start = read_start(source)
+        if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS and not heif_formats():
+            raise DataError(f"{name}: is a HEIC file: pip install 'glcic-jax[heic]' to read it") from error
+        if start[:4] not in _TIFF_SIGNATURES:
+            raise
+        try:
+            return _decode_rare_tiff(read_whole(source, name, max_pixels), name, max_pixels)
+        except DataError:
+            raise
+        except Exception:  # tifffile raises nearly every type on a damaged file.
+            raise error from error.__cause__
+
+
+def _decode(image: Image.Image, source: Source) -> Picture:
+    """Decodes an image that Pillow opened; raises what Pillow raises."""
+    notes: list[str] = []
+    # First, because Pillow forgets while decoding how the pixels are stored, and turns a TIFF upright.
+    storage = _Storage.of(image)
+    if image.format != "TIFF":
+        image.load()  # A PNG's EXIF block may follow its pixels.
+    orientation, exif = read_exif(image, notes)
+    image.load()
+    remaining = orientation_of(image) if orientation != 1 else 1
+    pixels = None
+    if storage.deep_colour:
+        pixels = _deep_colour(image, source, storage, orientation, remaining, notes)
+    if pixels is None:
+        pixels = _plain_pixels(image, storage, notes)
+        pixels = _upright(_alpha_from_colour_key(pixels, image, storage), remaining)
+    if storage.bits > 8 and pixels.dtype == np.uint8:
+        notes.append(
+            f"{storage.bits}-bit colour was read as 8-bit: this kind of file is not read in {storage.bits} bits"
+        )
+    if storage.unknown_channel:
+        notes.append("a channel whose meaning the file does not say was left out")
+    if image.format == "MPO":
+        notes.append(f"of the {getattr(image, 'n_frames', 1)} pictures in the file the first was read")
+    profile = fitting_profile(image, pixels.shape[-1], notes)
+    turned = orientation >= 5
+    # sRGB overrules a gamma, and its usual value says little else.
+    gamma = None if profile or "srgb" in image.info else image.info.get("gamma")
+    return Picture(
+        pixels,
+        format="JPEG" if image.format == "MPO" else image.format or "",
+        exif=exif,
+        icc_profile=profile,
+        dpi=valid_dpi(image.info.get("dpi"), turned=turned),
+        notes=tuple(notes),
+        stored_size=_stored_size(pixels, orientation),
+        lossless=image.format == "WEBP" and b"VP8L" in _content(source),
+        xmp=clean_xmp(image.info.get("xmp")),
+        gamma=gamma if isinstance(gamma, float) and 0.01 < gamma < 100 else None,
+    )
+
+
+def _decode_rare_tiff(content: bytes, name: str, max_pixels: int) -> Picture:
+    """Decodes a TIFF of a kind that Pillow does not know; raises nearly every type on damaged ones."""
+    size, tags = sixteen_bit.tiff_size(content)
+    check_size(size, name, max_pixels)
+    check_tiff(tags, name, max_pixels)
+    notes: list[str] = []
+    pixels = sixteen_bit.decode_tiff(content)
+    if pixels.dtype != np.uint16:
+        pixels = _to_16_bits(pixels, f"{pixels.dtype} values were", notes)
+    block = parse_exif(content)
+    orientation = valid_orientation(block.get(Base.Orientation, 1))
+    pixels = _upright(np.ascontiguousarray(pixels, np.uint16), orientation)
+    turned = orientation >= 5
+    return Picture(
+        pixels,
+        format="TIFF",
+        exif=upright_exif(descriptive_tags(block), turned=turned),
+        icc_profile=profile_for(block.get(Base.InterColorProfile) or b"", pixels.shape[-1], notes),
+        dpi=valid_dpi(tiff_dpi(block), turned=turned),
+        notes=tuple(notes),
+        stored_size=_stored_size(pixels, orientation),
+        xmp=clean_xmp(block.get(XMP_TAG)),
+    )
+
+
+class _Storage(NamedTuple):
+    """How a file stores its pixels, as far as Pillow's mode does not tell.
+
+    Attributes:
+      deep_colour: Whether its colours have, or may have, 16 bits, which Pillow cuts to 8.
+      grey_alpha: Whether it is grey with alpha, which Pillow decodes as RGBA.
+      premultiplied: Whether its colours are multiplied with its alpha.
+      bits: Bits of a sample.
+      inverted: Whether 0 is white, and Pillow leaves it so.
+      unknown_channel: Whether it has channels that Pillow does not decode.
     """
 
-    deep: bool = False
+    deep_colour: bool = False
     grey_alpha: bool = False
     premultiplied: bool = False
     bits: int = 8
     inverted: bool = False
-    unused: bool = False
+    unknown_channel: bool = False
 
     @classmethod
-    def of(cls, image: Any, source: bytes | str | Path) -> "_Detail":
+    def of(cls, image: Any) -> "_Storage":
         if image.format == "PNG" and image.tile:
             raw = str(image.tile[0][3])
             deep = image.mode[:3] == "RGB" and "16" in raw
             bits = {"L;2": 2, "L;4": 4}.get(raw, 16 if deep else 8)
-            return cls(deep=deep, grey_alpha=raw[:2] == "LA", bits=bits)
+            return cls(deep_colour=deep, grey_alpha=raw[:2] == "LA", bits=bits)
         if image.format == "PPM" and image.tile and isinstance(image.tile[0][3], tuple):
             return cls(bits=int(image.tile[0][3][1]).bit_length())
-        if image.format == "JPEG2000":
-            bits = jpeg2000_bits(source)
-            return cls(deep=image.mode in ("RGB", "RGBA") and bits == 16, bits=bits)
+        if image.format == "JPEG2000":  # Pillow does not tell its bits.
+            return cls(deep_colour=image.mode in ("RGB", "RGBA"))
         if image.format == "TIFF":
             tags = image.tag_v2
-            bits = tags.get(258, (1,))
-            wide = image.mode[:2] == "I;"
+            bits = tags.get(Base.BitsPerSample, (1,))
             return cls(
-                deep=image.mode in ("RGB", "RGBA") and set(bits) == {16},
-                premultiplied=1 in tags.get(338, ()),
+                deep_colour=image.mode in ("RGB", "RGBA") and set(bits) == {16},
+                premultiplied=1 in tags.get(Base.ExtraSamples, ()),
                 bits=bits[0],
-                inverted=wide and tags.get(262) == 0,
-                unused=tags.get(277, 1) > len(image.getbands()),
+                inverted=image.mode[:2] == "I;" and tags.get(Base.PhotometricInterpretation) == 0,
+                unknown_channel=tags.get(Base.SamplesPerPixel, 1) > len(image.getbands()),
             )
         return cls()
 
 
-def _plain_pixels(image: Image.Image, detail: _Detail, notes: list[str]) -> np.ndarray:
-    """[H, W, C] uint8 or uint16 of a picture whose pixels Pillow has read as they are stored."""
+def _plain_pixels(image: Image.Image, storage: _Storage, notes: list[str]) -> np.ndarray:
+    """Returns [H, W, C] uint8 or uint16 of an image that Pillow decodes in full."""
     mode = image.mode
     if mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint16)
-        if detail.bits == 12:
+        if storage.bits == 12:
             notes.append("12-bit grey was scaled to 16 bits")
             grey = ((grey.astype(np.uint32) * 65535 + 2047) // 4095).astype(np.uint16)
-        return (65535 - grey if detail.inverted else grey)[..., None]
+        return (65535 - grey if storage.inverted else grey)[..., None]
     if mode in ("I", "F"):
-        # Of a PPM Pillow keeps 16 bits in 32.
-        told = [] if image.format == "PPM" else notes
-        return _to_16_bits(np.asarray(image), f"{'float' if mode == 'F' else '32-bit'} grey was", told)[..., None]
+        # Pillow decodes a 16-bit PGM to 32 bits.
+        unchanged = image.format == "PPM"
+        what = f"{'float' if mode == 'F' else '32-bit'} grey was"
+        return _to_16_bits(np.asarray(image), what, [] if unchanged else notes)[..., None]
     if mode in PLAIN_MODES:
         target = mode
     elif mode == "1":
@@ -260,7 +231,7 @@ def _plain_pixels(image: Image.Image, detail: _Detail, notes: list[str]) -> np.n
         notes.append(f"{mode} was converted to {target}")
     height, width = image.height, image.width
     pixels = np.empty((height, width, len(target)), np.uint8)
-    # In strips: a whole large image is not held in several modes at once.
+    # In strips, so that a large image is not held whole in several modes at once.
     for rows in strips(height, width):
         strip = image if rows == slice(0, height) else image.crop((0, rows.start, width, rows.stop))
         strip = strip if mode == target else strip.convert(target)
@@ -278,53 +249,51 @@ def _to_16_bits(values: np.ndarray, what: str, notes: list[str]) -> np.ndarray:
     return scaled(values, np.uint16, white)
 
 
-def _deep_pixels(
-    image: Image.Image, source: bytes | str | Path, detail: _Detail, orientation: int, left: int, notes: list[str]
+def _deep_colour(
+    image: Image.Image, source: Source, storage: _Storage, orientation: int, remaining: int, notes: list[str]
 ) -> np.ndarray | None:
-    """[H, W, C] uint16, upright; None where only Pillow's 8 bits are to be had. `left`: still to be turned."""
-    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    """Returns [H, W, C] uint16, upright; None if only Pillow's 8 bits are to be had.
+
+    Args:
+      image: Decoded by Pillow.
+      orientation: Of the pixels as stored.
+      remaining: Of Pillow's pixels.
+    """
+    content, channels = _content(source), len(image.mode)
     pixels = None
     if image.format == "TIFF":
         try:
-            pixels = sixteen_bit.decode_rare_tiff(content, (0, 1, 2))
-        except (
-            Exception
-        ) as error:  # It raises nearly every type, and where a package for the compression is missing.
-            _log.debug("read by another reader: %s", error)
+            pixels = _upright(sixteen_bit.decode_tiff(content, (0, 1, 2))[..., :channels], orientation)
+        except Exception as error:  # Nearly every type; also where its compression needs another package.
+            _log.debug("tifffile: %s", error)
     if pixels is None:
-        pixels = _by_two_readers(image, content, detail, orientation, left)
-    if pixels is None:
-        return None
-    pixels = pixels[..., : len(image.mode)]
-    if detail.premultiplied and pixels.shape[-1] == 4:
+        try:
+            pixels = sixteen_bit.decode_colour(content)[..., :channels]
+        except ValueError:
+            if image.format == "PNG":  # OpenCV knows all kinds of PNG: this one is damaged.
+                raise
+            return None
+        # OpenCV and Pillow must have done the same, or one has lost or turned something.
+        if not sixteen_bit.high_bytes_agree(pixels, image):
+            if image.format == "JPEG2000":
+                notes.append("colour of more than 8 bits was read as 8-bit")
+            return None
+        pixels = _upright(pixels, remaining)
+    if storage.premultiplied and pixels.shape[-1] == 4:
         alpha = np.maximum(pixels[..., 3:].astype(np.float64), 1)
         pixels[..., :3] = np.round(np.minimum(pixels[..., :3] / alpha, 1.0) * 65535)
-    if detail.grey_alpha:
+    if storage.grey_alpha:
         pixels = pixels[..., [0, 3]]
-    return _upright(_with_transparency(pixels, image, detail), orientation)
+    return _alpha_from_colour_key(pixels, image, storage)
 
 
-def _by_two_readers(
-    image: Image.Image, content: bytes, detail: _Detail, orientation: int, left: int
-) -> np.ndarray | None:
-    """[H, W, C] uint16 as stored; None where the reader and Pillow disagree: one has turned or lost a part."""
-    try:
-        pixels = sixteen_bit.decode_colour(content)[..., : len(image.mode)]
-    except ValueError:
-        if image.format == "PNG":  # There are no kinds of it that only Pillow knows: it is damaged.
-            raise
-        return None
-    as_pillow = pixels if left == orientation else _upright(pixels, orientation)
-    return pixels if sixteen_bit.high_bytes_agree(as_pillow, image, detail.premultiplied) else None
-
-
-def _with_transparency(pixels: np.ndarray, image: Image.Image, detail: _Detail) -> np.ndarray:
-    """Makes alpha of the one grey or colour that a PNG says is transparent."""
+def _alpha_from_colour_key(pixels: np.ndarray, image: Image.Image, storage: _Storage) -> np.ndarray:
+    """Adds alpha, [H, W, C + 1], if a PNG declares one grey or colour transparent."""
     clear = image.info.get("transparency")
     if pixels.shape[-1] not in (1, 3) or image.mode == "P" or not isinstance(clear, int | tuple):
         return pixels
     if image.mode == "L":
-        clear = np.asarray(clear) * 255 // (2**detail.bits - 1)  # Pillow scales the pixels alone.
+        clear = np.asarray(clear) * 255 // (2**storage.bits - 1)  # Pillow scales the pixels alone.
     largest = np.iinfo(pixels.dtype).max
     alpha = np.where((pixels == np.array(clear)).all(axis=-1, keepdims=True), 0, largest).astype(pixels.dtype)
     return np.concatenate([pixels, alpha], axis=-1)
@@ -334,7 +303,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turns [H, W, C] as the EXIF orientation, 1 to 8, says."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
-    # Row 0 and column 0 of these lie at the bottom or at the right.
+    # Row 0 and column 0 of these are at the bottom or at the right.
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
@@ -342,54 +311,10 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-# How a HEIC file names its kind, behind the word `ftyp`.
-_HEIC_BRANDS = frozenset(
-    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-)
-_TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+def _stored_size(pixels: np.ndarray, orientation: int) -> tuple[int, int] | None:
+    height, width = pixels.shape[:2]
+    return None if orientation == 1 else (height, width) if orientation >= 5 else (width, height)
 
 
-def decode_file(source: bytes | str | Path, name: str, max_pixels: int) -> Decoded:
-    """Opens, checks and decodes a picture, as `pictures.read_picture` says.
-
-    Args:
-      source: The file's bytes, or its path.
-      name: What errors call it.
-      max_pixels: Larger pictures are not decoded.
-
-    Raises:
-      DataError: Not an image, damaged, truncated, empty, animated, or too large.
-    """
-    try:
-        with opened(source, name, open_any) as image:
-            check_size(image.size, name, max_pixels)
-            if isinstance(image, TiffImageFile):
-                check_tiff(image.tag_v2, name, max_pixels)
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":
-                raise DataError(
-                    f"{name}: has {frames} frames or pages: save the one to complete as a file of its own"
-                )
-            decoded = decode(image, source)
-    except DataError as error:
-        if not isinstance(error.__cause__, UnidentifiedImageError):
-            raise
-        start = head(source)
-        if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS and not heif_formats():
-            raise DataError(f"{name}: is a HEIC file: pip install 'glcic-jax[heic]' to read it") from error
-        if start[:4] not in _TIFF_MARKS:
-            raise
-        decoded = _decode_rare_tiff(whole(source, name, max_pixels), name, max_pixels, error)
-    return decoded
-
-
-def _decode_rare_tiff(content: bytes, name: str, max_pixels: int, unknown: DataError) -> Decoded:
-    try:
-        size, tags = sixteen_bit.tiff_size(content)
-        check_size(size, name, max_pixels)
-        check_tiff(tags, name, max_pixels)
-        return decode_rare_tiff(content)
-    except DataError:
-        raise
-    except Exception as error:  # A damaged TIFF makes its reader raise nearly every type.
-        raise unknown from error
+def _content(source: Source) -> bytes:
+    return source if isinstance(source, bytes) else Path(source).read_bytes()

@@ -11,8 +11,7 @@ from typing import NamedTuple, TypeVar
 from glcic_jax.completion.completer import Completer, OnWindow
 from glcic_jax.completion.files import CompletionJob, Settings
 from glcic_jax.errors import DataError, TooLargeError, UserError, WeightsError, printable
-from glcic_jax.pictures.mask_files import ChooseHole
-from glcic_jax.pictures.picture import Picture, read_picture
+from glcic_jax.pictures import ChooseHole, Picture, read_picture
 from glcic_jax.runtime import enough_memory_for
 
 T = TypeVar("T")

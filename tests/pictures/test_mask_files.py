@@ -9,8 +9,8 @@ from helpers.common import one_line
 from PIL import Image
 
 from glcic_jax.errors import DataError
+from glcic_jax.pictures import Picture, encode_picture, read_picture
 from glcic_jax.pictures.mask_files import alpha_hole, coverage_note, hole_from_pixels, random_hole, read_mask
-from glcic_jax.pictures.picture import Picture, encode_picture, read_picture
 
 BOX = np.zeros((20, 30), bool)
 BOX[4:12, 6:21] = True

@@ -10,8 +10,7 @@ from helpers.tiny import tiny_weights
 from glcic_jax.completion.completer import Completer
 from glcic_jax.completion.files import CompletionJob, Settings
 from glcic_jax.errors import DataError, TooLargeError, WeightsError
-from glcic_jax.pictures.mask_files import Hole
-from glcic_jax.pictures.picture import Picture, encode_picture, read_picture
+from glcic_jax.pictures import Hole, Picture, encode_picture, read_picture
 from glcic_jax.serving.service import BusyError, GoneError, Limits, NotAnImageError, NotReadyError, Order, Service
 
 LIMITS = Limits(max_bytes=1 << 20, max_pixels=10_000, queue=3)

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import tifffile
 from helpers.common import one_line
+from helpers.picture_files import encode_tiff
 
 from glcic_jax.errors import DataError
-from glcic_jax.pictures.picture import read_picture
+from glcic_jax.pictures import read_picture
 
 
 def rare_tiff(pixels: np.ndarray, **options) -> bytes:
-    file = io.BytesIO()
-    tifffile.imwrite(file, pixels, photometric="rgb", metadata=None, **options)
-    return file.getvalue()
+    """A TIFF that Pillow does not decode."""
+    return encode_tiff(pixels, photometric="rgb", **options)
 
 
 def plain_tiff(**more: int) -> bytes:
-    """A TIFF of 16 x 16 black pixels in one tile, as Pillow reads it, with the tags changed that are named."""
+    """A TIFF of 16 x 16 black pixels in one tile, that Pillow decodes, with another tile size or depth."""
     tags = {
         256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: more.get("tile", 16), 323: more.get("tile", 16)
     }  # fmt: skip
@@ -61,13 +61,13 @@ def test_a_huge_file_that_is_no_picture_is_not_read(tmp_path, start, monkeypatch
     with open(path, "wb") as file:
         file.write(start)
         os.truncate(file.fileno(), 3 * 2**30)
-    monkeypatch.setattr("glcic_jax.pictures.reading.MAX_PIXELS", 1000)
+    monkeypatch.setattr("glcic_jax.pictures.opening.MAX_PIXELS", 1000)
     with pytest.raises(DataError, match="cannot be read as an image") as caught:
         read_picture(path, max_pixels=1000)
     assert ("12,000 bytes" in one_line(caught)) == (start == b"II*\0")
 
 
-def test_of_an_unknown_file_only_the_start_is_read(tmp_path, monkeypatch):
+def test_only_the_start_of_an_unknown_file_is_read(tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"no picture at all" * 1000)
     largest = []
@@ -87,7 +87,7 @@ def test_of_an_unknown_file_only_the_start_is_read(tmp_path, monkeypatch):
     assert max(largest) < 5000
 
 
-def test_the_reader_of_rare_tiffs_logs_nothing(caplog):
+def test_tifffile_logs_nothing(caplog):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 65536, (9, 9, 3)).astype(np.uint16)
     damaged = rare_tiff(pixels, extratags=[(40000, 4, 9, list(range(9)), True)])

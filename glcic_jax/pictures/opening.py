@@ -1,0 +1,187 @@
+"""Opens picture files of allowed formats and sizes; turns every failure into one line that names the file."""
+
+import contextlib
+import functools
+import importlib.util
+import io
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import Image, UnidentifiedImageError
+
+from glcic_jax.errors import DataError, TooLargeError, one_line, printable
+
+Source = bytes | str | Path  # A file's bytes, or its path.
+
+MAX_PIXELS = 178_956_970  # The limit at which Pillow, too, takes a file for a decompression bomb.
+_BYTES_PER_PIXEL = 12  # RGB as 32-bit floats.
+_TILE_WIDTH, _TILE_LENGTH, _DEPTH = 322, 323, 32997  # Tags of TIFF.
+
+# Some of Pillow's other formats run programs, and most are never photographs. JPEG includes MPO. TGA is last: it
+# has no signature.
+_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF"),
+    *("ICO", "PCX", "TGA"),
+)
+
+
+@functools.cache
+def readable_formats() -> list[str]:
+    """Returns Pillow's names of those in `_FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+@functools.cache
+def heif_formats() -> list[str]:
+    """Returns Pillow's name of HEIC if pillow_heif is installed, and registers it."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return []
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return ["HEIF"]
+
+
+def source_name(source: Source, name: str | None) -> str:
+    """Returns the name of a source in errors: `name` if there is one, else the path."""
+    if name is not None:
+        return name
+    return "image" if isinstance(source, bytes) else printable(str(source))
+
+
+@contextlib.contextmanager
+def open_image(source: Source, name: str, *, heif: bool = False) -> Iterator[Image.Image]:
+    """Opens an image without decoding its pixels or limiting their number.
+
+    Args:
+      source: The file.
+      name: Its name in errors.
+      heif: Whether HEIC files are opened, too, if pillow_heif is installed.
+
+    Raises:
+      DataError: From the opening, and in place of every other error inside the block.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of what is an error here, and of metadata that nobody reads.
+            warnings.simplefilter("ignore")
+            if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
+                raise DataError(f"{name}: cannot be read as an image (not a file)")
+            with _identified(source, [*readable_formats(), *(heif_formats() if heif else [])]) as image:
+                yield image
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such file") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: cannot be read as an image (no known format)") from error
+    except Exception as error:  # Pillow's plugins raise nearly every type on damaged input.
+        raise DataError(f"{name}: cannot be read as an image ({printable(one_line(error))})") from error
+
+
+@contextlib.contextmanager
+def _identified(source: Source, formats: list[str]) -> Iterator[Image.Image]:
+    """As `Image.open`, whose limit on pixels is one for the whole process."""
+    with contextlib.ExitStack() as stack:
+        stream: IO[bytes] = (
+            io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(open(source, "rb"))
+        )
+        start = stream.read(16)
+        if not start:
+            raise OSError("the file is empty")
+        refusals = []
+        for name in formats:
+            factory, accept = Image.OPEN[name]
+            try:
+                accepted = accept is None or accept(start)
+                if not accepted or isinstance(accepted, str):
+                    continue
+                stream.seek(0)
+                image = stack.enter_context(factory(stream, ""))
+            except (SyntaxError, IndexError, TypeError, struct.error) as error:
+                refusals.append(one_line(error))
+                continue
+            yield image
+            return
+        raise UnidentifiedImageError("; ".join(refusals))
+
+
+def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    """Raises TooLargeError if a picture of (width, height) has too many pixels, DataError if it has none."""
+    width, height = size
+    _check_pixels(width, height, "", name, max_pixels)
+    if width < 1 or height < 1:
+        raise DataError(f"{name}: has no pixels ({width} x {height})")
+
+
+def check_tiff(tags: Any, name: str, max_pixels: int) -> None:
+    """Checks what a TIFF holds beyond its width and height: readers decode whole tiles, and all layers.
+
+    Args:
+      tags: Has `get`, from a tag's number to its value.
+      name: The file's name in errors.
+      max_pixels: Limit of a tile.
+
+    Raises:
+      DataError: It has layers.
+      TooLargeError: Its tiles are too large.
+    """
+    depth = tags.get(_DEPTH, 1)
+    if depth != 1:
+        raise DataError(f"{name}: has {depth} layers: save the one to complete as a file of its own")
+    _check_pixels(tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0), "tiles of ", name, max_pixels)
+
+
+def _check_pixels(width: int, height: int, what: str, name: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        size = f"{what}{width} x {height} = {width * height:,} pixels"
+        raise TooLargeError(
+            f"{name}: has {size}, and at most {max_pixels:,} are read",
+            f"give --max-pixels {width * height} if that is right",
+        )
+
+
+def read_start(source: Source) -> bytes:
+    """Returns the first 16 bytes of a file."""
+    if isinstance(source, bytes):
+        return source[:16]
+    with open(source, "rb") as file:
+        return file.read(16)
+
+
+def read_whole(source: Source, name: str, max_pixels: int) -> bytes:
+    """Returns all bytes of a file, for decoders that take nothing else.
+
+    Raises:
+      DataError: The file is larger than any picture of `max_pixels`.
+    """
+    if isinstance(source, bytes):
+        return source
+    limit = _BYTES_PER_PIXEL * max(max_pixels, MAX_PIXELS)
+    with open(source, "rb") as file:
+        content = file.read(limit + 1) if Path(source).stat().st_size <= limit else b""
+    if not content or len(content) > limit:
+        raise DataError(f"{name}: cannot be read as an image (at most {limit:,} bytes of its kind are read)")
+    return content
+
+
+@contextlib.contextmanager
+def silence_decoders() -> Iterator[None]:
+    """Keeps the messages that libtiff and others print themselves off the terminal; the errors raised say more.
+
+    It redirects standard error of the whole process, so it is for commands alone.
+    """
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,145 @@
+"""EXIF, XMP, colour profile, resolution, gamma: kept where the format holds them, reported where it does not."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from helpers.picture_files import encode, encode_16, encode_tiff, exif_block, noise, with_chunk
+from PIL import Image
+
+from glcic_jax.pictures import Picture, encode_picture, fitted, opening, read_picture
+from glcic_jax.pictures.metadata import parse_exif, upright_exif
+
+PROFILES = {space: bytes(16) + space + bytes(200) for space in (b"RGB ", b"GRAY", b"CMYK")}
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:li>caf\xc3\xa9</rdf:li></x:xmpmeta>'
+
+
+def upright(block: bytes, *, turned: bool = False) -> bytes:
+    return upright_exif(parse_exif(block), turned=turned)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_exif_keeps_its_tags_without_thumbnail_and_orientation(order):
+    thumbnail = encode(noise(3), "JPEG")
+    result = upright(exif_block(6, thumbnail, order), turned=True)
+    assert thumbnail[:40] not in result
+    assert thumbnail[-40:] not in result
+    exif = parse_exif(result)
+    assert (exif[0x10F], exif[0x112], exif.get_ifd(1)) == ("Cam", 1, {})
+    inner = exif.get_ifd(0x8769)
+    assert (inner[0xA002], inner[0xA003]) == (480, 640)
+    assert inner[0x927C] == b"maker's note at its own place"
+
+
+def test_strips_of_a_thumbnail_are_left_out():
+    head = b"II*\0" + struct.pack("<IHHHIIIH", 8, 1, 0x112, 3, 1, 6, 26, 2)
+    strips = struct.pack("<HHIIHHII", 0x111, 4, 1, 56, 0x117, 4, 1, 30) + bytes(4)
+    block = head + strips + b"\xaa" * 30
+    assert parse_exif(upright(block))[0x112] == 1
+    assert b"\xaa" not in upright(block)
+
+
+def test_a_preview_in_a_makers_note_is_erased():
+    preview = b"\xff\xd8\xff\xe0preview\xff\xd9"
+    spoiled = exif_block().replace(b"maker's note at ", preview.ljust(16, b"."))
+    assert b"preview" not in upright(spoiled)
+    assert b"its own place" in upright(spoiled)
+
+
+def test_text_outside_ascii_is_kept():
+    exif = Image.Exif()
+    exif[0x13B] = author = "Jürgen, 東京".encode()
+    picture = read_picture(encode(noise(3), "JPEG", exif=exif))
+    for dtype in (np.uint8, np.uint16):
+        for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
+            deep = Picture(noise(3, dtype), "PNG", picture.exif)
+            assert author in read_picture(encode_picture(deep, kind)).exif
+
+
+def test_damaged_exif_is_left_out_and_reported():
+    for kind in ("PNG", "WEBP"):
+        picture = read_picture(encode(noise(3), kind, exif=b"Exif\0\0II*\0\xff\xff\0\0", lossless=True))
+        assert picture.exif == b""
+        assert "EXIF" in picture.notes[0]
+        np.testing.assert_array_equal(picture.pixels, noise(3))
+    too_long = exif_block().replace(struct.pack("<HHL", 0x927C, 7, 29), struct.pack("<HHL", 0x927C, 7, 290))
+    for block in (exif_block()[:60], too_long):
+        picture = read_picture(encode(noise(3), "JPEG", exif=block))
+        assert parse_exif(picture.exif)[0x10F] == "Cam"
+        assert "in part" in picture.notes[0]
+
+
+def test_exif_sizes_do_not_overrule_those_of_a_tiff():
+    exif = Image.Exif()
+    exif[0x100], exif[0x101], exif[0x10F] = 4000, 3000, "Cam"
+    for dtype in (np.uint8, np.uint16):
+        picture = Picture(noise(3, dtype), "TIFF", exif.tobytes())
+        np.testing.assert_array_equal(read_picture(encode_picture(picture, "TIFF")).pixels, picture.pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF"])
+def test_xmp_is_kept(kind, dtype):
+    if kind not in (*opening.readable_formats(), *opening.heif_formats()):
+        pytest.skip(f"this Pillow has no {kind}")
+    picture = Picture(noise(3, dtype, 64, 64), "PNG", exif_block(), xmp=XMP)
+    assert read_picture(encode_picture(picture, kind)).xmp == XMP
+    if dtype == np.uint8 and kind != "PNG":  # As other programs write it.
+        options = {"tiffinfo": {700: XMP}} if kind == "TIFF" else {"xmp": XMP}
+        assert read_picture(encode(noise(3, np.uint8, 64, 64), kind, **options)).xmp == XMP
+
+
+def test_xmp_that_a_format_cannot_hold_is_reported():
+    assert "XMP packet was left out: BMP" in fitted(Picture(noise(3), "PNG", xmp=XMP), "BMP").notes[0]
+    large = Picture(noise(3), "PNG", xmp=bytes(65505))
+    assert "larger than a JPEG can hold" in fitted(large, "JPEG").notes[0]
+    assert encode_picture(large, "JPEG")
+    assert fitted(Picture(noise(3), "PNG", xmp=bytes(65504)), "JPEG").notes == ()
+
+
+def test_xmp_loses_orientation_and_embedded_images():
+    packet = (
+        b'<r tiff:Orientation="6" xmpGImg:image="/9j/4AAQ" a="b"><tiff:Orientation>6</tiff:Orientation>'
+        b"<xmpGImg:image>/9j/4AAQ</xmpGImg:image><xmpGImg:width>9</xmpGImg:width></r>"
+    )
+    picture = read_picture(encode(noise(3), "JPEG", xmp=packet))
+    assert picture.size == (7, 11)
+    expected = b'<r  xmpGImg:image="" a="b"><xmpGImg:image></xmpGImg:image><xmpGImg:width>9</xmpGImg:width></r>'
+    assert picture.xmp == expected
+    assert read_picture(encode_picture(picture, "JPEG")).size == (7, 11)
+
+
+def test_jpeg_keeps_profile_exif_and_resolution():
+    picture = Picture(noise(3), "JPEG", upright(exif_block()), PROFILES[b"RGB "], (300.0, 200.0))
+    back = read_picture(encode_picture(picture, "JPEG"))
+    assert (back.exif, back.icc_profile, back.dpi) == (picture.exif, picture.icc_profile, picture.dpi)
+    assert np.abs(back.pixels.astype(int) - picture.pixels).mean() < 5
+
+
+@pytest.mark.parametrize(("unit", "dpi"), [(2, (100, 50)), (3, (254, 127)), (1, None)])
+def test_resolution_of_a_rare_tiff_has_a_unit(unit, dpi):
+    content = encode_tiff(
+        np.zeros((7, 11, 3), np.float32), photometric="rgb", resolution=(100, 50), resolutionunit=unit
+    )
+    assert read_picture(content).dpi == (dpi if dpi is None else pytest.approx(dpi))
+
+
+def test_resolution_turns_with_the_picture_and_is_not_invented():
+    for orientation, dpi in ((1, (300, 150)), (6, (150, 300))):
+        content = encode(noise(3), "JPEG", exif=exif_block(orientation), dpi=(300, 150))
+        assert read_picture(content).dpi == dpi
+    assert read_picture(encode(noise(3), "TIFF")).dpi is None
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_gamma_of_a_png_is_kept_or_its_loss_is_reported(dtype):
+    png = encode(noise(3), "PNG") if dtype == np.uint8 else encode_16(noise(3, np.uint16))
+    linear = with_chunk(png, b"gAMA", struct.pack(">L", 100_000))
+    picture = read_picture(linear)
+    with Image.open(io.BytesIO(encode_picture(picture, "PNG"))) as image:
+        image.load()  # Which verifies the checksums.
+        assert image.info["gamma"] == 1.0
+    assert fitted(picture, "PNG").notes == ()
+    assert any("gamma" in note for note in fitted(picture, "TIFF").notes)
+    assert fitted(read_picture(with_chunk(linear, b"sRGB", b"\0")), "JPEG").notes[dtype == np.uint16 :] == ()
