@@ -46,7 +46,7 @@ class Settings:
       max_pixels: Larger images and masks are refused.
       comparison: Whether to write input | raw output | completed side by side too.
       overwrite: Whether to replace existing files.
-      drop_exif: Whether to leave out the EXIF block, which holds place, time and camera.
+      drop_exif: Whether to leave out EXIF and XMP, which hold place, time and camera.
     """
 
     strategy: str = "auto"
