@@ -1,11 +1,7 @@
-"""Programs that complete images without this package: the network with its weights, for any size.
+"""Exports a completion network with its weights as a program that runs without this package.
 
-They take
-
-  image: [b, 4 * h, 4 * w, 3] float32 in [0, 1].
-  mask: [b, 4 * h, 4 * w, 1] float32, 1 = hole.
-
-and return the completed image, [b, 4 * h, 4 * w, 3] float32 in [0, 1], as `completion.complete` does.
+The program takes an image [b, 4 * h, 4 * w, 3] and a mask [b, 4 * h, 4 * w, 1], both float32 in [0, 1], 1 in the
+hole, for any b, h and w, and returns the completed image, as `networks.complete` does.
 """
 
 from collections.abc import Callable
@@ -21,51 +17,45 @@ from glcic_jax.weights.file import Weights
 
 _PLATFORMS = ("cpu", "cuda")
 
-_STABLEHLO = """\
+_USAGE = """\
 To run it, with jax and numpy alone:
 
     import pathlib, jax.export
     program = jax.export.deserialize(bytearray(pathlib.Path({path!r}).read_bytes()))
     completed = program.call(image, mask)
 
-{arguments}; on a CPU or a CUDA GPU.
+image [b, 4h, 4w, 3] float32 in [0, 1]; mask [b, 4h, 4w, 1] float32, 1 in the hole; on a CPU or a CUDA GPU.
 Written by JAX {version}. JAX promises that versions released up to 6 months after that one, or up to 3 weeks
 before it, can read it (docs.jax.dev/en/latest/export/export.html, "Compatibility guarantees"). To keep the weights
 for longer: 'glcic weights export'."""
 
-_ARGUMENTS = "image [b, 4h, 4w, 3] float32 in [0, 1]; mask [b, 4h, 4w, 1] float32, 1 in the hole"
-
 
 def export_stablehlo(weights: Weights, path: Path) -> str:
-    """Writes a completion network as `jax.export` serialises it, aside and then renamed.
+    """Writes a completion network as `jax.export` serialises it.
 
     Args:
-      weights: A completion network's.
-      path: The file; one that is there is replaced.
+      weights: Of a completion network.
+      path: The file; an existing one is replaced.
 
     Returns:
-      How to run it, and for how long JAX promises to read it, for the person who asked for it.
+      How to run the file, and for how long JAX promises to read it.
 
     Raises:
-      DataError: It cannot be written.
+      DataError: The file cannot be written.
     """
-    shapes = export.symbolic_shape("b, 4*h, 4*w")
-    image, mask = (jax.ShapeDtypeStruct((*shapes, channels), jnp.float32) for channels in (3, 1))
-    exported = export.export(jax.jit(_program(weights)), platforms=_PLATFORMS)(image, mask)
-    write_atomically(path, bytes(exported.serialize()))
-    return _STABLEHLO.format(path=str(path), arguments=_ARGUMENTS, version=jax.__version__)
-
-
-def _program(weights: Weights) -> Callable[[jax.Array, jax.Array], jax.Array]:
     network, variables, description = weights
     assert isinstance(network, CompletionNetwork)
 
-    def completed(image: jax.Array, mask: jax.Array) -> jax.Array:
-        # All but the arguments become constants of the program.
+    def program(image: jax.Array, mask: jax.Array) -> jax.Array:
+        # Everything but the arguments becomes a constant of the program.
         mean_pixel = jnp.asarray(description.mean_pixel, jnp.float32)
         return complete(network, variables, image, mask, mean_pixel, description.input_form)[1]
 
-    return completed
+    shapes = export.symbolic_shape("b, 4*h, 4*w")
+    image, mask = (jax.ShapeDtypeStruct((*shapes, channels), jnp.float32) for channels in (3, 1))
+    exported = export.export(jax.jit(program), platforms=_PLATFORMS)(image, mask)
+    write_atomically(path, bytes(exported.serialize()))
+    return _USAGE.format(path=str(path), version=jax.__version__)
 
 
 EXPORTERS: dict[str, Callable[[Weights, Path], str]] = {"stablehlo": export_stablehlo}

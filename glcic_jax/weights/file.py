@@ -1,8 +1,9 @@
-"""Portable weights: one safetensors file that says everything that inference has to know.
+"""Portable weights: one safetensors file with everything that inference needs.
 
-The arrays are named by their paths in Flax's variables, as "params/conv1/kernel" or "batch_stats/bn1/mean"; they
-are float32, or, in a file of half the size, the parameters are float16. The metadata has the keys "format",
-"network" and "description" (JSON) and "sha256" (of names and arrays, as float32).
+The arrays are named by their paths in Flax's variables, as "params/conv1/kernel" or "batch_stats/bn1/mean". They
+are float32; in a file of half the size the parameters are float16. The metadata has the keys "format", "network"
+and "description" (JSON), "sha256" (of the arrays as float32, with their names) and "metadata_sha256" (of the other
+metadata; files of early versions lack it).
 """
 
 import dataclasses
@@ -25,27 +26,28 @@ from glcic_jax.files import write_atomically
 from glcic_jax.model.images import INPUT_FORMS, OUTPUT_ACTIVATIONS
 from glcic_jax.model.networks import BRANCHES, LAYER_ORDERS, CompletionNetwork, ContextDiscriminator
 
-FORMAT = "glcic_jax weights 1"
+FORMAT_FAMILY = "glcic_jax weights "
+FORMAT = f"{FORMAT_FAMILY}1"
 LICENCE_NOT_STATED = "not stated"
 DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in ("float32", "float16")}
 
 Network = CompletionNetwork | ContextDiscriminator
-_LARGEST_SIDE = 1 << 14
-_LONGEST_TEXT = 10_000
-_LARGEST_WIDTH = 64.0
+_MAX_SIDE = 1 << 14
+_MAX_TEXT = 10_000
+_MAX_WIDTH = 64.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What inference and a reader have to know beside the network and its arrays.
+    """What inference and readers need to know about a network beside its arrays.
 
     Attributes:
       input_form: A name in `images.INPUT_FORMS`.
       mean_pixel: (r, g, b) in [0, 1], the mean colour of the training set.
-      image_size: Side of the crops trained on, in pixels.
-      hole_sides: Smallest and largest side of the holes trained on, in pixels; of strokes, their thickness.
+      image_size: Side of the training crops, in pixels.
+      hole_sides: Smallest and largest side of the training holes, in pixels; of strokes, their thickness.
       origin: Where the weights come from, in one line.
-      licence: Under what they may be used, in one line.
+      licence: The licence of the weights, in one line.
     """
 
     input_form: str
@@ -56,24 +58,24 @@ class Description:
     licence: str = LICENCE_NOT_STATED
 
     def __post_init__(self) -> None:
-        """Raises ValueError where a value makes no sense: files may hold any."""
+        """Raises ValueError for impossible values, which a file may hold."""
         for text in (self.origin, self.licence):
-            if not isinstance(text, str) or len(text) > _LONGEST_TEXT:
-                raise ValueError(f"origin and licence are texts of at most {_LONGEST_TEXT:,} characters")
+            if not isinstance(text, str) or len(text) > _MAX_TEXT:
+                raise ValueError(f"origin and licence must be texts of at most {_MAX_TEXT:,} characters")
         if self.input_form not in INPUT_FORMS:
             raise ValueError(f"unknown input form {self.input_form!r}: one of {', '.join(INPUT_FORMS)}")
         if len(self.mean_pixel) != 3 or not all(0.0 <= value <= 1.0 for value in self.mean_pixel):
             raise ValueError(f"the mean pixel {self.mean_pixel} is not three numbers in [0, 1]")
         sizes = (self.image_size, *self.hole_sides)
-        known = len(sizes) == 3 and all(type(size) is int and 0 < size <= _LARGEST_SIDE for size in sizes)
-        if not known or sizes[1] > sizes[2]:
+        valid = len(sizes) == 3 and all(type(size) is int and 0 < size <= _MAX_SIDE for size in sizes)
+        if not valid or sizes[1] > sizes[2]:
             raise ValueError(
                 f"image size {self.image_size} and hole sides {self.hole_sides} are no sizes in pixels"
             )
 
 
 class Weights(NamedTuple):
-    """A trained network: the module, its variables as NumPy float32 arrays, and what has to be known of them."""
+    """A trained network: the module, its variables as NumPy float32 arrays, and their description."""
 
     network: Network
     variables: dict[str, Any]
@@ -81,21 +83,21 @@ class Weights(NamedTuple):
 
 
 def check_arrays(weights: Weights, name: str) -> Weights:
-    """Compares the arrays with what the network needs; returns the weights as they are.
+    """Compares the arrays with those that the network needs, and returns the weights.
 
     Args:
-      weights: Any.
-      name: What errors call them.
+      weights: Any weights.
+      name: Their name in errors.
 
     Raises:
-      WeightsError: An array is missing, superfluous, of another shape, not finite, or a variance below 0.
+      WeightsError: An array is missing, unexpected, of another shape, not finite, or a negative variance.
     """
     try:
         shapes = _shapes(weights.network, weights.description.image_size)
-    except Exception as error:  # Fields that fit a file's description may fit no network; Flax raises many types.
+    except Exception as error:  # Fields may be valid one by one and fit no network; Flax raises many types.
         raise WeightsError(f"{name}: no such network can be built ({printable(one_line(error))})") from error
-    expected = {path: leaf.shape for path, leaf in _flat(shapes).items()}
-    found = _flat(weights.variables)
+    expected = {path: leaf.shape for path, leaf in _flatten(shapes).items()}
+    found = _flatten(weights.variables)
     for path in sorted(expected.keys() | found.keys()):
         if path not in found:
             raise WeightsError(f"{name}: the array {path} {expected[path]} is missing")
@@ -113,60 +115,57 @@ def check_arrays(weights: Weights, name: str) -> Weights:
 
 
 def save_weights(weights: Weights, path: Path, dtype: str = "float32") -> None:
-    """Writes weights to a safetensors file, aside and then renamed.
+    """Writes weights to a safetensors file.
 
     Args:
-      weights: Any.
+      weights: Any weights.
       path: The file.
-      dtype: Of the parameters, a name in `DTYPES`. Running statistics stay float32: variances may lie below what
-        float16 can hold.
+      dtype: Of the parameters, a name in `DTYPES`. Running statistics stay float32: float16 cannot hold small
+        variances.
 
     Raises:
-      WeightsError: The arrays do not fit the network, or the dtype.
+      WeightsError: The arrays do not fit the network or the dtype.
       DataError: The file cannot be written.
     """
     check_arrays(weights, "the weights")
-    arrays = {name: np.ascontiguousarray(array) for name, array in _flat(weights.variables).items()}
-    stored = {name: _narrowed(array, name, dtype) for name, array in arrays.items()}
+    stored_dtype = lookup(DTYPES, dtype, "dtype of weights")
+    arrays = {name: np.ascontiguousarray(array) for name, array in _flatten(weights.variables).items()}
+    for name, array in arrays.items():
+        if not name.startswith("params/"):
+            continue
+        if array.size and np.abs(array).max() > float(np.finfo(stored_dtype).max):
+            raise WeightsError(f"the weights: {name} holds numbers beyond {dtype}: write them as float32")
+        arrays[name] = array.astype(stored_dtype)
     metadata = {
         "format": FORMAT,
         "network": json.dumps(_network_fields(weights.network)),
         "description": json.dumps(dataclasses.asdict(weights.description)),
-        "sha256": _sha256({name: _widened(array) for name, array in stored.items()}),
+        "sha256": _sha256({name: _as_float32(array) for name, array in arrays.items()}),
     }
-    write_atomically(path, safetensors.numpy.save(stored, metadata))
-
-
-def _narrowed(array: np.ndarray, name: str, dtype: str) -> np.ndarray:
-    narrow = lookup(DTYPES, dtype, "dtype of weights")
-    if not name.startswith("params/"):
-        return array
-    if array.size and np.abs(array).max() > float(np.finfo(narrow).max):
-        raise WeightsError(f"the weights: {name} holds numbers beyond {dtype}: write them as float32")
-    return array.astype(narrow)
-
-
-def _widened(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32) if array.dtype == np.float16 else array
+    metadata["metadata_sha256"] = _metadata_sha256(metadata)
+    write_atomically(path, safetensors.numpy.save(arrays, metadata))
 
 
 def load_weights(path: Path) -> Weights:
-    """Reads a file that `save_weights` wrote.
+    """Reads a file that `save_weights` wrote, and verifies its checksums.
 
     Raises:
-      WeightsError: It is not there, no such file, damaged, or its arrays do not fit its network.
+      WeightsError: The file is missing, of another format, damaged, or its arrays do not fit its network.
     """
     name = printable(str(path))
     arrays, metadata = _read(path, name)
-    own = metadata.get("format", "none")
-    if own != FORMAT and own.startswith(FORMAT.rstrip("0123456789")):
-        raise WeightsError(f"{name}: {printable(own)} of a newer glcic_jax, where this reads {FORMAT}: upgrade")
-    if own != FORMAT:
+    file_format = metadata.get("format", "none")
+    if file_format != FORMAT and file_format.startswith(FORMAT_FAMILY):
+        raise WeightsError(
+            f"{name}: {printable(file_format)} of a newer glcic_jax; this one reads {FORMAT}: upgrade"
+        )
+    if file_format != FORMAT:
         raise WeightsError(
             f"{name}: a safetensors file without glcic_jax's description (metadata format: "
-            f"{printable(own)}, not {FORMAT!r}): import it with 'glcic weights import'"
+            f"{printable(file_format)}, not {FORMAT!r}): import it with 'glcic weights import'"
         )
-    if _sha256(arrays) != metadata.get("sha256"):
+    expected = metadata.get("metadata_sha256")
+    if _sha256(arrays) != metadata.get("sha256") or expected not in (None, _metadata_sha256(metadata)):
         raise WeightsError(f"{name}: damaged (its sha256 is wrong): copy or export it again")
     try:
         network = _network(json.loads(metadata["network"]))
@@ -180,21 +179,24 @@ def load_weights(path: Path) -> Weights:
 
 
 def arrays_sha256(weights: Weights) -> str:
-    """The sha256 of names and arrays, in hexadecimal digits: the same in every float32 file of these weights."""
-    return _sha256(_flat(weights.variables))
+    """Returns the SHA-256 of names and arrays in hexadecimal: "sha256" in the metadata of a float32 file."""
+    return _sha256(_flatten(weights.variables))
 
 
 def _read(path: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    if not path.is_file():
+        raise WeightsError(f"{name}: {'not a file' if path.exists() else 'no such file'}")
     try:
-        if not path.is_file():
-            raise WeightsError(f"{name}: {'not a file' if path.exists() else 'no such file'}")
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            return {key: _widened(file.get_tensor(key)) for key in file.keys()}, metadata  # noqa: SIM118 - no dict.
-    except WeightsError:
-        raise
+            arrays = {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - no dict.
+            return arrays, metadata
     except Exception as error:  # The library raises its own type, OSError and TypeError on damaged files.
         raise WeightsError(f"{name}: cannot be read as safetensors ({printable(one_line(error))})") from error
+
+
+def _as_float32(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _network_fields(network: Network) -> dict[str, Any]:
@@ -203,7 +205,7 @@ def _network_fields(network: Network) -> dict[str, Any]:
 
 
 def _network(fields: Mapping[str, Any]) -> Network:
-    """Raises ValueError where a field is unknown or out of range."""
+    """Builds a network from the fields in a file; raises ValueError where one is unknown or out of range."""
     chosen = dict(fields)
     module, names = _NETWORKS[chosen.pop("kind")]
     if set(chosen) != set(names):
@@ -212,7 +214,7 @@ def _network(fields: Mapping[str, Any]) -> Network:
         raise ValueError(f"unknown layer order {chosen['layer_order']!r}")
     if chosen.get("output_activation", "sigmoid") not in OUTPUT_ACTIVATIONS:
         raise ValueError(f"unknown output activation {chosen['output_activation']!r}")
-    if not (math.isfinite(chosen["width"]) and 0 < chosen["width"] <= _LARGEST_WIDTH):
+    if not (math.isfinite(chosen["width"]) and 0 < chosen["width"] <= _MAX_WIDTH):
         raise ValueError(f"the width {chosen['width']} is out of range")
     if "branches" in chosen:
         chosen["branches"] = tuple(chosen["branches"])
@@ -220,13 +222,12 @@ def _network(fields: Mapping[str, Any]) -> Network:
         if set(chosen["branches"]) - set(BRANCHES) or len(set(chosen["branches"])) < len(chosen["branches"]):
             raise ValueError(f"the branches {chosen['branches']} are not some of {', '.join(BRANCHES)}, each once")
         if len(chosen["channels"]) != len(chosen["branches"]) or type(chosen["local_size"]) is not int:
-            raise ValueError("the branches, their channels and the local size do not go together")
+            raise ValueError("the branches do not fit their channels and the local size")
     return module(**chosen)
 
 
 @functools.lru_cache
 def _shapes(network: Network, size: int) -> Any:
-    """What the network's variables look like, without computing any."""
     inputs: tuple[jax.ShapeDtypeStruct, ...] = (jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32),)
     if isinstance(network, ContextDiscriminator):
         image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
@@ -234,7 +235,7 @@ def _shapes(network: Network, size: int) -> Any:
     return jax.eval_shape(network.init, jax.random.key(0), *inputs)
 
 
-def _flat(variables: Any) -> dict[str, Any]:
+def _flatten(variables: Any) -> dict[str, Any]:
     return traverse_util.flatten_dict(variables, sep="/")
 
 
@@ -247,7 +248,12 @@ def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-# Each kind of network that a file may hold, and the fields that make it.
+def _metadata_sha256(metadata: Mapping[str, str]) -> str:
+    covered = {key: value for key, value in metadata.items() if key != "metadata_sha256"}
+    return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
+
+
+# The kinds of network that a file may hold, each with the fields that define it.
 _NETWORKS: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "completion": (CompletionNetwork, ("width", "layer_order", "output_activation")),
     "context_discriminator": (

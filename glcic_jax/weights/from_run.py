@@ -1,4 +1,4 @@
-"""Completing images with a trained completion network."""
+"""Reads the completion network of a training run. Importing this module imports Orbax and optax."""
 
 import logging
 from pathlib import Path
@@ -18,15 +18,15 @@ def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str
     """Restores the completion network alone, for inference.
 
     Args:
-      workdir: The run's directory.
-      step: Which checkpoint; None: the newest that is sound (what is passed over is logged).
+      workdir: The directory of the run.
+      step: The checkpoint; None: the newest intact one. Damaged ones are logged.
 
     Returns:
-      `(variables, meta)`: `params` and `batch_stats` of the moving average where the run keeps one, of the
-      trained network where not, as NumPy arrays; and the checkpoint's `meta` item.
+      `(variables, meta)`: `params` and `batch_stats` as NumPy arrays, of the moving average where the run keeps
+      one, and the checkpoint's `meta` item.
 
     Raises:
-      DataError: There is no checkpoint, or none that can be read.
+      DataError: There is no checkpoint, or no intact one.
     """
     checkpoints = Checkpoints(workdir)
     directory = (workdir / "checkpoints").absolute()
@@ -35,12 +35,12 @@ def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str
         raise DataError(f"{workdir} holds no checkpoints: is it the workdir of a run?")
     if not steps:
         raise DataError(f"{directory} holds no finished checkpoint")
-    for tried in reversed(steps):
+    for candidate in reversed(steps):
         try:
-            meta = checkpoints.read_meta(tried)
-            found = read_variables(directory / str(tried) / "completion", meta)
+            meta = checkpoints.read_meta(candidate)
+            found = read_variables(directory / str(candidate) / "completion", meta)
         except DataError as error:
-            if tried == steps[0]:
+            if candidate == steps[0]:
                 raise
             _log.warning("%s: going back to the one before it", error)
             continue
@@ -49,23 +49,14 @@ def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str
     raise AssertionError("the loop returns or raises")
 
 
-def run_weights(workdir: Path, step: int | None = None) -> Weights:
-    """The completion network of a training run: of its moving average where it keeps one.
-
-    Args, Raises: As in `run_weights_and_step`.
-    """
-    return run_weights_and_step(workdir, step)[0]
-
-
-def run_weights_and_step(workdir: Path, step: int | None = None) -> tuple[Weights, int]:
-    """The same, and the step of the checkpoint that it was read from.
+def run_weights(workdir: Path, step: int | None = None) -> tuple[Weights, int]:
+    """Returns the completion network of a run as weights, and the step of its checkpoint.
 
     Args:
-      workdir: The run's directory.
-      step: Which checkpoint; None: the newest that is sound.
+      workdir, step: As for `restore_completion`.
 
     Raises:
-      WeightsError: There is no checkpoint, or none that can be read.
+      WeightsError: There is no checkpoint, or no intact one.
     """
     try:
         variables, meta = restore_completion(workdir, step)

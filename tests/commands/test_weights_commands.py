@@ -116,7 +116,7 @@ def test_bad_input_of_import_is_refused_before_anything_is_written(exported, tmp
     named_badly = tmp_path / "ä.safetensors"
     shutil.copy(exported, named_badly)
     assert "cannot name weights" in glcic("weights", "import", named_badly).error
-    assert "leave --mean-pixel away" in glcic("weights", "import", exported, "--mean-pixel", "0.5,0.5,0.5").error
+    assert "omit --mean-pixel" in glcic("weights", "import", exported, "--mean-pixel", "0.5,0.5,0.5").error
     missing = glcic("weights", "import", tmp_path / "none.pth")
     assert (missing.code, "no such file" in missing.error) == (2, True)
     assert glcic("weights", "import", tmp_path).code == 2

@@ -1,22 +1,25 @@
-"""The store of weights: names, checksums, damage, two writers; and finding weights wherever they are."""
+"""The store of weights: names, damage, concurrent writers; and finding weights by reference."""
 
 import dataclasses
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.common import one_line
+import safetensors.numpy
+from helpers.common import ROOT, one_line
 from weights.test_weights import DESCRIPTION, NETWORK, assert_same, changed, random_variables
 
 from glcic_jax.errors import DataError, WeightsError
+from glcic_jax.files import sha256_of
 from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator
-from glcic_jax.weights import checked_files, store
+from glcic_jax.weights import store
 from glcic_jax.weights.file import Weights, save_weights
-from glcic_jax.weights.store import add, find_network, find_weights, load, path_of, replace, stored
+from glcic_jax.weights.store import add, find_network, find_weights, load, path_of, stored
 
 LICENSED = dataclasses.replace(DESCRIPTION, licence="CC BY 4.0")
 UNLICENSED = dataclasses.replace(DESCRIPTION, licence="not stated")
@@ -49,7 +52,7 @@ def other(weights: Weights) -> Weights:
     return changed(weights, lambda variables: variables["params"]["conv1"]["bias"].fill(0.5))
 
 
-def test_the_home_is_the_variable_or_the_cache(monkeypatch, home):
+def test_home_is_the_variable_or_the_cache(monkeypatch, home):
     assert store.home() == home
     monkeypatch.setenv("GLCIC_HOME", "~/elsewhere")
     monkeypatch.setenv("HOME", "/somebody")
@@ -58,34 +61,42 @@ def test_the_home_is_the_variable_or_the_cache(monkeypatch, home):
     assert str(store.home()) == "/somebody/.cache/glcic_jax"
 
 
-def test_what_is_added_comes_back_with_a_checksum_that_sha256sum_reads(weights, home):
+def test_added_weights_come_back_in_one_file(weights, home):
     path = add(weights, "a.b-c_1")
     assert path == path_of("a.b-c_1") == home / "weights" / "a.b-c_1.safetensors"
     assert_same(load("a.b-c_1"), weights)
-    beside = path.with_name("a.b-c_1.safetensors.sha256").read_text()
-    assert beside == f"{checked_files.file_sha256(path)}  a.b-c_1.safetensors\n"
-    subprocess.run(["sha256sum", "-c", "--quiet", "a.b-c_1.safetensors.sha256"], cwd=path.parent, check=True)
-    assert {name for name in os.listdir(path.parent) if not name.startswith(".lock")} == {
-        "a.b-c_1.safetensors",
-        "a.b-c_1.safetensors.sha256",
-    }
+    assert set(os.listdir(path.parent)) == {".lock", "a.b-c_1.safetensors"}
 
 
-def test_a_name_that_is_taken_is_refused_and_replaced_only_by_replace(weights):
+def test_a_taken_name_is_refused_without_replace(weights):
     add(weights, "a")
-    with pytest.raises(DataError, match="is there already") as caught:
+    with pytest.raises(DataError, match="exists") as caught:
         add(other(weights), "a")
     assert "--replace" in one_line(caught)
     assert_same(load("a"), weights)
-    replace(other(weights), "a")
+    add(other(weights), "a", replace=True)
     assert_same(load("a"), other(weights))
-    replace(weights, "fresh")
+    add(weights, "fresh", replace=True)
     assert_same(load("fresh"), weights)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_files_of_early_versions_are_read_and_replaced(weights, home):
+    """They have their checksum in NAME.safetensors.sha256, and none of their metadata."""
+    path = add(weights, "old")
+    with safetensors.safe_open(path, "np") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key != "metadata_sha256"}
+    path.write_bytes(safetensors.numpy.save(safetensors.numpy.load_file(path), metadata))
+    beside = path.with_name(f"{path.name}.sha256")
+    beside.write_text(f"{sha256_of(path)}  {path.name}\n")
+    assert_same(find_weights("old").weights, weights)
+    assert [(entry.name, entry.error) for entry in stored()] == [("old", "")]
+    add(other(weights), "old", replace=True)
+    assert_same(load("old"), other(weights))
+    assert not beside.exists()
+
+
+def test_names_that_file_systems_treat_differently_are_refused(weights, home):
+    refused = [
         "",
         ".",
         "..",
@@ -101,22 +112,18 @@ def test_a_name_that_is_taken_is_refused_and_replaced_only_by_replace(weights):
         "a.",
         "ä",
         "a\0b",
-        "a:b",
     ]
-    + ["a.safetensors", "a" * 101],
-)
-def test_names_with_surprises_are_refused(name, weights, home):
-    for write in (add, replace):
+    for name in [*refused, "a:b", "a.safetensors", "a" * 101]:
         with pytest.raises(DataError, match="cannot name weights") as caught:
-            write(weights, name)
+            add(weights, name, replace=True)
         one_line(caught)
-    with pytest.raises(WeightsError) as caught:
-        path_of(name)
-    one_line(caught)
+        with pytest.raises(WeightsError) as caught:
+            path_of(name)
+        one_line(caught)
     assert not home.exists()
 
 
-def test_names_are_made_from_those_of_files(tmp_path):
+def test_names_made_from_file_names(tmp_path):
     made = {
         "completionnet_places2.t7": "completionnet_places2",
         "GLCIC (Final)!.pth": "glcic-final",
@@ -127,6 +134,12 @@ def test_names_are_made_from_those_of_files(tmp_path):
     assert {name: store.name_for(tmp_path / name) for name in made} == made
 
 
+def change_description(path):
+    content = path.read_bytes()
+    assert content.count(b"a test") == 1
+    path.write_bytes(content.replace(b"a test", b"A test"))
+
+
 def flip_a_byte(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -135,24 +148,21 @@ def flip_a_byte(path):
 
 DAMAGE = {
     "a changed byte": flip_a_byte,
-    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "a changed description": change_description,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
     "empty": lambda path: path.write_bytes(b""),
     "a directory": lambda path: (path.unlink(), path.mkdir()),
-    "no checksum": lambda path: path.with_name(f"{path.name}.sha256").unlink(),
-    "an empty checksum": lambda path: path.with_name(f"{path.name}.sha256").write_bytes(b"\xff\n"),
-    "another checksum": lambda path: path.with_name(f"{path.name}.sha256").write_text(f"{'0' * 64}  x\n"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_one_line_that_says_how_to_mend_and_hides_nothing_else(damage, weights):
+def test_damage_is_one_line_with_a_remedy_and_hides_no_other_entry(damage, weights):
     for name in ("a", "b", "c"):
         add(weights, name)
     DAMAGE[damage](path_of("b"))
     with pytest.raises(WeightsError) as caught:
         find_weights("b")
     if damage != "a directory":
-        assert "damaged" in one_line(caught)
         assert "glcic weights import FILE --name b --replace" in one_line(caught)
     entries = {entry.name: entry for entry in stored()}
     assert list(entries) == ["a", "b", "c"]
@@ -160,24 +170,13 @@ def test_damage_is_one_line_that_says_how_to_mend_and_hides_nothing_else(damage,
     assert entries["b"].description is None
     assert entries["a"].error == entries["c"].error == ""
     assert entries["a"].description == UNLICENSED
-    assert entries["a"].size == path_of("a").stat().st_size
     if damage != "a directory":
-        replace(weights, "b")
+        add(weights, "b", replace=True)
         assert_same(load("b"), weights)
 
 
-def test_a_checksum_is_verified_even_where_the_file_is_sound(weights, tmp_path):
-    add(weights, "a")
-    save_weights(other(weights), tmp_path / "other.safetensors")
-    os.replace(tmp_path / "other.safetensors", path_of("a"))
-    for reference in ("a", path_of("a")):
-        with pytest.raises(WeightsError, match="its sha256 is wrong"):
-            find_weights(reference)
-
-
-@pytest.mark.parametrize("last", ["_write_checksums", "replace", "nothing"])
-def test_a_replacement_that_is_killed_anywhere_leaves_sound_weights(last, weights, monkeypatch):
-    add(weights, "a")
+def test_a_killed_replacement_leaves_the_old_weights(weights, monkeypatch):
+    path = add(weights, "a")
 
     class KilledError(BaseException):
         pass
@@ -186,61 +185,44 @@ def test_a_replacement_that_is_killed_anywhere_leaves_sound_weights(last, weight
         raise KilledError
 
     with monkeypatch.context() as patch:
-        if last == "_write_checksums":  # The second of the two.
-            calls = []
-            write = checked_files._write_checksums
-
-            def once(*arguments):
-                kill() if calls else write(*arguments)
-                calls.append(1)
-
-            patch.setattr(checked_files, "_write_checksums", once)
-        elif last == "replace":
-            write = checked_files._write_checksums
-            patch.setattr(
-                checked_files, "_write_checksums", lambda *a: (write(*a), patch.setattr(os, "replace", kill))
-            )
-        else:
-            patch.setattr(checked_files, "_write_checksums", kill)
+        patch.setattr(os, "replace", kill)
         with pytest.raises(KilledError):
-            replace(other(weights), "a")
-    assert_same(load("a"), other(weights) if last == "_write_checksums" else weights)
-    replace(weights, "a")
-    assert len(path_of("a").with_name("a.safetensors.sha256").read_text().splitlines()) == 1
+            add(other(weights), "a", replace=True)
+    assert_same(load("a"), weights)
+    assert set(os.listdir(path.parent)) == {".lock", "a.safetensors"}
 
 
-def test_of_two_that_add_one_name_at_once_one_is_refused(weights):
-    pair, told = (weights, other(weights)), {}
+def test_of_two_simultaneous_additions_one_is_refused(weights):
+    pair, results = (weights, other(weights)), {}
     gate = threading.Barrier(2)
 
     def run(index):
         gate.wait()
         try:
-            told[index] = add(pair[index], "same").name
+            results[index] = add(pair[index], "same").name
         except DataError as error:
-            told[index] = str(error)
+            results[index] = str(error)
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    (winner,) = [index for index, said in told.items() if said == "same.safetensors"]
-    assert "is there already" in told[1 - winner]
+    (winner,) = [index for index, result in results.items() if result == "same.safetensors"]
+    assert "exists" in results[1 - winner]
     assert_same(load("same"), pair[winner])
 
 
-def test_who_reads_while_another_replaces_gets_one_or_the_other(weights):
+def test_a_reader_during_replacements_gets_one_or_the_other(weights):
     add(weights, "a")
     pair = (weights, other(weights))
+    biases = {one.variables["params"]["conv1"]["bias"][0] for one in pair}
     failures, done = [], threading.Event()
 
     def read():
         while not done.is_set():
             try:
-                assert load("a").variables["params"]["conv1"]["bias"][0] in {
-                    one.variables["params"]["conv1"]["bias"][0] for one in pair
-                }
+                assert load("a").variables["params"]["conv1"]["bias"][0] in biases
             except Exception as error:
                 failures.append(error)
                 return
@@ -248,13 +230,13 @@ def test_who_reads_while_another_replaces_gets_one_or_the_other(weights):
     reader = threading.Thread(target=read)
     reader.start()
     for turn in range(5):
-        replace(pair[turn % 2], "a")
+        add(pair[turn % 2], "a", replace=True)
     done.set()
     reader.join()
     assert failures == []
 
 
-def test_a_store_that_cannot_be_written_is_one_line(weights, home, tmp_path, monkeypatch):
+def test_an_unwritable_store_is_one_line(weights, home, tmp_path, monkeypatch):
     home.write_text("a file")
     with pytest.raises(DataError, match="cannot be written") as caught:
         add(weights, "a")
@@ -272,7 +254,7 @@ def no_space(*_):
     raise OSError(28, "No space left on device")
 
 
-def test_a_store_that_may_only_be_read_is_read(weights, home, monkeypatch):
+def test_a_read_only_store_is_read(weights, home, monkeypatch):
     add(weights, "a")
     (home / "weights" / ".lock").unlink()
     really_open = os.open
@@ -289,7 +271,7 @@ def test_a_store_that_may_only_be_read_is_read(weights, home, monkeypatch):
         add(weights, "b")
 
 
-def test_what_is_built_in_is_taken_unless_something_is_named(weights, finished_run):
+def test_the_default_is_built_in(weights, finished_run):
     add(weights._replace(description=LICENSED), "a")
     make_run(finished_run, "runs/small", 40)
     found = find_weights(None)
@@ -300,33 +282,25 @@ def test_what_is_built_in_is_taken_unless_something_is_named(weights, finished_r
 
 
 def test_built_in_names_cannot_be_stored(weights):
-    for put in (add, replace):
-        with pytest.raises(DataError, match="photos names the weights that are built in: give another --name"):
-            put(weights, "photos")
+    with pytest.raises(DataError, match="photos names the weights that are built in: give another --name"):
+        add(weights, "photos", replace=True)
     assert stored() == []
 
 
-def test_weights_stored_under_a_name_that_is_built_in_now_stay_in_reach(weights, home):
-    add(weights, "mine")
-    for suffix in (".safetensors", ".safetensors.sha256"):
-        path = home / "weights" / f"mine{suffix}"
-        shutil.copy(path, path.with_name(f"photos{suffix}"))
-    beside = home / "weights" / "photos.safetensors.sha256"
-    beside.write_text(beside.read_text().replace("mine.", "photos."))
+def test_stored_weights_whose_name_is_built_in_now_remain_accessible(weights, home):
+    path = home / "weights" / "photos.safetensors"
+    add(weights, "mine").rename(path)
     assert_same(load("photos"), weights)
-    assert [(entry.name, entry.error) for entry in stored()] == [
-        ("mine", ""),
-        (str(home / "weights" / "photos.safetensors"), ""),
-    ]
-    assert_same(find_weights(home / "weights" / "photos.safetensors").weights, weights)
+    assert [(entry.name, entry.error) for entry in stored()] == [(str(path), "")]
+    assert_same(find_weights(path).weights, weights)
     assert find_weights("photos").path == store.built_in_path("photos")
-    beside.unlink()
+    flip_a_byte(path)
     with pytest.raises(WeightsError, match="import FILE --name ANOTHER', or remove it"):
         load("photos")
 
 
-def test_an_installation_without_what_is_built_in_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(store, "_FOLDER", tmp_path)
+def test_an_incomplete_installation_is_reported(monkeypatch, tmp_path):
+    monkeypatch.setattr(store, "_PRETRAINED", tmp_path)
     for find, reference in ((find_weights, None), (find_network, None), (find_weights, "photos")):
         with pytest.raises(WeightsError, match=r"photos\.safetensors: no such file.*install glcic-jax") as caught:
             find(reference)
@@ -336,7 +310,7 @@ def test_an_installation_without_what_is_built_in_says_so(monkeypatch, tmp_path)
     assert caught.value.exit_code == 3
 
 
-def test_the_variable_names_weights(weights, monkeypatch, tmp_path):
+def test_environment_variable_names_weights(weights, monkeypatch, tmp_path):
     add(weights, "a")
     save_weights(other(weights), tmp_path / "file.safetensors")
     monkeypatch.setenv("GLCIC_WEIGHTS", str(tmp_path / "file.safetensors"))
@@ -358,7 +332,7 @@ def test_a_discriminator_completes_nothing(weights, discriminator):
     assert_same(find_network("d").weights, discriminator)
 
 
-def test_a_run_is_found_by_each_of_its_directories(finished_run, monkeypatch):
+def test_a_run_is_found_by_any_of_its_directories(finished_run, monkeypatch):
     make_run(finished_run, "runs/small", 3, 40)
     for reference, name in {
         "runs/small/": "runs/small, step 40",
@@ -379,26 +353,26 @@ def test_a_run_is_found_by_each_of_its_directories(finished_run, monkeypatch):
     assert find_weights("3").name == f"{absolute}, step 3"
 
 
-def test_what_there_is_is_listed_where_a_name_is_unknown(finished_run, weights):
+def test_an_unknown_name_lists_what_there_is(finished_run, weights):
     make_run(finished_run, "runs/a", 3)
     make_run(finished_run, "runs/deep/b", 40)
     Path("runs/empty/checkpoints").mkdir(parents=True)
     add(weights, "mine")
-    told = r"built in: photos; stored: mine; runs: runs/a \(step 3\), runs/deep/b \(step 40\): name one"
-    with pytest.raises(WeightsError, match=told) as caught:
+    listed = r"built in: photos; stored: mine; runs: runs/a \(step 3\), runs/deep/b \(step 40\): name one"
+    with pytest.raises(WeightsError, match=listed) as caught:
         find_weights("yours")
     assert "empty" not in one_line(caught)
     with pytest.raises(WeightsError, match="no finished checkpoint"):
         find_weights("runs/empty")
 
 
-def test_a_directory_that_is_no_run_does_not_hide_a_stored_name(weights, tmp_path):
+def test_a_directory_does_not_hide_a_stored_name(weights, tmp_path):
     add(weights, "places2")
     os.mkdir("places2")
     assert_same(find_weights("places2").weights, weights)
 
 
-def test_a_damaged_file_of_ours_is_not_taken_for_another_program_s(weights, tmp_path):
+def test_a_damaged_safetensors_file_is_ours(weights, tmp_path):
     path = tmp_path / "a.safetensors"
     save_weights(weights, path)
     assert find_weights(str(path)).name == str(path)
@@ -406,3 +380,15 @@ def test_a_damaged_file_of_ours_is_not_taken_for_another_program_s(weights, tmp_
     with pytest.raises(WeightsError, match=r"a\.safetensors: ") as caught:
         find_weights(path)
     one_line(caught)
+
+
+def test_completing_from_a_file_imports_neither_orbax_nor_optax(weights, tmp_path):
+    save_weights(weights, tmp_path / "a.safetensors")
+    code = (
+        "import sys; from glcic_jax.completion.completer import Completer; Completer.load(sys.argv[1]);"
+        "assert not {'orbax', 'optax', 'tensorstore'} & set(sys.modules), 'imported'"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "a.safetensors"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert process.returncode == 0, process.stderr
