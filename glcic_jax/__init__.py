@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    # Lazily: JAX takes a second or two to import, and `glcic --help` needs none of it.
+    # Lazy: importing JAX takes a second or two, and `glcic --help` does not need it.
     if name == "Completer":
         from glcic_jax.completion import Completer
 

@@ -1,4 +1,4 @@
-"""The `glcic` command. JAX is imported inside the commands, so that `glcic --help` answers at once."""
+"""The `glcic` command. JAX is imported inside the commands to keep `glcic --help` fast."""
 
 from pathlib import Path
 
@@ -16,25 +16,19 @@ from glcic_jax.commands.weights import export, weights
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="glcic")
-@click.option("--debug", is_flag=True, help="Show where an error comes from.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Image completion with GLCIC. Training: python main.py --help."""
-    del debug  # `main` looks for it: errors leave click behind.
+    del debug  # `command_line.run` reads it from sys.argv, because errors propagate out of click.
 
 
-cli.add_command(complete)
-cli.add_command(data)
-cli.add_command(weights)
-cli.add_command(export)
-cli.add_command(masks)
-cli.add_command(evaluate)
-cli.add_command(compare)
-cli.add_command(serve)
+for command in (complete, data, weights, export, masks, evaluate, compare, serve):
+    cli.add_command(command)
 
 
 @cli.command()
 def doctor() -> None:
-    """Show versions, devices, and whether a convolution runs on them."""
+    """Show versions and devices, and run a convolution."""
     import jax
     import jax.numpy as jnp
 
@@ -54,14 +48,17 @@ def doctor() -> None:
 @cli.command()
 @click.argument("workdir", type=click.Path(path_type=Path))
 def inspect(workdir: Path) -> None:
-    """Show what a run's newest checkpoint holds: step, data, sizes, metrics, versions."""
+    """Show a run's newest checkpoint: step, data, sizes, metrics, versions."""
+    import jax
+
     from glcic_jax.weights.from_run import restore_completion
 
     variables, meta = restore_completion(workdir)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     click.echo(f"step        {meta['step']}")
     click.echo(f"data        {meta['config']['data']['source']}")
     click.echo(f"image size  {meta['config']['data']['image_size']}")
-    click.echo(f"parameters  {_count(variables['params'])}")
+    click.echo(f"parameters  {parameters}")
     click.echo(f"mean pixel  {', '.join(f'{value:.4f}' for value in meta['mean_pixel'])}")
     for name, value in meta["metrics"].items():
         click.echo(f"{name:11} {value:.4f}")
@@ -69,12 +66,6 @@ def inspect(workdir: Path) -> None:
         click.echo(f"{name:16} {version}")
 
 
-def _count(tree: object) -> int:
-    import jax
-
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
 def main() -> None:
-    """The entry point of `glcic`."""
+    """Entry point of `glcic`."""
     run(cli)

@@ -1,4 +1,4 @@
-"""The command `glcic masks`. What reads and writes pictures is imported inside it."""
+"""The command `glcic masks`. Modules that read and write images are imported inside it."""
 
 import functools
 import re
@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from glcic_jax.errors import printable
+
 _LARGEST_SIDE = 2**14
-_MOST = 1_000_000  # The files' names have six digits.
+_MAX_COUNT = 1_000_000  # File names have six digits.
 
 
 class _Size(click.ParamType):
@@ -17,7 +19,7 @@ class _Size(click.ParamType):
     name = "SIZE"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        """What click calls with the option's text."""
+        """Parses the option's text."""
         if isinstance(value, tuple):  # click may convert a value twice.
             return value
         matched = re.fullmatch(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", str(value))
@@ -33,7 +35,9 @@ class _Size(click.ParamType):
 
 @click.command()
 @click.argument("name", metavar="NAME[:OPTIONS]")
-@click.option("--count", type=click.IntRange(1, _MOST), help="How many masks.  [default: 1000; of a folder all]")
+@click.option(
+    "--count", type=click.IntRange(1, _MAX_COUNT), help="Number of masks.  [default: 1000; of a folder all]"
+)
 @click.option(
     "--size",
     metavar="SIZE",
@@ -45,14 +49,14 @@ class _Size(click.ParamType):
     "--output",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="A new directory to write the masks to.",
+    help="A new directory for the mask files.",
 )
 def masks(name: str, count: int | None, size: tuple[int, int] | None, output: Path | None) -> None:
-    """Show the hash of a fixed set of masks, or write it as files.
+    """Show the hash of a reproducible set of masks, or write the masks as files.
 
-    NAME is paper, box, mmagic, centre, free_form, rectangles, or folder:PATH. Options are those of the set, as in
-    paper:seed=3 or rectangles:count=1-3. The same name and size give the same masks on every machine; the hash
-    is what to cite. DIR gets 000000.png ..., white where the hole is, and mask_set.json; folder:DIR reads it.
+    NAME is paper, box, mmagic, centre, free_form, rectangles, or folder:PATH. OPTIONS belong to the set, as in
+    paper:seed=3 or rectangles:count=1-3. The same name and size give the same masks on every machine; cite the
+    hash. DIR receives 000000.png ... (white is the hole) and mask_set.json; folder:DIR reads it back.
     """
     from glcic_jax.evaluation.mask_sets.sets import open_mask_set, store, summarise
 
@@ -71,11 +75,5 @@ def masks(name: str, count: int | None, size: tuple[int, int] | None, output: Pa
     ]
     if output is not None:
         lines.append(("written", str(output)))
-    _show(lines)
-
-
-def _show(lines: list[tuple[str, str]]) -> None:
-    from glcic_jax.errors import printable
-
     for label, text in lines:
         click.echo(f"{label:11} {printable(text)}")

@@ -1,4 +1,4 @@
-"""Blending a completion into its image, on the CPU."""
+"""Blends a completion into its image: fast marching near the hole's edge, then Poisson blending; on the CPU."""
 
 from collections.abc import Iterator
 
@@ -6,47 +6,48 @@ import cv2
 import numpy as np
 
 from glcic_jax.completion import poisson
+from glcic_jax.completion.windows import bounds
 from glcic_jax.errors import DataError
 
-# OpenCV's seamlessClone, which the authors call, erodes its mask three times by 3 x 3 pixels: so far from the
-# hole's edge the gradients are those of the fast marching fill.
+# OpenCV's seamlessClone, which the authors call, erodes its mask three times by 3 x 3 pixels: up to this distance
+# from the hole's edge the gradients are those of the fast marching fill.
 _RING = 3
 # The authors' radius of fast marching.
 _MARCHING_RADIUS = 1.0
-# Fast marching fills from the edge inwards, so that the ring comes out the same if the middle of a large hole
-# is taken for known, as long as the front from the middle arrives later than the one from the edge.
+# Fast marching fills from the edge inwards, so the ring is the same if the middle of a large hole counts as known,
+# as long as the front from the middle arrives later than the one from the edge.
 _MARCHED = 16
-# OpenCV adds up to 1.4 of whatever unit it is given to every pixel that it fills (its gradient term is
-# normalised). In 8 bits that is noise of a grey level or two a pixel; in this unit it is nothing.
+# OpenCV adds up to 1.4 units to every pixel that it fills (its gradient term is normalised). In 8 bits that is
+# noise of one or two grey levels; in this unit it is negligible.
 _MARCHING_UNIT = 2.0**24
-# What fast marching looks at around the hole, with some to spare.
+# Fast marching reads fewer pixels than this around the hole.
 _MARGIN = 4
-# What one window more costs beside its pixels, as a number of pixels.
-_PIXELS_A_WINDOW = 20_000
+# Fixed cost of one more window, as a number of pixels.
+_WINDOW_COST = 20_000
 
 
 def blend(image: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Fits a completion into its image, so that no edge shows.
+    """Blends a completion seamlessly into its image.
 
-    The result has the gradients of the completion, and within three pixels of the hole's edge those of a fast
-    marching fill, and meets the image at the edge. A hole that is nowhere wider than six pixels is thus the
-    fast marching fill. Where the image ends inside the hole nothing is met: the completion's gradients alone
-    decide there. An image that is all hole keeps the completion.
+    The result matches the image at the hole's edge and has the gradients of the completion, but those of a fast
+    marching fill within three pixels of the edge. A hole up to six pixels wide is thus the fast marching fill.
+    Where the hole touches the image border there is no boundary condition. An image that is all hole keeps the
+    completion.
 
-    The equations are solved on the hole's pixels alone, unlike by OpenCV's seamlessClone, which solves on the
-    hole's bounding box, changes pixels outside the hole and fails at the image's border.
+    The equations are solved on the hole's pixels only. OpenCV's seamlessClone solves on the bounding box, changes
+    pixels outside the hole and fails at the image border.
 
     Args:
-      image: [H, W, 3] float32 in [0, 1]; what lies inside the hole is not looked at.
-      completed: [H, W, 3] float32 in [0, 1]; what lies outside the hole is not looked at.
+      image: [H, W, 3] float32 in [0, 1]; values inside the hole are ignored.
+      completed: [H, W, 3] float32 in [0, 1]; values outside the hole are ignored.
       hole: [H, W] bool.
 
     Returns:
-      [H, W, 3] float32 in [0, 1]; pixels outside the hole are bit-identical to the image's.
+      [H, W, 3] float32 in [0, 1]; bit-identical to the image outside the hole.
 
     Raises:
-      DataError: The completion is not finite inside the hole, or the image beside it.
-      ValueError: The shapes do not fit together.
+      DataError: The completion is not finite inside the hole, or the image is not finite beside it.
+      ValueError: The shapes do not match.
 
     References: Iizuka et al. 2017, Section 3 (post-processing); Telea 2004; Perez, Gangnet and Blake 2003,
     "Poisson image editing".
@@ -70,67 +71,54 @@ def _require_finite(values: np.ndarray, what: str) -> None:
 
 
 def _windows(hole: np.ndarray) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-    """The rectangles to work on, each with a margin, and the pixels of the hole that belong to it.
-
-    Parts of the hole that lie far apart have windows of their own where that is less work than one window.
-
-    Args:
-      hole: [H, W] bool.
+    """Splits a hole [H, W] bool into windows with a margin, if that is less work than one window.
 
     Yields:
-      `(window, part)`: what to index the image with, and [h, w] bool.
+      `(window, part)`: row and column slices, and [h, w] bool, the hole's pixels that belong to the window.
     """
     if not hole.any():
         return
-    rows, columns = (np.flatnonzero(hole.any(axis=axis)) for axis in (1, 0))
-    whole = _window(hole.shape, rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
-    # Parts whose margins touch are one.
+    height, width = hole.shape
+    box = bounds(hole)
+    top, left = max(box.top - _MARGIN, 0), max(box.left - _MARGIN, 0)
+    whole = slice(top, min(box.bottom + _MARGIN, height)), slice(left, min(box.right + _MARGIN, width))
+    # Parts whose margins touch share a window.
     near = cv2.dilate(hole[whole].astype(np.uint8), _square(_MARGIN))
     _, label, boxes, _ = cv2.connectedComponentsWithStats(near, connectivity=8)
-    boxes = boxes[1:]  # The first is what is no hole.
+    boxes = boxes[1:]  # The first is the background.
     areas = boxes[:, cv2.CC_STAT_WIDTH].astype(np.int64) * boxes[:, cv2.CC_STAT_HEIGHT]
-    if (areas + _PIXELS_A_WINDOW).sum() >= near.size + _PIXELS_A_WINDOW:
+    if (areas + _WINDOW_COST).sum() >= near.size + _WINDOW_COST:
         yield whole, hole[whole]
         return
-    top, left = whole[0].start, whole[1].start
     for number, (x, y, width, height, _) in enumerate(boxes, 1):
         window = slice(top + y, top + y + height), slice(left + x, left + x + width)
         yield window, hole[window] & (label[y : y + height, x : x + width] == number)
 
 
-def _window(shape: tuple[int, ...], top: int, left: int, bottom: int, right: int) -> tuple[slice, slice]:
-    """A box and its margin, as far as the image reaches."""
-    height, width = shape
-    return (
-        slice(max(top - _MARGIN, 0), min(bottom + _MARGIN, height)),
-        slice(max(left - _MARGIN, 0), min(right + _MARGIN, width)),
-    )
-
-
-def _square(reach: int) -> np.ndarray:
-    """What erodes or dilates by `reach` pixels in all eight directions."""
-    return np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+def _square(radius: int) -> np.ndarray:
+    """Structuring element that erodes or dilates by `radius` pixels in all eight directions."""
+    return np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
 
 
 def _correction(known: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """What to add to a completion so that it meets the image.
+    """Computes what to add to a completion so that it matches the image at the hole's edge.
 
     Args:
-      known: [h, w, 3] float32, the image; finite in the hole too, where it does not matter.
+      known: [h, w, 3] float32, the image; finite but arbitrary inside the hole.
       completed: [h, w, 3] float32.
       hole: [h, w] bool; neither empty nor all True.
 
     Returns:
-      [n, 3] float64 for the n pixels of the hole, in the order of its rows.
+      [n, 3] float64 for the n pixels of the hole, in row-major order.
     """
     binary = hole.astype(np.uint8)
-    middle = cv2.erode(binary, _square(_RING)).astype(bool)  # Beyond the image's border OpenCV sees no edge.
-    # Fast marching is wanted in the ring, and one pixel further for the differences across the ring's end.
+    middle = cv2.erode(binary, _square(_RING)).astype(bool)  # The image border does not erode in OpenCV.
+    # The ring, and one pixel more for the differences across the ring's inner edge.
     wanted = hole & ~cv2.erode(binary, _square(_RING + 1)).astype(bool)
     marched = _march(known, binary - cv2.erode(binary, _square(_MARCHED)))
     difference = np.where(wanted[..., None], marched - completed, np.float32(0))
 
-    # Parts without a middle are the fast marching fill itself: there is nothing to solve.
+    # Parts without a middle are the fast marching fill itself: nothing to solve.
     _, label = cv2.connectedComponents(binary, connectivity=4)
     has_middle = np.zeros(label.max() + 1, bool)
     has_middle[label[middle]] = True
@@ -143,17 +131,17 @@ def _correction(known: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> n
 
 
 def _march(known: np.ndarray, near_edge: np.ndarray) -> np.ndarray:
-    """Fills `near_edge` by fast marching, from the hole's edge and, uselessly, from its middle.
+    """Fills the outer part of a hole by fast marching.
 
     Args:
-      known: [h, w, 3] float32, the image; finite in the hole too.
+      known: [h, w, 3] float32, the image; finite inside the hole too.
       near_edge: [h, w] uint8, 1 in the hole up to `_MARCHED` pixels from its edge.
 
     Returns:
-      [h, w, 3] float32; to be used a few pixels from the edge.
+      [h, w, 3] float32; valid only within a few pixels of the edge.
     """
     _require_finite(known, "the image outside the hole")
-    # Continued by a pixel on every side: OpenCV's fill is not finite in the last pixel of a strip one pixel wide.
+    # Pad by one pixel: OpenCV's fill is not finite in the last pixel of a strip one pixel wide.
     source, where = (cv2.copyMakeBorder(array, 1, 1, 1, 1, cv2.BORDER_REPLICATE) for array in (known, near_edge))
     marched = [
         cv2.inpaint(channel * np.float32(_MARCHING_UNIT), where, _MARCHING_RADIUS, cv2.INPAINT_TELEA)
@@ -163,13 +151,13 @@ def _march(known: np.ndarray, near_edge: np.ndarray) -> np.ndarray:
 
 
 def _right_side(difference: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    """The sum of differences that the correction must have at each pixel, for one channel.
+    """Right-hand side of the Poisson equation for the correction, for one channel.
 
-    Two neighbours in the middle keep the completion's gradient: the correction does not differ between them.
-    Any other two have that of fast marching, from which the completion's differs by that of `difference`.
+    Between two neighbours in the middle the completion's gradient stays, so the correction's gradient is 0.
+    Between any other two it is the gradient of fast marching minus that of the completion.
 
     Args:
-      difference: [h, w] float32, fast marching minus completion, 0 outside the hole.
+      difference: [h, w] float32, fast marching minus completion; 0 outside the hole.
       middle: [h, w] bool.
 
     Returns:

@@ -1,33 +1,33 @@
 """Solves the discrete Poisson equation on an arbitrary set of pixels.
 
-An unknown pixel has one equation: the sum of its differences to its 4-neighbours inside the image is given.
-Neighbours that are not unknown are 0 (Dirichlet); none are missed beyond the image's border (Neumann).
+Each unknown pixel has one equation: the sum of its differences to its 4-neighbours inside the image is given.
+Known neighbours are 0 (Dirichlet); the image border adds no terms (Neumann).
 
-SciPy is imported where it is needed: it takes most of a second.
+SciPy is imported inside the functions: it takes most of a second.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-# Up to here a factorisation takes no longer than the multigrid cycles.
+# Up to this number of pixels a factorisation is as fast as the multigrid iterations.
 LARGEST_EXACT = 10_000
-# Where the iterations stop. What is left of the error was never seen above three times this (see the tests).
+# Stopping criterion. The remaining error never exceeded three times this (see the tests).
 TOLERANCE = 0.01 / 255
-_MOST_ITERATIONS = 200
+_MAX_ITERATIONS = 200
 _COARSEST = 2_000
-# Three: a smoothed 3 x 3 block reaches its 8 neighbours only, so that coarse equations stay as short as fine ones.
+# A smoothed 3 x 3 block reaches only its 8 neighbours, so coarse matrices stay as sparse as fine ones.
 _BLOCK = 3
 
 
 class _Level(NamedTuple):
     """One grid of the multigrid cycle.
 
-    Args:
+    Attributes:
       matrix: [n, n] sparse, symmetric, positive definite.
-      step: [n, 1], what a residual is multiplied by in one damped Jacobi sweep.
-      prolong: [n, m] sparse, from the next coarser grid to this one; restricting is its transpose.
-      restrict: [m, n] sparse.
+      step: [n, 1], factors of a damped Jacobi sweep.
+      prolong: [n, m] sparse, from the next coarser grid to this one.
+      restrict: [m, n] sparse, its transpose.
     """
 
     matrix: Any
@@ -37,14 +37,14 @@ class _Level(NamedTuple):
 
 
 def solve(unknown: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solves for all unknown pixels: by a factorisation if they are few, by `solve_iteratively` if many.
+    """Solves for all unknown pixels: few by `solve_exactly`, many by `solve_iteratively`.
 
     Args:
-      unknown: [H, W] bool, not all True: the answer would be known only up to a constant.
-      right: [n, C] float64, the sums of differences at the n unknown pixels, in the order of `unknown`'s rows.
+      unknown: [H, W] bool, not all True, because the solution would be determined only up to a constant.
+      right: [n, C] float64, the sums of differences at the n unknown pixels, in row-major order.
 
     Returns:
-      [n, C] float64; with many pixels to within a quarter of 1/255, if it is in the units of [0, 1] images.
+      [n, C] float64; for many pixels to within a quarter of 1/255, in the units of [0, 1] images.
     """
     method = solve_exactly if len(right) <= LARGEST_EXACT else solve_iteratively
     return method(unknown, right)
@@ -52,27 +52,27 @@ def solve(unknown: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def solve_exactly(unknown: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Solves by a sparse factorisation; arguments and result as in `solve`."""
-    return _factorised(_laplacian(unknown)).solve(right)
+    return _factorise(_laplacian(unknown)).solve(right)
 
 
 def solve_iteratively(unknown: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Solves by conjugate gradients, preconditioned by multigrid; arguments and result as in `solve`.
 
-    Each level of the multigrid merges blocks of pixels (smoothed aggregation), so that holes of any outline
-    need about as many iterations as a square.
+    Each multigrid level merges blocks of pixels (smoothed aggregation), so holes of any outline need about as many
+    iterations as a square.
 
     References: Vanek, Mandel and Brezina 1996, "Algebraic multigrid by smoothed aggregation"; Hestenes and
     Stiefel 1952.
     """
     matrix = _laplacian(unknown)
-    levels, coarsest = _coarsened(matrix, np.argwhere(unknown))
+    levels, coarsest = _coarsen(matrix, np.argwhere(unknown))
     solution = np.zeros_like(right)
     residual = right.copy()
     correction = _cycle(levels, coarsest, residual)
     direction = correction.copy()
     product = _column_products(residual, correction)
-    for _ in range(_MOST_ITERATIONS):
-        # The correction is the error as one multigrid cycle sees it.
+    for _ in range(_MAX_ITERATIONS):
+        # The correction is one multigrid cycle's estimate of the error.
         if np.abs(correction).max() <= TOLERANCE:
             return solution + correction
         slope = matrix @ direction
@@ -83,20 +83,20 @@ def solve_iteratively(unknown: np.ndarray, right: np.ndarray) -> np.ndarray:
         previous, product = product, _column_products(residual, correction)
         direction *= _quotient(product, previous)
         direction += correction
-    return _factorised(matrix).solve(right)
+    return _factorise(matrix).solve(right)
 
 
 def _column_products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->j", first, second)
 
 
-def _quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """0 where it is 0/0: a column that is solved exactly while others are not."""
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Division with 0/0 = 0, for columns that are solved exactly before others."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
 def _laplacian(unknown: np.ndarray) -> Any:
-    """The equations' matrix, [n, n] sparse: neighbours inside the image on the diagonal, -1 for unknown ones."""
+    """[n, n] sparse: the number of neighbours inside the image on the diagonal, -1 for unknown neighbours."""
     from scipy import sparse
 
     count = np.count_nonzero(unknown)
@@ -108,56 +108,51 @@ def _laplacian(unknown: np.ndarray) -> Any:
         pairs += [(before[both], after[both]), (after[both], before[both])]
     rows, columns = (np.concatenate(side) for side in zip(*pairs, strict=True))
     neighbours = sparse.coo_array((np.ones(len(rows)), (rows, columns)), shape=(count, count))
-    return (sparse.diags_array(_degree(unknown.shape)[unknown]) - neighbours).tocsr()
-
-
-def _degree(shape: tuple[int, ...]) -> np.ndarray:
-    """How many 4-neighbours each pixel of an image has, [H, W] float64."""
-    degree = np.full(shape, 4.0)
+    degree = np.full(unknown.shape, 4.0)
     for edge in ((0,), (-1,), (slice(None), 0), (slice(None), -1)):
         degree[edge] -= 1
-    return degree
+    return (sparse.diags_array(degree[unknown]) - neighbours).tocsr()
 
 
-def _factorised(matrix: Any) -> Any:
+def _factorise(matrix: Any) -> Any:
     from scipy.sparse import linalg
 
-    # The matrix is symmetric and positive definite: pivots on the diagonal are safe, and keep the factors sparse.
+    # For a symmetric positive definite matrix diagonal pivots are stable and keep the factors sparse.
     return linalg.splu(
         matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
     )
 
 
-def _coarsened(matrix: Any, places: np.ndarray) -> tuple[list[_Level], Any]:
-    """Builds the coarser grids.
+def _coarsen(matrix: Any, positions: np.ndarray) -> tuple[list[_Level], Any]:
+    """Builds the multigrid levels.
 
     Args:
       matrix: [n, n] sparse, of the finest grid.
-      places: [n, 2] int, (row, column) of each unknown.
+      positions: [n, 2] int, (row, column) of each unknown.
 
     Returns:
       The levels from fine to coarse, and the factorised matrix of the coarsest grid.
     """
     levels: list[_Level] = []
     while matrix.shape[0] > _COARSEST:
-        members, places = _aggregates(matrix, places // _BLOCK)
-        if members.shape[1] > 0.7 * matrix.shape[0]:  # Specks that no block can merge; quickly factorised.
+        members, positions = _aggregate(matrix, positions // _BLOCK)
+        if members.shape[1] > 0.7 * matrix.shape[0]:  # Isolated specks do not merge, but factorise quickly.
             break
         diagonal = matrix.diagonal()
-        # Gershgorin: no eigenvalue of the scaled matrix is above this.
+        # Gershgorin bound on the eigenvalues of the scaled matrix.
         largest = (abs(matrix).sum(axis=1) / diagonal).max()
         step = (4 / 3 / largest / diagonal)[:, None]
         prolong = (members - (matrix @ members).multiply(step)).tocsr()
         restrict = prolong.T.tocsr()
         levels.append(_Level(matrix, step, prolong, restrict))
         matrix = (restrict @ matrix @ prolong).tocsr()
-    return levels, _factorised(matrix)
+    return levels, _factorise(matrix)
 
 
-def _aggregates(matrix: Any, blocks: np.ndarray) -> tuple[Any, np.ndarray]:
-    """Merges the unknowns of each block that hang together.
+def _aggregate(matrix: Any, blocks: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Merges the connected unknowns of each block.
 
-    Two sides of a thin wall of known pixels may share a block and have nothing to do with each other.
+    Unknowns on two sides of a thin wall of known pixels may share a block but are not merged.
 
     Args:
       matrix: [n, n] sparse.
@@ -175,13 +170,13 @@ def _aggregates(matrix: Any, blocks: np.ndarray) -> tuple[Any, np.ndarray]:
     count, label = sparse.csgraph.connected_components(inside.tocsr(), directed=False)
     unknowns = np.arange(len(label))
     members = sparse.coo_array((np.ones(len(label)), (unknowns, label)), shape=(len(label), count)).tocsr()
-    places = np.empty((count, 2), blocks.dtype)
-    places[label] = blocks
-    return members, places
+    positions = np.empty((count, 2), blocks.dtype)
+    positions[label] = blocks
+    return members, positions
 
 
 def _cycle(levels: list[_Level], coarsest: Any, residual: np.ndarray) -> np.ndarray:
-    """One symmetric V-cycle from zero: [n, C] residuals to [n, C] corrections."""
+    """One symmetric V-cycle from zero: from residuals [n, C] to corrections [n, C]."""
     if not levels:
         return coarsest.solve(residual)
     level, coarser = levels[0], levels[1:]

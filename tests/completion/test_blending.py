@@ -1,4 +1,4 @@
-"""Blending: against the equations written out pixel by pixel, closed forms, and every awkward hole."""
+"""Blending: against the equations written out pixel by pixel, closed forms, and awkward holes."""
 
 import cv2
 import numpy as np
@@ -60,7 +60,7 @@ def by_definition(image: np.ndarray, completed: np.ndarray, hole: np.ndarray) ->
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_agrees_with_the_definition(seed):
+def test_blending_agrees_with_the_definition(seed):
     rng = np.random.default_rng(seed)
     image, completed, hole = random_example(rng, 30)
     if hole.all():
@@ -69,7 +69,7 @@ def test_agrees_with_the_definition(seed):
     np.testing.assert_allclose(blending.blend(image, completed, hole), expected, atol=2e-6)
 
 
-def test_the_examples_above_have_middles_borders_and_several_parts():
+def test_the_random_holes_have_middles_borders_and_several_parts():
     holes = [random_hole(np.random.default_rng(seed), 30) for seed in range(30)]
     middles = [ndimage.distance_transform_cdt(hole, "chessboard").max() > 4 for hole in holes if not hole.all()]
     borders = [np.pad(hole[1:-1, 1:-1], 1).sum() < hole.sum() for hole in holes]
@@ -78,7 +78,7 @@ def test_the_examples_above_have_middles_borders_and_several_parts():
 
 
 @pytest.mark.parametrize("side", [40, 150], ids=["factorised", "iterated"])
-def test_a_fill_of_the_wrong_brightness_is_mended(side):
+def test_a_fill_of_the_wrong_brightness_is_corrected(side):
     y, x = np.mgrid[: side + 20, : side + 20] / (side + 20)
     truth = 0.5 + 0.1 * np.stack([np.sin(4 * x), np.cos(3 * y), np.sin(2 * (x + y))], axis=-1)
     hole = np.zeros((side + 20, side + 20), bool)
@@ -92,7 +92,7 @@ def test_a_fill_of_the_wrong_brightness_is_mended(side):
     assert 4 * slope < 0.05
 
 
-def test_a_flat_image_comes_back_flat():
+def test_a_flat_image_stays_flat():
     hole = random_hole(np.random.default_rng(0), 60)
     image = np.full((*hole.shape, 3), [0.2, 0.5, 0.9], np.float32)
     np.testing.assert_allclose(blending.blend(image, image[..., ::-1], hole), image, atol=1e-6)
@@ -100,7 +100,7 @@ def test_a_flat_image_comes_back_flat():
 
 @pytest.mark.parametrize("wide", [10, 13, 30])
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_ramp_across_a_strip_follows_the_closed_form(wide, turned):
+def test_a_ramp_across_a_strip_has_the_closed_form(wide, turned):
     slope, offset, start, height = 0.01, 0.15, 5, 9
     truth = 0.2 + slope * np.arange(wide + 12)
     hole = np.zeros((height, wide + 12), bool)
@@ -121,7 +121,7 @@ def test_a_ramp_across_a_strip_follows_the_closed_form(wide, turned):
     np.testing.assert_allclose(blending.blend(image, completed, hole), expected, atol=2e-6)
 
 
-def test_pixels_outside_the_hole_are_bit_identical_and_nothing_else_is_looked_at():
+def test_pixels_outside_the_hole_stay_bit_identical_and_ignored_values_have_no_effect():
     rng = np.random.default_rng(0)
     for _ in range(150):
         image, completed, hole = random_example(rng, 50)
@@ -132,12 +132,12 @@ def test_pixels_outside_the_hole_are_bit_identical_and_nothing_else_is_looked_at
         assert np.isfinite(expected).all()
         assert expected.min() >= 0
         assert expected.max() <= 1
-        for nothing in (np.float32(np.nan), np.float32(np.inf)):
-            poisoned = np.where(hole[..., None], nothing, image), np.where(hole[..., None], completed, nothing)
+        for ignored in (np.float32(np.nan), np.float32(np.inf)):
+            poisoned = np.where(hole[..., None], ignored, image), np.where(hole[..., None], completed, ignored)
             np.testing.assert_array_equal(blending.blend(*poisoned, hole), expected)
 
 
-def test_the_arguments_are_left_as_they_are():
+def test_arguments_are_not_modified():
     arguments = random_example(np.random.default_rng(3), 40)
     copies = [array.copy() for array in arguments]
     for array in arguments:
@@ -148,7 +148,7 @@ def test_the_arguments_are_left_as_they_are():
         np.testing.assert_array_equal(array, copy)
 
 
-def test_no_hole_gives_the_image_and_all_hole_the_completion():
+def test_an_empty_hole_gives_the_image_and_a_full_hole_the_completion():
     for shape in ((1, 1), (1, 9), (9, 1), (20, 30)):
         image, completed = np.random.default_rng(0).random((2, *shape, 3), np.float32)
         np.testing.assert_array_equal(blending.blend(image, completed, np.zeros(shape, bool)), image)
@@ -201,7 +201,7 @@ def test_the_result_is_clipped():
     assert result.min() >= 0
 
 
-def test_many_pixels_are_blended_as_few(monkeypatch):
+def test_iterative_and_exact_solutions_blend_alike(monkeypatch):
     rng = np.random.default_rng(0)
     image, completed = rng.random((2, 170, 140, 3), np.float32)
     hole = np.zeros((170, 140), bool)
@@ -214,14 +214,14 @@ def test_many_pixels_are_blended_as_few(monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_windows_of_their_own_change_nothing(seed, monkeypatch):
+def test_splitting_into_windows_changes_nothing(seed, monkeypatch):
     rng = np.random.default_rng(seed)
     hole = ndimage.gaussian_filter(rng.normal(size=(90, 120)), 4, mode="nearest") > 0.07
     image, completed = rng.random((2, 90, 120, 3), np.float32)
     image[hole] = np.nan  # A window may hold pixels of another's hole.
     results = []
     for cost, several in ((-(10**6), True), (10**6, False)):
-        monkeypatch.setattr(blending, "_PIXELS_A_WINDOW", cost)
+        monkeypatch.setattr(blending, "_WINDOW_COST", cost)
         windows = list(blending._windows(hole))
         assert (len(windows) > 1) == several
         covered = np.zeros(hole.shape, int)
@@ -233,7 +233,7 @@ def test_windows_of_their_own_change_nothing(seed, monkeypatch):
     np.testing.assert_allclose(*results, atol=1e-6)
 
 
-def test_small_holes_in_a_large_image_are_worked_on_alone(monkeypatch):
+def test_small_holes_in_a_large_image_are_blended_separately(monkeypatch):
     hole = np.zeros((1500, 2000), bool)
     hole[3:13, 3:13] = hole[1480:, 1490:1510] = True
     image = np.full((*hole.shape, 3), 0.5, np.float32)
@@ -246,7 +246,7 @@ def test_small_holes_in_a_large_image_are_worked_on_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_not_finite_are_refused(bad):
+def test_values_that_are_not_finite_are_refused(bad):
     image, completed = np.full((2, 20, 20, 3), 0.5, np.float32)
     hole = np.zeros((20, 20), bool)
     hole[4:16, 4:16] = True

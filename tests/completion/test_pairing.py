@@ -1,4 +1,4 @@
-"""Which mask belongs to which picture of a folder, and what is left over."""
+"""Pairs of images and masks in folders, and the files without a counterpart."""
 
 import unicodedata
 from pathlib import Path
@@ -11,7 +11,7 @@ from glcic_jax.errors import DataError
 
 
 def fill(root: Path, *names: str) -> Path:
-    """Files that nobody opens: pairing goes by names."""
+    """Empty files: pairing only reads names."""
     root.mkdir(exist_ok=True, parents=True)
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def lines(pairs) -> list[str]:
     return [f"{failure.file}: {failure.reason}" for failure in pairs.failures]
 
 
-def test_pictures_whose_masks_are_no_files(tmp_path):
+def test_images_without_mask_files(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "deep/a_mask.png")
     assert pair_files(images, None).pairs == [
         Pair(images / "a.jpg", None, "a"),
@@ -52,7 +52,7 @@ def test_pairs_by_name_in_nested_folders(tmp_path):
     assert pairs.pairs[0] == Pair(images / "a.jpg", masks / "a.png", "a")
 
 
-def test_several_masks_give_results_called_after_them(tmp_path):
+def test_several_masks_of_an_image_name_the_results(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "b.jpg")
     masks = fill(tmp_path / "masks", "a_mask1.png", "a_mask02.png", "a.png", "b_mask.png")
     assert summary(pair_files(images, masks), images, masks) == [
@@ -63,7 +63,7 @@ def test_several_masks_give_results_called_after_them(tmp_path):
     ]
 
 
-def test_one_mask_for_all_is_no_picture_itself(tmp_path):
+def test_one_mask_for_all_is_not_an_image(tmp_path):
     images = fill(tmp_path, "a.jpg", "sub/b.jpg", "m.png")
     pairs = pair_files(images, images / "m.png")
     assert summary(pairs, images, images) == [("a.jpg", "m.png", "a"), ("sub/b.jpg", "m.png", "sub/b")]
@@ -71,7 +71,7 @@ def test_one_mask_for_all_is_no_picture_itself(tmp_path):
     assert {job.mask for job in pair_files(images / "sub", elsewhere).pairs} == {elsewhere}
 
 
-def test_masks_beside_their_pictures(tmp_path):
+def test_masks_in_the_folder_of_images(tmp_path):
     images = fill(
         tmp_path / "in", "a.jpg", "a_mask.png", "b.jpg", "b_mask1.png", "b_mask2.png", "c_mask.png", "d.jpg"
     )
@@ -86,7 +86,7 @@ def test_masks_beside_their_pictures(tmp_path):
     assert any("d.jpg: has no mask" in line for line in lines(pairs))
 
 
-def test_what_is_left_over_is_said_and_the_rest_goes_on(tmp_path):
+def test_files_without_a_counterpart_are_listed(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "b.jpg")
     masks = fill(tmp_path / "masks", "a.png", "x.png", "sub/b.png")
     pairs = pair_files(images, masks)
@@ -96,7 +96,7 @@ def test_what_is_left_over_is_said_and_the_rest_goes_on(tmp_path):
     )
 
 
-def test_pictures_whose_results_would_have_one_name_are_left_over(tmp_path):
+def test_images_whose_results_would_clash_are_refused(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "a.png", "b.jpg")
     masks = fill(tmp_path / "masks", "a.png", "b.png")
     for mask in (masks, masks / "b.png"):
@@ -108,7 +108,7 @@ def test_pictures_whose_results_would_have_one_name_are_left_over(tmp_path):
         assert lines(pairs)[1].startswith(f"{images / 'a.png'}: ")
 
 
-def test_masks_of_one_name_are_left_over(tmp_path):
+def test_masks_whose_results_would_clash_are_refused(tmp_path):
     images = fill(tmp_path / "in", "a.jpg")
     masks = fill(tmp_path / "masks", "a.png", "a.jpg", "a_mask.png")
     pairs = pair_files(images, masks)
@@ -117,7 +117,7 @@ def test_masks_of_one_name_are_left_over(tmp_path):
     assert "rename one" in lines(pairs)[0]
 
 
-def test_a_picture_called_like_a_mask_keeps_its_own(tmp_path):
+def test_an_image_called_like_a_mask_keeps_its_own_mask(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "a_mask.jpg")
     masks = fill(tmp_path / "masks", "a.png", "a_mask.png", "a_mask_mask2.png")
     pairs = pair_files(images, masks)
@@ -128,7 +128,7 @@ def test_a_picture_called_like_a_mask_keeps_its_own(tmp_path):
     ]
 
 
-def test_masks_are_found_in_capital_letters_too(tmp_path):
+def test_mask_suffixes_are_case_insensitive(tmp_path):
     images = fill(tmp_path / "in", "a.jpg", "b.jpg")
     masks = fill(tmp_path / "masks", "a_MASK.PNG", "b_Mask2.png")
     assert summary(pair_files(images, masks), images, masks) == [
@@ -138,7 +138,7 @@ def test_masks_are_found_in_capital_letters_too(tmp_path):
 
 
 @pytest.mark.parametrize(("of_pictures", "of_masks"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")])
-def test_accents_written_in_one_or_two_characters_are_the_same(tmp_path, of_pictures, of_masks):
+def test_accents_match_in_either_unicode_form(tmp_path, of_pictures, of_masks):
     picture, mask = unicodedata.normalize(of_pictures, "caf\xe9"), unicodedata.normalize(of_masks, "caf\xe9")
     images = fill(tmp_path / "in", f"{picture}.jpg", f"{picture}/{picture}2.jpg")
     masks = fill(tmp_path / "masks", f"{mask}.png", f"{mask}/{mask}2_mask.png")
@@ -150,7 +150,7 @@ def test_accents_written_in_one_or_two_characters_are_the_same(tmp_path, of_pict
     assert pairs.failures == []
 
 
-def test_names_that_differ_in_their_characters_alone_keep_their_own_masks(tmp_path):
+def test_names_that_differ_only_in_unicode_form_keep_their_own_masks(tmp_path):
     names = [f"{unicodedata.normalize(form, chr(0xE9))}" for form in ("NFC", "NFD")]
     images = fill(tmp_path / "in", *(f"{name}.jpg" for name in names))
     if len(list(images.iterdir())) < 2:
@@ -159,7 +159,7 @@ def test_names_that_differ_in_their_characters_alone_keep_their_own_masks(tmp_pa
     assert {(job.image.stem, job.mask.stem) for job in pair_files(images, masks).pairs} == {(n, n) for n in names}
 
 
-def test_masks_and_results_within_the_folder_are_no_pictures(tmp_path):
+def test_masks_and_results_inside_the_folder_are_not_images(tmp_path):
     images = fill(tmp_path, "a.jpg", "masks/a.png", "out/a.jpg")
     pairs = pair_files(images, tmp_path / "masks", tmp_path / "out")
     assert [job.image for job in pairs.pairs] == [images / "a.jpg"]
@@ -179,12 +179,10 @@ def test_masks_and_results_within_the_folder_are_no_pictures(tmp_path):
         ("masks", "masks", "masks: holds no pictures"),
     ],
 )
-def test_folders_that_hold_nothing_are_errors(tmp_path, images, masks, words):
+def test_folders_without_images_or_masks_are_errors(tmp_path, images, masks, words):
     fill(tmp_path / "in", "a.jpg")
     fill(tmp_path / "empty", "notes.txt")
     fill(tmp_path / "masks", "a_mask.png")
-    with pytest.raises(DataError, match=words):
-        pair_files(tmp_path / images, tmp_path / masks)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=words) as caught:
         pair_files(tmp_path / images, tmp_path / masks)
     one_line(caught)

@@ -1,4 +1,4 @@
-"""Pictures as Python programs hold them: what goes in comes back."""
+"""Images and masks as PIL images, arrays and files: what goes in comes back."""
 
 import io
 
@@ -6,25 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny import tiny_weights
 from PIL import Image
 
 from glcic_jax.completion.completer import Completer
 from glcic_jax.completion.inputs import open_hole, open_image
 from glcic_jax.errors import DataError, WeightsError
-from glcic_jax.model.networks import CompletionNetwork
-from glcic_jax.weights.file import Description, Weights, save_weights
 
-NETWORK = CompletionNetwork(1 / 16)
 HOLE = np.zeros((21, 30), bool)
 HOLE[5:12, 20:30] = True
 
 
 @pytest.fixture(scope="module")
-def completer(tmp_path_factory) -> Completer:
-    variables = jax.tree.map(np.asarray, NETWORK.init(jax.random.key(3), jnp.zeros((1, 8, 8, 4))))
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(Weights(NETWORK, variables, Description("signed", (0.5,) * 3, 32, (8, 16), "a test")), path)
-    return Completer.load(path)
+def completer() -> Completer:
+    return Completer(tiny_weights())
 
 
 def pixels(channels=3, dtype=np.uint8) -> np.ndarray:
@@ -48,7 +43,7 @@ def test_a_pil_image_comes_back_in_its_mode(completer, mode):
     assert (after[HOLE] != before[HOLE]).mean() > 0.4
 
 
-def test_pil_images_of_other_modes_become_the_nearest(completer):
+def test_pil_images_of_other_modes_take_the_nearest_mode(completer):
     rgb = Image.fromarray(pixels())
     for image, mode in (
         (rgb.convert("1"), "L"),
@@ -74,20 +69,29 @@ def test_pil_images_of_other_modes_become_the_nearest(completer):
         ("RGB", b"GRAY", False),
     ],
 )
-def test_a_profile_comes_back_with_pixels_that_it_fits(mode, space, kept):
+def test_a_colour_profile_is_kept_if_it_fits_the_pixels(mode, space, kept):
     image = Image.new(mode, (4, 3))
     profile = bytes(16) + space + bytes(200)
     image.info |= {"icc_profile": profile, "dpi": (72, 72)}
-    taken = open_image(image)
-    back = taken.restore(taken.pixels)
+    opened = open_image(image)
+    back = opened.restore(opened.pixels)
     assert back.mode == "RGB"
     assert back.info.get("icc_profile") == (profile if kept else None)
     assert back.info["dpi"] == (72, 72)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(21, 30), (21, 30, 1), (21, 30, 2), (21, 30, 3), (21, 30, 4)])
-def test_an_array_comes_back_in_its_shape_and_type(completer, dtype, shape):
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        (np.uint8, (21, 30)),
+        (np.uint8, (21, 30, 4)),
+        (np.uint16, (21, 30, 3)),
+        (np.float16, (21, 30, 1)),
+        (np.float32, (21, 30, 2)),
+        (np.float64, (21, 30, 3)),
+    ],
+)
+def test_an_array_keeps_its_shape_and_dtype(completer, dtype, shape):
     array = pixels(shape[2] if len(shape) == 3 else 1, dtype).reshape(shape)
     before = array.copy()
     completed = completer.complete(array, HOLE)
@@ -96,7 +100,7 @@ def test_an_array_comes_back_in_its_shape_and_type(completer, dtype, shape):
     np.testing.assert_array_equal(completed[~HOLE], array[~HOLE])
 
 
-def test_a_jax_array_comes_back_as_one(completer):
+def test_a_jax_array_comes_back_as_a_jax_array(completer):
     array = jnp.asarray(pixels(3, np.float32), jnp.bfloat16)
     completed = completer.complete(array, jnp.asarray(HOLE, jnp.float32))
     assert isinstance(completed, jax.Array)
@@ -132,7 +136,7 @@ def test_paths_and_bytes_come_back_as_an_upright_image(completer, tmp_path):
         Image.fromarray(HOLE.astype(np.uint8) * 255).convert("P"),
     ],
 )
-def test_masks_of_every_kind_are_the_same_hole(mask):
+def test_masks_of_every_type_give_the_same_hole(mask):
     np.testing.assert_array_equal(open_hole(mask, (30, 21)), HOLE)
 
 
@@ -147,12 +151,12 @@ def test_masks_of_every_kind_are_the_same_hole(mask):
         ("none.png", "no such file"),
     ],
 )
-def test_what_is_no_picture_is_one_line(image, told):
+def test_invalid_images_are_refused(image, told):
     with pytest.raises(DataError, match=told):
         open_image(image)
 
 
-def test_floats_are_looked_at_outside_the_hole_alone(completer):
+def test_the_range_of_floats_is_checked_outside_the_hole_only(completer):
     for wrong in (255.0, np.nan, -0.1):
         array = np.where(HOLE[..., None], wrong, pixels(3, np.float64))
         assert np.isfinite(completer.complete(array, HOLE)).all()
@@ -160,7 +164,7 @@ def test_floats_are_looked_at_outside_the_hole_alone(completer):
             completer.complete(array, ~HOLE)
 
 
-def test_a_pil_image_is_turned_upright_like_a_path(completer, tmp_path):
+def test_a_pil_image_is_turned_upright_like_a_file(completer, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels()).save(tmp_path / "turned.png", exif=exif)
