@@ -7,36 +7,44 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.common import command_runner
+from helpers.tiny import tiny_weights
 from PIL import Image
 
-from glcic_jax.commands.main import cli
-from glcic_jax.completion import runner as runner_module
+from glcic_jax.commands.main import cli, main
+from glcic_jax.completion import runner
+from glcic_jax.completion.completer import Completer
 from glcic_jax.errors import UserError
-from glcic_jax.model.networks import CompletionNetwork
-from glcic_jax.weights.file import Description, Weights, save_weights
-
-NETWORK = CompletionNetwork(1 / 16)
+from glcic_jax.weights.file import save_weights
 
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory) -> Path:
-    variables = jax.tree.map(np.asarray, NETWORK.init(jax.random.key(3), jnp.zeros((1, 8, 8, 4))))
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(Weights(NETWORK, variables, Description("signed", (0.5,) * 3, 32, (8, 16), "a test")), path)
+    save_weights(tiny_weights(), path)
     return path
 
 
+@pytest.fixture(scope="module")
+def tiny_completer() -> Completer:
+    return Completer(tiny_weights(), "tiny")
+
+
 @pytest.fixture
-def here(tmp_path, monkeypatch, weights_file) -> Path:
-    """A directory with a photograph and its mask, in which commands run."""
+def here(tmp_path, monkeypatch, weights_file, tiny_completer) -> Path:
+    """A directory with a photograph and its mask; commands share the programs of the default weights."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GLCIC_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GLCIC_WEIGHTS", str(weights_file))
+    load = Completer.load
+
+    def load_once(reference=None, device=None):
+        usual = (reference, device, os.environ.get("GLCIC_WEIGHTS")) == (None, None, str(weights_file))
+        return tiny_completer if usual else load(reference, device)
+
+    monkeypatch.setattr(Completer, "load", load_once)
     save("photo.png", picture())
     save("mask.png", mask())
     return tmp_path
@@ -59,8 +67,9 @@ def save(path, pixels, **options) -> None:
 
 def run(*arguments: str, code: int = 0, stdin: bytes | None = None):
     result = command_runner().invoke(cli, ["complete", *arguments], input=stdin)
-    if isinstance(result.exception, UserError):  # main() makes a line and a code of it.
+    if isinstance(result.exception, UserError):  # main() prints it and exits with its code.
         assert result.exception.exit_code == code
+        assert len(str(result.exception).splitlines()) == 1
         return str(result.exception)
     assert result.exit_code == code, result.output
     return result
@@ -73,26 +82,25 @@ def assert_completed(path, pixels, hole) -> None:
     assert (found[hole] != pixels[hole]).mean() > 0.5
 
 
-def test_a_photograph_comes_back_with_only_the_hole_changed(here):
+def test_only_the_hole_changes(here):
     result = run("photo.png", "mask.png")
     assert_completed("photo_completed.png", picture(), mask() > 0)
     assert result.stdout == ""
     lines = result.stderr.splitlines()
     assert lines[0] == "the hole covers 8.1 % of the picture"
-    assert lines[1].startswith("weights: ")
+    assert lines[1] == "weights: tiny"
     assert lines[2].startswith("original: ")
     assert "(chosen because " in lines[2]
     assert lines[3] == "photo_completed.png written"
 
 
-def test_a_file_that_is_there_is_not_replaced_unasked(here):
+def test_an_existing_file_is_replaced_only_with_overwrite(here):
     (here / "out.png").write_bytes(b"precious")
     assert "out.png is there already" in run("photo.png", "mask.png", "out.png", code=2)
     assert (here / "out.png").read_bytes() == b"precious"
-    run("photo.png", "mask.png", "out.png", "--overwrite")
-    assert_completed("out.png", picture(), mask() > 0)
-    run("photo.png", "mask.png", "photo.png", "--overwrite")
-    assert_completed("photo.png", picture(), mask() > 0)
+    for output in ("out.png", "photo.png"):
+        run("photo.png", "mask.png", output, "--overwrite")
+        assert_completed(output, picture(), mask() > 0)
 
 
 def test_standard_streams(here):
@@ -105,7 +113,7 @@ def test_standard_streams(here):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["photo.png"], "name a MASK"),
         (["photo.png", "mask.png", "a.png", "b.png"], "too many arguments: b.png"),
@@ -117,14 +125,17 @@ def test_standard_streams(here):
         ([".", "mask.png"], "name the folder for the results"),
         ([".", "-", "-o", "out"], "name a mask or a folder"),
         (["photo.png", "mask.png", "--strategy", "tile"], "'tile' is not one of"),
+        (["", "mask.png"], "a name is empty"),
+        (["photo.png", ""], "a name is empty"),
+        (["photo.png", "mask.png", "-o", ""], "a name is empty"),
     ],
 )
-def test_arguments_that_say_not_what_to_do(here, arguments, told):
-    assert told in run(*arguments, code=2).stderr
+def test_ambiguous_arguments_are_refused(here, arguments, words):
+    assert words in run(*arguments, code=2).stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["none.png", "mask.png"], "none.png: no such file"),
         (["photo.png", "none.png"], "none.png: no such file"),
@@ -137,33 +148,13 @@ def test_arguments_that_say_not_what_to_do(here, arguments, told):
         (["photo.png", "photo.png/x.png"], "photo.png/x.png"),
     ],
 )
-def test_bad_input_is_one_line(here, arguments, told):
-    message = run(*arguments, code=2)
-    assert told in message
-    assert len(message.splitlines()) == 1
+def test_bad_input_is_one_line(here, arguments, words):
+    assert words in run(*arguments, code=2)
     assert sorted(os.listdir()) == ["mask.png", "photo.png"]
 
 
-def test_what_is_built_in_completes_and_says_so(here, monkeypatch):
-    monkeypatch.delenv("GLCIC_WEIGHTS")
-    assert "photos, built in (CC BY-SA 4.0" in run("photo.png", "mask.png").stderr
-    assert Path("photo_completed.png").exists()
-
-
-def test_without_weights_nothing_is_made_up(here):
-    assert "none.safetensors" in run("photo.png", "mask.png", "--weights", "none.safetensors", code=3)
-    assert not Path("photo_completed.png").exists()
-
-
-def test_too_little_memory_has_its_own_code(here, monkeypatch):
-    monkeypatch.setattr(runner_module, "available_memory", lambda: 1_000)
-    save("large.png", picture(370, 500))
-    assert "--max-side" in run("large.png", "mask.png", "--strategy", "original", code=4)
-    assert not Path("large_completed.png").exists()
-
-
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         (["photo.png", "mask.png", "folder"], "folder: is a directory: name a file in it"),
         (["photo.png", "mask.png", "folder", "--overwrite"], "folder: is a directory: name a file in it"),
@@ -175,17 +166,33 @@ def test_too_little_memory_has_its_own_code(here, monkeypatch):
         (["photo.png", "mask.png", "link.png"], "link.png is there already"),
     ],
 )
-def test_outputs_that_cannot_be_are_refused_before_anything_is_computed(here, monkeypatch, arguments, told):
+def test_impossible_outputs_are_refused_before_weights_are_loaded(here, monkeypatch, arguments, words):
     Path("folder").mkdir()
     os.mkfifo("pipe.png")
     Path("link.png").symlink_to("nowhere.png")
-    monkeypatch.setenv("GLCIC_WEIGHTS", "none: it is not looked for")
-    message = run(*arguments, code=2)
-    assert told in message
-    assert len(message.splitlines()) == 1
+    monkeypatch.setenv("GLCIC_WEIGHTS", "does not exist")
+    assert words in run(*arguments, code=2)
 
 
-def test_what_a_decoder_prints_by_itself_is_not_shown(here, capfd):
+def test_built_in_weights_are_the_default(here, monkeypatch):
+    monkeypatch.delenv("GLCIC_WEIGHTS")
+    assert "photos, built in (CC BY-SA 4.0" in run("photo.png", "mask.png").stderr
+    assert Path("photo_completed.png").exists()
+
+
+def test_missing_weights_are_an_error(here):
+    assert "none.safetensors" in run("photo.png", "mask.png", "--weights", "none.safetensors", code=3)
+    assert not Path("photo_completed.png").exists()
+
+
+def test_too_little_memory_has_its_own_code(here, monkeypatch):
+    monkeypatch.setattr(runner, "available_memory", lambda: 1_000)
+    save("large.png", picture(370, 500))
+    assert "--max-side" in run("large.png", "mask.png", "--strategy", "original", code=4)
+    assert not Path("large_completed.png").exists()
+
+
+def test_messages_of_decoders_are_not_shown(here, capfd):
     content = io.BytesIO()
     Image.fromarray(picture()).save(content, "TIFF", compression="tiff_lzw")
     whole = content.getvalue()
@@ -197,31 +204,7 @@ def test_what_a_decoder_prints_by_itself_is_not_shown(here, capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("arguments", [["", "mask.png"], ["photo.png", ""], ["photo.png", "mask.png", "-o", ""]])
-def test_an_empty_name_is_no_name(here, arguments):
-    assert "a name is empty" in run(*arguments, code=2).stderr
-
-
-def test_settings_that_fail_with_every_picture_end_a_folder_at_once(here):
-    folder(here)
-    for arguments in (["--device", "tpu"], ["--max-side", "10"], ["--format", "xyz"]):
-        run("in", "masks", "-o", "out", *arguments, code=2)
-        assert not Path("out").exists()
-    run("in", "masks", "-o", "photo.png", code=2)
-    run("in", "masks", "-o", "out", "--weights", "none", code=3)
-
-
-def test_no_result_takes_the_name_of_a_comparison(here):
-    save("in/a.png", picture())
-    save("in/a_comparison.png", picture())
-    run("in", "mask.png", "-o", "out", "--save-comparison", code=1)
-    assert Image.open("out/a_comparison.png").size == (150, 37)
-    assert "a.png's comparison" in Path("out/failures.csv").read_text()
-    run("in", "mask.png", "-o", "plain")
-    assert Image.open("plain/a_comparison.png").size == (50, 37)
-
-
-def test_a_comparison_that_cannot_be_written_costs_no_result(here):
+def test_a_comparison_that_cannot_be_written_does_not_lose_the_result(here):
     save("wide.webp", picture(8, 6000))
     save("wide_mask.png", np.eye(8, 6000, dtype=np.uint8) * 255)
     message = run("wide.webp", "wide_mask.png", "out.webp", "--save-comparison", code=2)
@@ -260,7 +243,7 @@ def test_transparency_as_the_mask_becomes_opaque(here):
     np.testing.assert_array_equal(np.asarray(Image.open("kept.png"))[..., 3], pixels[..., 3])
 
 
-def test_a_random_hole_is_the_same_for_the_same_seed(here):
+def test_a_seed_determines_the_random_hole(here):
     for name in ("a.png", "b.png"):
         run("photo.png", name, "--random-mask", "--seed", "7")
     run("photo.png", "-o", "c.png", "--random-mask", "--seed", "8")
@@ -291,16 +274,18 @@ def test_the_format_follows_the_input_or_the_option(here):
     assert Image.open("photo_completed.webp").format == "WEBP"
 
 
-def folder(here: Path) -> None:
+@pytest.fixture
+def folder(here) -> Path:
+    """Folders `in` and `masks`: four pairs, a damaged image, an image without mask, a mask without image."""
     for name in ("a.png", "b.jpg", "deep/c.png", "lonely.png"):
         save(here / "in" / name, picture())
     (here / "in" / "bad.png").write_bytes((here / "photo.png").read_bytes()[:500])
     for name in ("a.png", "b_mask001.png", "b_mask002.png", "deep/c.png", "bad.png", "stray.png"):
         save(here / "masks" / name, mask())
+    return here
 
 
-def test_a_folder_goes_on_after_bad_files_and_lists_them(here):
-    folder(here)
+def test_a_folder_lists_failures_and_skips_existing_results(folder):
     result = run("in", "masks", "-o", "out", code=1)
     written = sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*") if path.is_file())
     assert written == ["a.png", "b_mask001.jpg", "b_mask002.jpg", "deep/c.png", "failures.csv"]
@@ -311,15 +296,9 @@ def test_a_folder_goes_on_after_bad_files_and_lists_them(here):
     assert "4 completed, 0 already there, 3 failed" in result.stderr
     assert result.stderr.count("weights: ") == 1
 
-
-def test_a_folder_skips_what_is_there_and_forgets_old_failures(here):
-    folder(here)
-    run("in", "masks", "-o", "out", code=1)
     before = Path("out/a.png").stat().st_mtime_ns
-    Path("out/b_mask001.jpg").unlink()
-    for path in ("in/bad.png", "in/lonely.png", "masks/stray.png"):
+    for path in ("out/b_mask001.jpg", "in/bad.png", "in/lonely.png", "masks/stray.png", "masks/bad.png"):
         Path(path).unlink()
-    Path("masks/bad.png").unlink()
     result = run("in", "masks", "-o", "out")
     assert "1 completed, 3 already there, 0 failed" in result.stderr
     assert Path("out/a.png").stat().st_mtime_ns == before
@@ -328,7 +307,34 @@ def test_a_folder_skips_what_is_there_and_forgets_old_failures(here):
     assert Path("out/a.png").stat().st_mtime_ns > before
 
 
-def test_one_mask_for_all_and_no_mask_files(here):
+def test_a_result_in_another_format_than_its_image_is_skipped_too(here):
+    save("in/a.gif", picture()[..., 0])
+    run("in", "mask.png", "-o", "out")
+    assert os.listdir("out") == ["a.png"]
+    assert "0 completed, 1 already there" in run("in", "mask.png", "-o", "out").stderr
+    assert "1 completed, 0 already there" in run("in", "mask.png", "-o", "out", "--format", "jpg").stderr
+    assert "0 completed, 1 already there" in run("in", "mask.png", "-o", "out", "--format", "jpg").stderr
+
+
+def test_settings_that_fail_for_every_image_end_a_folder_at_once(folder):
+    for arguments in (["--device", "tpu"], ["--max-side", "10"], ["--format", "xyz"]):
+        run("in", "masks", "-o", "out", *arguments, code=2)
+        assert not Path("out").exists()
+    run("in", "masks", "-o", "photo.png", code=2)
+    run("in", "masks", "-o", "out", "--weights", "none", code=3)
+
+
+def test_no_result_takes_the_name_of_a_comparison(here):
+    save("in/a.png", picture())
+    save("in/a_comparison.png", picture())
+    run("in", "mask.png", "-o", "out", "--save-comparison", code=1)
+    assert Image.open("out/a_comparison.png").size == (150, 37)
+    assert "a.png's comparison" in Path("out/failures.csv").read_text()
+    run("in", "mask.png", "-o", "plain")
+    assert Image.open("plain/a_comparison.png").size == (50, 37)
+
+
+def test_a_folder_with_one_mask_or_without_mask_files(here):
     save("in/a.png", picture())
     save("in/b.png", picture(74, 100))
     run("in", "mask.png", "-o", "one")
@@ -340,20 +346,39 @@ def test_one_mask_for_all_and_no_mask_files(here):
     assert sorted(os.listdir("alpha")) == ["failures.csv"]
 
 
-def test_a_process_ends_with_the_codes_that_help_names(here, weights_file):
-    def glcic(*arguments: str, **more) -> subprocess.CompletedProcess:
-        code = "from glcic_jax.commands.main import main; main()"
-        return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False, **more)
-
-    done = glcic("complete", "-", "mask.png", "-", input=Path("photo.png").read_bytes())
+def test_a_process_completes_streams_and_keeps_programs_for_the_next(here):
+    code = (
+        "import sys, glcic_jax.completion; assert 'scipy' not in sys.modules, 'blending alone needs it';"
+        "from glcic_jax.commands.main import main; main()"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "complete", "-", "mask.png", "-"],
+        input=Path("photo.png").read_bytes(),
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert_completed(io.BytesIO(done.stdout), picture(), mask() > 0)
-    for arguments, code in ((["none.png", "mask.png"], 2), (["photo.png", "mask.png", "--weights", "no"], 3)):
-        failed = glcic("complete", *arguments)
-        assert failed.returncode == code
-        assert failed.stderr.decode().splitlines()[-1].startswith("error: ")
-        assert len(failed.stderr.splitlines()) == 1
-    shown = glcic("--debug", "complete", "none.png", "mask.png")
-    assert shown.returncode == 2
-    assert b"Traceback" in shown.stderr
-    assert shown.stderr.splitlines()[-1] == b"error: none.png: no such file"
+    assert any((here / "home" / "xla").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["none.png", "mask.png"], 2), (["photo.png", "mask.png", "--weights", "no"], 3)]
+)
+def test_errors_end_in_one_line_and_the_exit_code(here, monkeypatch, capsys, arguments, code):
+    monkeypatch.setattr(sys, "argv", ["glcic", "complete", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    monkeypatch.setattr(sys, "argv", ["glcic", "--debug", "complete", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert shown.splitlines()[-1] == line

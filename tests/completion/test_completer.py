@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.common import one_line
+from helpers.tiny import tiny_weights
 from weights.test_weights import random_variables
 
 import glcic_jax
@@ -16,12 +17,11 @@ from glcic_jax.completion import blending, runner
 from glcic_jax.completion.completer import Completer
 from glcic_jax.completion.windows import STRATEGIES
 from glcic_jax.errors import ConfigError, MemoryExhaustedError, WeightsError
-from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator, complete
+from glcic_jax.model.networks import ContextDiscriminator, complete
 from glcic_jax.runtime import enable_compile_cache
 from glcic_jax.weights.file import Description, Weights
 from glcic_jax.weights.store import find_weights
 
-NETWORK = CompletionNetwork(1 / 16)
 DESCRIPTION = Description("mean_subtracted", (0.5, 0.45, 0.4), 64, (16, 32), "a test")
 # With few padded sizes, so that few programs are compiled.
 SIZES = [(1, 1), (1, 64), (2, 3), (3, 7), (7, 2), (61, 64), (64, 60), (64, 64), (97, 130), (97, 130), (97, 130)]
@@ -30,9 +30,10 @@ SIZES = [(1, 1), (1, 64), (2, 3), (3, 7), (7, 2), (61, 64), (64, 60), (64, 64), 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
     """A network whose output is neither flat nor saturated."""
-    variables = NETWORK.init(jax.random.key(3), jnp.zeros((1, 8, 8, 4)))
+    network, variables, _ = tiny_weights()
+    variables = jax.tree.map(np.copy, variables)
     variables["params"]["conv17"]["kernel"] *= 60.0
-    return Weights(NETWORK, jax.tree.map(np.asarray, variables), DESCRIPTION)
+    return Weights(network, variables, DESCRIPTION)
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +99,12 @@ def test_hole_content_is_ignored(completer, strategy):
 @pytest.mark.parametrize("input_form", ["mean_subtracted", "smooth_filled"])
 def test_completer_and_training_complete_alike(weights, input_form):
     description = dataclasses.replace(DESCRIPTION, input_form=input_form)
-    completer = Completer(Weights(NETWORK, weights.variables, description))
+    completer = Completer(Weights(weights.network, weights.variables, description))
     pixels, hole = picture(40, 52, dtype=np.float32), random_hole(40, 52, 3)
     assert 0 < hole.sum() < hole.size
     mask = jnp.asarray(hole[None, ..., None], jnp.float32)
     mean_pixel = jnp.array(DESCRIPTION.mean_pixel)
-    reference = jax.jit(lambda image: complete(NETWORK, weights.variables, image, mask, mean_pixel, input_form)[1])
+    reference = jax.jit(lambda image: complete(*weights[:2], image, mask, mean_pixel, input_form)[1])
     expected = reference(pixels[None])[0]
     found = completer.fill(pixels, hole, strategy="original").pixels
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
@@ -247,7 +248,7 @@ def test_weights_with_an_output_that_is_not_finite_are_an_error(weights):
     broken["params"]["conv1"]["kernel"] *= np.float32(1e38)
     broken["params"]["bn1"]["scale"] *= np.float32(1e38)
     with pytest.raises(WeightsError, match="the network's output is not finite"):
-        Completer(Weights(NETWORK, broken, DESCRIPTION)).fill(picture(8, 8), random_hole(8, 8, 5))
+        Completer(Weights(weights.network, broken, DESCRIPTION)).fill(picture(8, 8), random_hole(8, 8, 5))
 
 
 def test_shapes_and_sizes_that_do_not_fit_are_errors(completer):

@@ -1,4 +1,4 @@
-"""The Poisson solver against dense equations written out pixel by pixel, and its two methods against each other."""
+"""The Poisson solver against dense equations written out pixel by pixel, and its methods against each other."""
 
 import numpy as np
 import pytest

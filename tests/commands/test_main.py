@@ -1,0 +1,30 @@
+"""`glcic doctor` and `glcic inspect`."""
+
+from helpers.common import command_runner
+from helpers.tiny import tiny_weights
+
+from glcic_jax.commands.main import cli
+from glcic_jax.weights import from_run
+
+
+def test_doctor_shows_versions_devices_and_a_convolution():
+    lines = command_runner().invoke(cli, ["doctor"]).stdout.splitlines()
+    assert any(line.startswith("jax ") for line in lines)
+    assert any(line.startswith("device ") and "(cpu)" in line for line in lines)
+    assert lines[-1].endswith("runs: (1, 16, 16, 2)")
+
+
+def test_inspect_shows_the_newest_checkpoint(monkeypatch, tmp_path):
+    meta = {
+        "step": 40,
+        "config": {"data": {"source": "samples", "image_size": 32}},
+        "mean_pixel": (0.5, 0.45, 0.4),
+        "metrics": {"hole_l1": 0.25},
+        "versions": {"jax": "1.2.3"},
+    }
+    variables = tiny_weights().variables
+    monkeypatch.setattr(from_run, "restore_completion", lambda workdir: (variables, meta))
+    shown = command_runner().invoke(cli, ["inspect", str(tmp_path)]).stdout
+    lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    assert (lines["step"], lines["data"], lines["hole_l1"], lines["jax"]) == ("40", "samples", "0.2500", "1.2.3")
+    assert "mean pixel  0.5000, 0.4500, 0.4000" in shown
