@@ -24,7 +24,7 @@ from glcic_jax.weights.store import find_weights
 
 DESCRIPTION = Description("mean_subtracted", (0.5, 0.45, 0.4), 64, (16, 32), "a test")
 # With few padded sizes, so that few programs are compiled.
-SIZES = [(1, 1), (1, 64), (2, 3), (3, 7), (7, 2), (61, 64), (64, 60), (64, 64), (97, 130), (97, 130), (97, 130)]
+SIZES = [(1, 1), (1, 64), (2, 3), (3, 7), (7, 2), (61, 64), (64, 60), (64, 64), (97, 130), (97, 130)]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_pixels_outside_the_hole_stay_bit_identical(completer, strategy, blend):
         dtype = [np.uint8, np.uint16, np.float32, np.float64][seed % 4]
         pixels, hole = picture(height, width, channels, dtype, seed), random_hole(height, width, seed)
         before = pixels.copy()
-        completed = completer.fill(pixels, hole, strategy=strategy, max_side=96, blend=blend).pixels
+        completed = completer.fill(pixels, hole, strategy=strategy, max_side=64, blend=blend).pixels
         np.testing.assert_array_equal(pixels, before)
         assert (completed.shape, completed.dtype) == (pixels.shape, pixels.dtype)
         np.testing.assert_array_equal(completed[~hole], pixels[~hole])
