@@ -1,4 +1,4 @@
-"""What the command lines share: errors end in one line on stderr and an exit code; finite numbers as options."""
+"""What the command lines share: errors become one line on stderr and an exit code; finite floats as options."""
 
 import logging
 import math
@@ -13,7 +13,7 @@ from glcic_jax.errors import UserError, one_line, printable
 
 
 class FiniteFloat(click.FloatRange):
-    """A float in a range that is neither infinite nor NaN: `click.FloatRange` alone accepts both."""
+    """A `click.FloatRange` that refuses infinity and NaN."""
 
     name = "number"
 
@@ -27,10 +27,10 @@ class FiniteFloat(click.FloatRange):
 def run(command: click.Command) -> NoReturn:
     """Runs a command with the arguments of the process, and exits.
 
-    Errors are one line on stderr and an exit code: that of a `UserError`, 2 for wrong usage, 130 for Ctrl-C, 1 for
-    what was not expected. `--debug` among the arguments shows the traceback.
+    The exit code is that of a `UserError`, 2 for wrong usage, 130 for Ctrl-C and 1 for unexpected errors.
+    `--debug` among the arguments shows the traceback.
     """
-    # Orbax and TFDS log through absl, which says nothing that the user needs.
+    # Orbax and TFDS log through absl; nothing below errors concerns the user.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         sys.exit(command.main(standalone_mode=False))
@@ -40,7 +40,7 @@ def run(command: click.Command) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         click.echo("\nstopped", err=True)
         sys.exit(130)
-    except BrokenPipeError:  # The reader of the output is gone.
+    except BrokenPipeError:  # The reader of stdout has exited.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all; locks; checksums."""
+"""Atomic writes, file locks, checksums."""
 
 import contextlib
 import errno
@@ -19,42 +19,42 @@ _log = logging.getLogger(__name__)
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Writes a file beside its name first, and renames it; makes the directories above it.
+    """Writes a temporary file, renames it to the path, and creates missing parent directories.
 
     Args:
-      path: Its name; a file of that name is replaced, with its permissions kept. Of a link, what it points to is.
+      path: An existing file is replaced and keeps its permissions; a link keeps pointing to the file replaced.
       content: Text is written as UTF-8.
 
     Raises:
-      DataError: It cannot be written; what stood there before is intact.
+      DataError: It cannot be written; an existing file is intact.
     """
     data = content.encode() if isinstance(content, str) else content
     name = printable(str(path))
-    aside = None
+    temporary = None
     try:
         path = Path(os.path.realpath(path))
         check_writable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".glcic-{secrets.token_hex(8)}")
-        # Not tempfile's: it lets nobody but the owner read, whatever the umask says.
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        temporary = path.with_name(f".glcic-{secrets.token_hex(8)}")
+        # Unlike `tempfile`, with the permissions that the umask allows.
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
             file.write(data)
         if path.is_file():
-            shutil.copymode(path, aside)
-        os.replace(aside, path)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name.
+            shutil.copymode(path, temporary)
+        os.replace(temporary, path)
+    except (OSError, ValueError) as error:  # ValueError: the name has a null byte.
         raise DataError(f"{name}: cannot be written ({printable(_reason(error))})") from error
     finally:
-        if aside is not None:
-            with contextlib.suppress(OSError):  # Renamed, or never made.
-                aside.unlink()
+        if temporary is not None:
+            with contextlib.suppress(OSError):  # It was renamed, or never created.
+                temporary.unlink()
 
 
 def check_writable(path: Path) -> None:
-    """Asks before the work whether its result can be written.
+    """Checks before long work that its result can be written.
 
     Raises:
-      DataError: The name is a directory's, a device's or the like, too long, or its directory cannot be written.
+      DataError: The path is a directory, a device or a pipe, too long, or its directory cannot be written to.
     """
     name = printable(str(path))
     try:
@@ -72,13 +72,13 @@ def check_writable(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[int]:
-    """Holds an advisory lock on a file, which is created where there is none, until the block or the process ends.
+    """Holds an advisory lock on a file, which is created if missing, until the block or the process ends.
 
-    On a file system without locks a warning is logged and the block runs unlocked.
+    On a file system without locks it logs a warning, and the block runs unlocked.
 
     Args:
       path: The lock file; its directory exists.
-      shared: Whether other shared holders may hold it at the same time; the file then has to exist.
+      shared: Whether other shared holders are allowed; the file must exist.
       wait: Whether to wait for another holder.
 
     Yields:
@@ -102,7 +102,7 @@ def lock(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[int
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes, in hexadecimal digits.
+    """Returns the SHA-256 of a file in hexadecimal digits.
 
     Raises:
       DataError: The file cannot be read.

@@ -1,4 +1,4 @@
-"""How far a long work has come: a bar on a terminal, otherwise a line now and then."""
+"""Progress of long work: a bar on a terminal, otherwise a line every half minute."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 def format_bytes(size: float) -> str:
-    """A number of bytes with a binary unit: 1536 is "1.5 KiB"."""
+    """Returns a number of bytes with a binary unit: 1536 is "1.5 KiB"."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -21,20 +21,20 @@ def format_bytes(size: float) -> str:
 
 
 class Progress:
-    """Counts bytes, or other things, and shows them.
+    """Counts bytes or other items and shows how many are done.
 
     Args:
-      what: What is being done, at the head of the bar or line.
-      total: How many there are.
-      tell: Takes a line where standard error is no terminal.
-      done: How many an earlier run has done.
-      unit: What is counted; bytes are shown as KiB, MiB or GiB.
+      what: The work, at the head of the bar or line.
+      total: Number of items.
+      log: Receives the lines if standard error is no terminal.
+      done: Number of items that an earlier run has done.
+      unit: Name of the items; bytes are shown as KiB, MiB or GiB.
     """
 
-    def __init__(self, what: str, total: int, tell: Log, done: int = 0, unit: str = "B"):
-        self._what, self._total, self._tell, self._done = what, total, tell, done
-        self._in_words = format_bytes if unit == "B" else lambda count: f"{count:,} {unit}"
-        self._told = time.monotonic()
+    def __init__(self, what: str, total: int, log: Log, done: int = 0, unit: str = "B"):
+        self._what, self._total, self._log, self._done = what, total, log, done
+        self._format = format_bytes if unit == "B" else lambda count: f"{count:,} {unit}"
+        self._logged = time.monotonic()
         self._bar: tqdm | None = None
         if sys.stderr.isatty():
             scale = (
@@ -50,10 +50,10 @@ class Progress:
             self._bar.close()
 
     def advance(self, amount: int = 1) -> None:
-        """Notes that `amount` more are done; negative where some have to be done again."""
+        """Adds to the number of items done; negative if some have to be done again."""
         self._done += amount
         if self._bar is not None:
             self._bar.update(amount)
-        elif time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
-            self._told = time.monotonic()
-            self._tell(f"{self._what}: {self._in_words(self._done)} of {self._in_words(self._total)}")
+        elif time.monotonic() - self._logged > _SECONDS_BETWEEN_LINES:
+            self._logged = time.monotonic()
+            self._log(f"{self._what}: {self._format(self._done)} of {self._format(self._total)}")

@@ -1,4 +1,4 @@
-"""How much memory there is, for saying so before the operating system ends the process; and keeping it."""
+"""Memory of the host and the device, and JAX's compilation cache."""
 
 import contextlib
 import ctypes
@@ -9,19 +9,21 @@ from pathlib import Path
 
 from glcic_jax.errors import MemoryExhaustedError, one_line
 
-# Of glibc's malloc.h.
+# Constants of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _NEVER = -1
 
+_log = logging.getLogger(__name__)
+
 
 def keep_freed_memory() -> bool:
-    """Has the C library keep what is freed, so that what is taken next need not be mapped page by page again.
+    """Stops glibc from returning freed memory to the operating system.
 
-    XLA takes the memory of a step anew for every step; on a CPU that costs up to a fifth of the step's time. For
-    processes that do the same again and again: the process never shrinks. Call it before there are threads.
+    XLA allocates the buffers of every step anew; mapping their pages costs up to a fifth of a CPU step's time.
+    The process never shrinks. Call it before starting threads.
 
     Returns:
-      Whether the C library can: glibc, no other.
+      Whether it worked; other C libraries cannot.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -32,29 +34,29 @@ def keep_freed_memory() -> bool:
 
 
 def is_out_of_device_memory(error: Exception) -> bool:
-    """Whether an error of JAX's runtime says that a device has too little memory."""
+    """Whether a JAX runtime error says that a device has too little memory."""
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
 @contextlib.contextmanager
 def enough_memory_for(what: str) -> Iterator[None]:
-    """Turns what Python and NumPy raise for want of memory into an error that says for what.
+    """Turns a MemoryError of Python or NumPy into an error that names the work.
 
     Raises:
-      MemoryExhaustedError: There was too little memory inside.
+      MemoryExhaustedError: In place of a MemoryError inside the block.
     """
     try:
         yield
     except MemoryError as error:
         raise MemoryExhaustedError(
-            f"too little memory for {what} ({one_line(error)}): give the process more, or take a smaller one"
+            f"too little memory for {what} ({one_line(error)}): give the process more, or use a smaller picture"
         ) from error
 
 
 def available_memory() -> int | None:
-    """Bytes of the host's memory that this process may still take; None where the system does not tell.
+    """Returns the bytes of host memory that this process may still allocate; None if the system does not tell.
 
-    The least of what the system, the control group (a container's limit) and `ulimit -v` leave.
+    It is the least that the system, the control group (a container's limit) and `ulimit -v` leave.
     """
     known = [left for left in (_system(), _control_group(), _address_space()) if left is not None]
     return max(0, min(known)) if known else None
@@ -71,7 +73,7 @@ def _control_group() -> int | None:
     limit, used = _text("/sys/fs/cgroup/memory.max").strip(), _text("/sys/fs/cgroup/memory.current").strip()
     if not (limit.isdecimal() and used.isdecimal()):
         return None
-    # Files in the page cache count as used, and are given up first.
+    # The page cache counts as used, but is reclaimed first.
     statistics = dict(line.split() for line in _text("/sys/fs/cgroup/memory.stat").splitlines())
     return int(limit) - int(used) + int(statistics.get("inactive_file", 0))
 
@@ -95,11 +97,8 @@ def _text(path: str) -> str:
         return ""
 
 
-_log = logging.getLogger(__name__)
-
-
 def enable_compile_cache(directory: Path) -> None:
-    """Keeps compiled programs in a directory, unless the environment or the program has named another to JAX."""
+    """Caches compiled programs in a directory, unless JAX has one already."""
     import jax
 
     if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:

@@ -140,7 +140,7 @@ class CompletionJob:
         picture, hole = self.choose_hole(self.picture)
         if settings.drop_exif:
             picture = dataclasses.replace(picture, exif=b"", xmp=b"")
-        for note in (*fitted(picture, self.file_format).notes, *hole.notes, *coverage_note(hole.hole)):
+        for note in (*fitted(picture, self.file_format).notes, *hole.notes, coverage_note(hole.hole)):
             log(note)
         if picture.alpha is not None and not picture.alpha[hole.hole].all():
             log("the picture is transparent in the hole, and stays so: --mask alpha makes it opaque there")

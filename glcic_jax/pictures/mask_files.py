@@ -1,4 +1,4 @@
-"""Masks of pictures to complete: from files, arrays and transparency, or at random; to the pixels of the hole."""
+"""Masks of pictures to complete, from files, arrays, transparency or at random, as the pixels of a hole."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,27 +12,80 @@ from glcic_jax.pictures.opening import MAX_PIXELS
 from glcic_jax.pictures.picture import Picture
 from glcic_jax.pictures.reading import read_picture
 
-# From this value on, of 255, a mask is white.
-_THRESHOLD = 128
+_THRESHOLD = 128  # Of 255: white from here on.
 _LARGE_HOLE = 0.6
-_GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as usual for grey.
+_GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601.
+
+Size = tuple[int, int]  # (width, height)
 
 
 class Hole(NamedTuple):
-    """What is to be completed.
+    """The part of a picture to complete.
 
-    Args:
+    Attributes:
       hole: [H, W] bool, True = hole.
-      notes: What was done to the mask on the way, a short line each.
+      notes: What was changed in the mask, a short line each.
     """
 
     hole: np.ndarray
     notes: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class MaskSettings:
+    """How a mask becomes a hole, applied in this order.
+
+    Attributes:
+      invert: Whether black is the hole.
+      fit: Whether a mask of another aspect ratio is stretched over the picture, instead of refused.
+      grow: Pixels by which the hole grows on all sides.
+      max_pixels: Larger masks are not decoded.
+    """
+
+    invert: bool = False
+    fit: bool = False
+    grow: int = 0
+    max_pixels: int = MAX_PIXELS
+
+
+# Returns a picture and its hole. Where the picture's transparency is the hole, the picture becomes opaque there.
+ChooseHole = Callable[[Picture], tuple[Picture, Hole]]
+
+
+def hole_of_file(source: bytes | Path, name: str, settings: MaskSettings) -> ChooseHole:
+    """Chooses what is white in a mask file; `name` is the file's name in errors."""
+    return lambda picture: (picture, read_mask(source, picture, name=name, **dataclasses.asdict(settings)))
+
+
+def hole_of_alpha(settings: MaskSettings) -> ChooseHole:
+    """Chooses what is transparent in the picture, which becomes opaque there."""
+
+    def choose(picture: Picture) -> tuple[Picture, Hole]:
+        hole = apply_settings(alpha_hole(picture), settings)
+        pixels = picture.pixels.copy()
+        pixels[hole.hole, -1] = np.iinfo(pixels.dtype).max  # Or the fill would be invisible.
+        return dataclasses.replace(picture, pixels=pixels), hole
+
+    return choose
+
+
+def hole_at_random(seed: int, settings: MaskSettings) -> ChooseHole:
+    """Chooses a `random_hole`."""
+    return lambda picture: (
+        picture,
+        apply_settings(random_hole(seed, *picture.pixels.shape[:2]), settings),
+    )
+
+
+def apply_settings(hole: Hole, settings: MaskSettings) -> Hole:
+    """Inverts and grows a hole of the picture's size."""
+    grown = hole_from_pixels(hole.hole, invert=settings.invert, grow=settings.grow)
+    return grown._replace(notes=(*hole.notes, *grown.notes))
+
+
 def read_mask(
     source: bytes | str | Path | Picture,
-    picture_or_size: Picture | tuple[int, int] | None,
+    target: Picture | Size | None,
     *,
     name: str | None = None,
     invert: bool = False,
@@ -40,22 +93,18 @@ def read_mask(
     fit: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Hole:
-    """Reads the mask of a picture from a file of any kind.
+    """Reads the mask of a picture from a file of any readable format; white is the hole, transparency is black.
 
-    White is the hole. Transparent pixels are black. The mask is made black and white, then inverted, then
-    resized, then grown.
+    The mask is thresholded, then inverted, then resized, then grown.
 
     Args:
       source: The file's bytes, its path, or the mask as it was read.
-      picture_or_size: The picture, or its (width, height); the mask's own size where None.
-      name: What errors call the mask; the path where None.
-      invert: If black is the hole.
-      grow: Pixels by which the hole grows on all sides.
-      fit: If a mask of another aspect ratio is stretched over the picture, which otherwise is an error.
-      max_pixels: Larger masks are not decoded.
+      target: The picture or its size; None keeps the mask's own size.
+      name: The mask's name in errors; the path if None.
+      invert, grow, fit, max_pixels: As in `MaskSettings`.
 
     Returns:
-      The hole, of the picture's size.
+      The hole, of the target's size.
 
     Raises:
       DataError: The mask cannot be read, or has another aspect ratio than the picture.
@@ -63,29 +112,28 @@ def read_mask(
     if name is None:
         name = "mask" if isinstance(source, bytes | Picture) else str(source)
     mask = source if isinstance(source, Picture) else read_picture(source, name, max_pixels)
-    hole = hole_from_pixels(_over_black(mask), picture_or_size, name=name, invert=invert, grow=grow, fit=fit)
+    hole = hole_from_pixels(_over_black(mask), target, name=name, invert=invert, grow=grow, fit=fit)
     return hole._replace(notes=(*(f"the mask: {note}" for note in mask.notes), *hole.notes))
 
 
 def hole_from_pixels(
     mask: np.ndarray,
-    picture_or_size: Picture | tuple[int, int] | None = None,
+    target: Picture | Size | None = None,
     *,
     name: str = "mask",
     invert: bool = False,
     grow: int = 0,
     fit: bool = False,
 ) -> Hole:
-    """Makes a hole of an array.
+    """Converts an array to a hole.
 
     Args:
-      mask: [H, W], [H, W, 1] or [H, W, 3]: bool; uint8; uint16; other whole numbers in [0, 255]; or float in
-        [0, 1]. Whole numbers none of which is above 1 are 0 and 1.
-      picture_or_size: The picture, or its (width, height); the mask's own size where None.
-      name, invert, grow, fit: As in `read_mask`.
+      mask: [H, W], [H, W, 1] or [H, W, 3]: bool, uint8, uint16, other integers in [0, 255], or float in [0, 1].
+        Integers up to 1 count as 0 and 1.
+      target, name, invert, grow, fit: As in `read_mask`.
 
     Returns:
-      The hole, of the picture's size.
+      The hole, of the target's size.
 
     Raises:
       DataError: The array is no mask, or has another aspect ratio than the picture.
@@ -94,18 +142,16 @@ def hole_from_pixels(
         raise DataError(f"{name}: a hole cannot grow by {grow} pixels: give 0 or more (--grow)")
     mask = np.asarray(mask)
     if mask.ndim not in (2, 3) or (mask.ndim == 3 and mask.shape[-1] not in (1, 3)) or not mask.size:
-        raise DataError(f"{name}: a mask has the shape [H, W], [H, W, 1] or [H, W, 3], and not {list(mask.shape)}")
+        raise DataError(f"{name}: a mask has the shape [H, W], [H, W, 1] or [H, W, 3], not {list(mask.shape)}")
     notes: list[str] = []
-    hole = _white(mask, name, notes)
-    if invert:
-        hole = ~hole
-    if picture_or_size is not None:
-        hole = _resized(hole, picture_or_size, name, fit, notes)
-    return Hole(_grown(hole, grow), tuple(notes))
+    hole = _threshold(mask, name, notes) ^ invert
+    if target is not None:
+        hole = _resize(hole, target, name, fit, notes)
+    return Hole(_grow(hole, grow), tuple(notes))
 
 
 def alpha_hole(picture: Picture) -> Hole:
-    """The hole is where a picture is more than half transparent.
+    """Returns the hole where a picture is more than half transparent.
 
     Raises:
       DataError: The picture has no transparency.
@@ -124,7 +170,7 @@ def random_hole(seed: int, height: int, width: int) -> Hole:
       height, width: Of the picture, in pixels.
 
     Returns:
-      The hole: never empty, and never more than half of a picture of two pixels or more.
+      The hole: never empty, and at most half of a picture of two pixels or more.
     """
     random = np.random.default_rng(seed)
     hole = np.zeros((height, width), bool)
@@ -134,32 +180,7 @@ def random_hole(seed: int, height: int, width: int) -> Hole:
         drawn[rows, columns] = True
         if index == 0 or drawn.mean() <= 0.5:
             hole = drawn
-    return Hole(hole, (f"the hole is a random one, of seed {seed}",))
-
-
-def coverage_note(hole: np.ndarray) -> list[str]:
-    """Says how much of a picture a hole covers, and what to do where that is odd.
-
-    Args:
-      hole: [H, W] bool, True = hole.
-    """
-    share = float(hole.mean())
-    if share == 0:
-        return ["the hole is empty, so nothing is completed: if black marks the hole, give --invert-mask"]
-    if share == 1:
-        return [
-            "the hole is the whole picture, which leaves nothing to complete it from: if black marks the hole, "
-            "give --invert-mask"
-        ]
-    percent = (
-        f"{100 * share:.1f} %" if 0.0005 <= share < 0.9995 else "less than 0.1 %" if share < 0.5 else "99.9 %"
-    )
-    if share > _LARGE_HOLE:
-        return [
-            f"the hole covers {percent} of the picture, more than can be completed well: if black marks the hole, "
-            "give --invert-mask"
-        ]
-    return [f"the hole covers {percent} of the picture"]
+    return Hole(hole, (f"the hole is random, with seed {seed}",))
 
 
 def _random_span(random: np.random.Generator, length: int) -> slice:
@@ -169,8 +190,24 @@ def _random_span(random: np.random.Generator, length: int) -> slice:
     return slice(start, start + side)
 
 
+def coverage_note(hole: np.ndarray) -> str:
+    """Says how much of a picture a hole, [H, W] bool, covers, and what to do if that is unusual."""
+    share = float(hole.mean())
+    remedy = "if black marks the hole, give --invert-mask"
+    if share == 0:
+        return f"the hole is empty, so nothing is completed: {remedy}"
+    if share == 1:
+        return f"the hole is the whole picture, so there is nothing to complete it from: {remedy}"
+    percent = (
+        f"{100 * share:.1f} %" if 0.0005 <= share < 0.9995 else "less than 0.1 %" if share < 0.5 else "99.9 %"
+    )
+    if share > _LARGE_HOLE:
+        return f"the hole covers {percent} of the picture, more than can be completed well: {remedy}"
+    return f"the hole covers {percent} of the picture"
+
+
 def _over_black(mask: Picture) -> np.ndarray:
-    """[H, W, 1 or 3] uint8 or uint16: transparent pixels become black."""
+    """Returns [H, W, 1 or 3] uint8 or uint16 with transparency laid over black."""
     if mask.alpha is None:
         return mask.colour
     peak = np.iinfo(mask.pixels.dtype).max
@@ -178,32 +215,31 @@ def _over_black(mask: Picture) -> np.ndarray:
     return ((laid + peak // 2) // peak).astype(mask.pixels.dtype)
 
 
-def _white(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
-    """[H, W] bool: what is white in a mask, or True, or 1."""
-    if mask.dtype.kind not in "buif":  # Of text there is no largest.
-        raise DataError(f"{name}: a mask holds bool, whole numbers or floats, and not {mask.dtype}")
+def _threshold(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
+    """Returns [H, W] bool: what is white, or True, or 1."""
+    if mask.dtype.kind not in "buif":
+        raise DataError(f"{name}: a mask holds bool, integers or floats, not {mask.dtype}")
     largest, smallest = mask.max(), mask.min()
-    if mask.dtype == bool:
-        threshold, peak = 0.5, 1
-    elif mask.dtype.kind == "f":
-        if not (smallest >= 0 and largest <= 1):  # Not a number is neither.
-            raise DataError(f"{name}: a float mask holds values in [0, 1], and this {smallest:g} to {largest:g}")
-        threshold, peak = 0.5, 1
-    else:
+    peak = 1
+    if mask.dtype.kind == "f":
+        if not (smallest >= 0 and largest <= 1):  # Also for NaN.
+            raise DataError(f"{name}: a float mask lies in [0, 1], and this one from {smallest:g} to {largest:g}")
+    elif mask.dtype != bool:
         peak = int(np.iinfo(mask.dtype).max) if mask.dtype in (np.uint8, np.uint16) else 255
         if smallest < 0 or largest > peak:
-            raise DataError(f"{name}: whole numbers of a mask are 0 to {peak}, and these {smallest} to {largest}")
+            raise DataError(
+                f"{name}: an integer mask lies in 0 to {peak}, and this one in {smallest} to {largest}"
+            )
         if largest == 1:
             notes.append("the mask's largest value is 1, so 1 was taken for white")
             peak = 1
         elif mask.dtype == np.uint16 and 128 <= largest <= 255:
             notes.append("the mask has 16 bits and its largest value fits 8, so 255 was taken for white")
             peak = 255
-        threshold = 0.5 if peak == 1 else _THRESHOLD * peak / 255
+    threshold = 0.5 if peak == 1 else _THRESHOLD * peak / 255
     if mask.ndim == 3 and mask.shape[-1] == 3:
-        # Less a little, or the weights' sum would put a grey just below its own value.
         grey = mask.astype(np.float32) @ np.array(_GREY_WEIGHTS, np.float32)
-        threshold -= 1e-3 * peak / 255
+        threshold -= 1e-3 * peak / 255  # The weights' rounded sum puts a grey just below its own value.
     else:
         grey = mask.reshape(mask.shape[:2])
     if largest > 0 and grey.max() < threshold:
@@ -211,12 +247,10 @@ def _white(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     return grey >= threshold
 
 
-def _resized(
-    hole: np.ndarray, picture_or_size: Picture | tuple[int, int], name: str, fit: bool, notes: list[str]
-) -> np.ndarray:
-    """The hole in the picture's size, by its nearest pixels."""
-    size = picture_or_size.size if isinstance(picture_or_size, Picture) else picture_or_size
-    stored_size = picture_or_size.stored_size if isinstance(picture_or_size, Picture) else None
+def _resize(hole: np.ndarray, target: Picture | Size, name: str, fit: bool, notes: list[str]) -> np.ndarray:
+    """Resizes a hole to the target's size, by the nearest pixels."""
+    size = target.size if isinstance(target, Picture) else target
+    stored_size = target.stored_size if isinstance(target, Picture) else None
     own = hole.shape[1], hole.shape[0]
     if own == size:
         return hole
@@ -240,76 +274,18 @@ def _resized(
     return hole[rows[:, None], columns]
 
 
-def same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Says whether one size is the other times a factor, where each side was rounded to whole pixels."""
+def same_aspect(one: Size, other: Size) -> bool:
+    """Whether one size is the other times a factor, up to the rounding of the larger one to whole pixels."""
     larger = max(one, other, key=lambda size: size[0] * size[1])
     return abs(one[0] * other[1] - one[1] * other[0]) <= max(larger)
 
 
-def _grown(hole: np.ndarray, pixels: int) -> np.ndarray:
-    """All pixels within a distance of the hole, between their centres."""
+def _grow(hole: np.ndarray, pixels: int) -> np.ndarray:
+    """Adds all pixels whose centres lie within a distance of the hole's."""
     if pixels == 0 or not hole.any():
         return hole
     import cv2
 
-    outside = (~hole).astype(np.uint8)
-    # Distances instead of a round brush, whose cost grows with its area.
-    distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # A distance transform instead of a round brush, whose cost grows with its area.
+    distance = cv2.distanceTransform((~hole).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return distance <= pixels + 1e-3
-
-
-# From a picture to its hole; the picture may come back changed: where its transparency was the hole, it is opaque.
-ChooseHole = Callable[[Picture], tuple[Picture, Hole]]
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskSettings:
-    """What is done to a mask, in this order, before it is a hole.
-
-    Attributes:
-      invert: If black is the hole.
-      fit: If a mask of another aspect ratio is stretched over the picture, which otherwise is an error.
-      grow: Pixels by which the hole grows on all sides.
-      max_pixels: Larger masks are not decoded.
-    """
-
-    invert: bool = False
-    fit: bool = False
-    grow: int = 0
-    max_pixels: int = MAX_PIXELS
-
-
-def hole_of_file(source: bytes | Path, name: str, settings: MaskSettings) -> ChooseHole:
-    """The hole is what is white in a file, which errors call by a name; see `mask_files.read_mask`."""
-
-    def choose(picture: Picture) -> tuple[Picture, Hole]:
-        return picture, read_mask(source, picture, name=name, **dataclasses.asdict(settings))
-
-    return choose
-
-
-def hole_of_alpha(settings: MaskSettings) -> ChooseHole:
-    """The hole is what is transparent in the picture, which comes back opaque there."""
-
-    def choose(picture: Picture) -> tuple[Picture, Hole]:
-        hole = changed(alpha_hole(picture), settings)
-        pixels = picture.pixels.copy()
-        pixels[hole.hole, -1] = np.iinfo(pixels.dtype).max  # Or nobody would see the fill.
-        return dataclasses.replace(picture, pixels=pixels), hole
-
-    return choose
-
-
-def hole_at_random(seed: int, settings: MaskSettings) -> ChooseHole:
-    """The hole is a random one; see `mask_files.random_hole`."""
-
-    def choose(picture: Picture) -> tuple[Picture, Hole]:
-        return picture, changed(random_hole(seed, *picture.pixels.shape[:2]), settings)
-
-    return choose
-
-
-def changed(hole: Hole, settings: MaskSettings) -> Hole:
-    """Inverts and grows a hole of the picture's size."""
-    grown = hole_from_pixels(hole.hole, invert=settings.invert, grow=settings.grow)
-    return grown._replace(notes=(*hole.notes, *grown.notes))

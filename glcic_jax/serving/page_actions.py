@@ -16,7 +16,14 @@ from glcic_jax.completion.completer import OnWindow
 from glcic_jax.completion.files import Settings
 from glcic_jax.errors import DataError, TooLargeError, printable
 from glcic_jax.pictures.colours import to_colour
-from glcic_jax.pictures.mask_files import Hole, MaskSettings, changed, coverage_note, hole_of_file, random_hole
+from glcic_jax.pictures.mask_files import (
+    Hole,
+    MaskSettings,
+    apply_settings,
+    coverage_note,
+    hole_of_file,
+    random_hole,
+)
 from glcic_jax.pictures.picture import Picture, suffix_for
 from glcic_jax.serving.painted_holes import mask_operation, painted_hole
 from glcic_jax.serving.private_folder import PrivateFolder
@@ -120,7 +127,7 @@ def hole_of_mask(service: Service, photograph: Path, mask: Path, invert: bool, f
     def hole(picture: Picture) -> np.ndarray:
         found = choose(picture)[1].hole
         if not found.any():
-            raise DataError(coverage_note(found)[0])
+            raise DataError(coverage_note(found))
         return found
 
     return _operation(service, photograph, hole)
@@ -160,7 +167,7 @@ def ordered(
     mask = MaskSettings(grow=choices.grow)
 
     def choose(picture: Picture) -> tuple[Picture, Hole]:
-        return picture, changed(Hole(_painted(operations, picture), ()), mask)
+        return picture, apply_settings(Hole(_painted(operations, picture), ()), mask)
 
     settings = Settings(
         strategy=choices.strategy,
