@@ -61,7 +61,7 @@ def masks(name: str, count: int | None, size: tuple[int, int] | None, output: Pa
     from glcic_jax.evaluation.mask_sets.sets import open_mask_set, store, summarise
 
     chosen = open_mask_set(name)
-    usual_count, usual_size = chosen.valid_size
+    usual_count, usual_size = chosen.default_count_and_size
     count, size = count or usual_count, size or usual_size
     show = summarise if output is None else functools.partial(store, directory=output.expanduser())
     summary = show(chosen, count, size)

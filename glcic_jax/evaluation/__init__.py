@@ -1,1 +1,1 @@
-"""Scores of completions against the originals."""
+"""Measuring completions: fixed images and masks, metrics with confidence intervals, and reports."""

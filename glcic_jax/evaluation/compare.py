@@ -1,97 +1,131 @@
-"""`glcic compare`: several runs on the same images with the same masks, beside how they were trained."""
+"""`glcic compare`: completes the same images with several runs and reports them beside their training."""
 
 import dataclasses
-import json
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from glcic_jax.errors import ConfigError, DataError, printable
 from glcic_jax.evaluation.evaluate import Request, conclude, open_evaluator, pictures_of
-from glcic_jax.evaluation.examples import Part
-from glcic_jax.evaluation.journal import Journal
-from glcic_jax.evaluation.report.comparison import RunRecord, write_comparison
+from glcic_jax.evaluation.images import Selection
+from glcic_jax.evaluation.report.report import Training, write_report
 from glcic_jax.evaluation.scores import Evaluation
+from glcic_jax.evaluation.tables import differing_settings
 from glcic_jax.progress import Log, Progress
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.metric_log import read_metrics
 from glcic_jax.training.resume import flatten
+from glcic_jax.training.summary import draw_curves
 from glcic_jax.training.workdir import run_at
 
-_IMAGES = 200
+_MOST_IMAGES = 200
 
 
-def compare(request: Request, page: Path, tell: Log) -> Evaluation:
-    """Completes the same images with every run, and writes the page.
+class RunRecord(NamedTuple):
+    """What a training run left in its directory; empty for weights without a run.
+
+    Attributes:
+      metrics: The rows of metrics.jsonl.
+      config: Values by dotted key.
+      versions: Versions of packages.
+    """
+
+    metrics: Sequence[Mapping[str, Any]]
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+
+def compare(request: Request, page: Path, log: Log) -> Evaluation:
+    """Completes the same images with every run, and writes a report of all.
 
     Args:
       request: The runs are its subjects, and weights without a run may be among them. Empty data: what the runs
         validate on, at most 200 images of it.
       page: The HTML file.
-      tell: Tells the user one line.
+      log: Receives messages.
 
     Raises:
-      UserError: A run cannot be used, the runs have no data or no size in common and none was asked for, no image
-        can be measured, or the page cannot be written.
+      UserError: A run cannot be used, the runs have no data or size in common and none is given, no image can be
+        measured, or the page cannot be written.
     """
-    records = [_record(name) for name in request.subjects]
-    request = dataclasses.replace(
-        request,
-        side=request.side if request.side is not None else _common_side(records),
-        **_data(request, records),
-    )
+    records = [_read_run(name) for name in request.subjects]
+    side = _common_side(records) if request.side is None else request.side
+    request = dataclasses.replace(request, side=side)
+    if not request.data:
+        request = _with_validation_data(request, records)
     evaluator = open_evaluator(request)
-    with Journal(None, {}) as journal:
-        with Progress("comparing", len(evaluator.examples), tell, unit="images") as progress:
-            evaluator.run(journal, None, progress.advance)
-        scores = evaluator.scores(journal, None)
-    # Called as the weights that were found, as "runs/joint, step 500".
+    with Progress("comparing", len(evaluator.images), log, unit="images") as progress:
+        measured = evaluator.run(progress.advance)
     names = [row.name for row in evaluator.rows]
-    records = [record._replace(name=name) for record, name in zip(records, names, strict=True)]
     title = " and ".join(names) if len(names) < 3 else f"{len(names)} runs"
-    found = conclude(evaluator, journal.records, scores, f"Comparison of {title}")
-    write_comparison(found, pictures_of(evaluator, journal), records, page)
-    return found
+    evaluation = conclude(evaluator, measured, f"Comparison of {title}")
+    training = training_section(dict(zip(names, records, strict=True)))
+    write_report(evaluation, pictures_of(evaluator, measured), page, training)
+    return evaluation
 
 
-def _record(name: str) -> RunRecord:
-    """What a run's directory says of it; nothing where the name is of weights alone."""
-    at = run_at(Path(name).expanduser())
-    if at is None:
-        return RunRecord(name, [], {}, {})
-    workdir, step = at
+def _read_run(name: str) -> RunRecord:
+    found = run_at(Path(name).expanduser())
+    if found is None:
+        return RunRecord([], {}, {})
+    workdir, step = found
     checkpoints = Checkpoints(workdir)
     steps = [step] if step is not None else checkpoints.steps()
     if not steps:
         raise DataError(f"{printable(str(workdir))}: holds no finished checkpoint")
     meta = checkpoints.read_meta(steps[-1])
-    return RunRecord(name, read_metrics(workdir), flatten(meta["config"]), meta["versions"])
+    return RunRecord(read_metrics(workdir), flatten(meta["config"]), meta["versions"])
 
 
-def _data(request: Request, records: list[RunRecord]) -> dict[str, Any]:
-    """The data to compare on: what was asked for, or what all runs validate on."""
-    if request.data:
-        return {}
-    keys = ("source", "tfds_dir", "validation_split", "validation_fraction", "listing")
-    found = {
-        json.dumps([record.config.get(f"data.{key}", "") for key in keys]) for record in records if record.config
-    }
-    if len(found) != 1:
-        reason = "the runs were trained on different data" if found else "none of these is a run"
-        raise ConfigError(f"{reason}: give --data folder:PATH or tfds:NAME")
-    source, tfds_dir, split, fraction, listing = json.loads(found.pop())
-    if source.partition(":")[0] != "tfds":
-        split = "validation"
-    asked = request.part
-    part = Part(
-        asked.split or split, asked.most or _IMAGES, fraction, asked.tfds_dir or tfds_dir, asked.listing or listing
-    )
-    return {"data": source, "part": part}
-
-
-def _common_side(records: list[RunRecord]) -> int | None:
-    """The size that all runs were trained on; None where there is none to be found."""
+def _common_side(records: Sequence[RunRecord]) -> int | None:
+    """The side that all runs were trained on, in pixels; None if none is known."""
     sides = {record.config["data.image_size"] for record in records if record.config}
     if len(sides) > 1:
         sizes = " and ".join(map(str, sorted(sides)))
         raise ConfigError(f"the runs were trained on images of {sizes} px: give --size")
     return sides.pop() if sides else None
+
+
+def _with_validation_data(request: Request, records: Sequence[RunRecord]) -> Request:
+    """The request with the data that all runs validate on."""
+    keys = ("source", "tfds_dir", "validation_split", "validation_fraction", "listing")
+    found = {tuple(record.config.get(f"data.{key}", "") for key in keys) for record in records if record.config}
+    if len(found) != 1:
+        reason = "the runs were trained on different data" if found else "none of these is a run"
+        raise ConfigError(f"{reason}: give --data folder:PATH or tfds:NAME")
+    source, tfds_dir, split, fraction, listing = found.pop()
+    if not source.startswith("tfds:"):
+        split = "validation"
+    given = request.selection
+    selection = Selection(
+        given.split or split,
+        given.count or _MOST_IMAGES,
+        fraction,
+        given.tfds_dir or tfds_dir,
+        given.listing or listing,
+    )
+    return dataclasses.replace(request, data=source, selection=selection)
+
+
+def training_section(runs: Mapping[str, RunRecord]) -> Training:
+    """The curves of runs by name, the settings they differ in, and what is not known."""
+    figure, svg = draw_curves({name: run.metrics for name, run in runs.items() if run.metrics}), io.StringIO()
+    if figure.axes:
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    settings, notes = [], [f"{name} has no training log." for name, run in runs.items() if not run.metrics]
+    for label, what, of_runs in (
+        ("key", "configuration", {name: run.config for name, run in runs.items()}),
+        ("package", "package versions", {name: run.versions for name, run in runs.items()}),
+    ):
+        table, unknown = (
+            differing_settings(label, of_runs),
+            [name for name, values in of_runs.items() if not values],
+        )
+        notes += [f"The {what} of {name}: not known." for name in unknown]
+        if table is not None:
+            settings.append(table)
+            notes.append(f"The {what}: only what differs is shown.")
+        elif len(runs) - len(unknown) > 1:
+            notes.append(f"The {what} of all runs: the same, as far as known.")
+    return Training(svg.getvalue(), settings, notes)

@@ -1,16 +1,16 @@
-"""Bringing evaluation images, and masks with them, to one size, without chance."""
+"""Deterministic resizing and cropping of evaluation images and their masks."""
 
 import cv2
 import numpy as np
 
-_LONGEST = 4  # Times the shorter side.
+_LARGEST_ASPECT = 4
 
 
 def centre_square(image: np.ndarray, side: int) -> np.ndarray:
-    """Resizes the shorter side to `side`, and cuts the square in the middle.
+    """Resizes the shorter side to `side` and crops the centre square.
 
-    Reduced by area averaging, enlarged by bicubic interpolation, as training's crops are; a mask by its nearest
-    pixels. Where an odd number of pixels is cut off, the greater part is at the right or the bottom.
+    As in training, area averaging reduces and bicubic interpolation enlarges; a mask takes its nearest pixels. An
+    odd number of cropped pixels leaves the larger part at the right or the bottom.
 
     Args:
       image: [H, W, 3] uint8, or a mask [H, W] bool.
@@ -20,9 +20,9 @@ def centre_square(image: np.ndarray, side: int) -> np.ndarray:
       [side, side, 3] uint8, or [side, side] bool.
     """
     height, width = image.shape[:2]
-    if max(height, width) > _LONGEST * min(height, width):
-        # Only what is near the middle: a strip of 30,000 x 12 px would become one of hundreds of megapixels.
-        kept = _LONGEST * min(height, width)
+    if max(height, width) > _LARGEST_ASPECT * min(height, width):
+        # The centre only: enlarging a strip of 30,000 x 12 px would take hundreds of megapixels.
+        kept = _LARGEST_ASPECT * min(height, width)
         top, left = max(0, (height - kept) // 2), max(0, (width - kept) // 2)
         image = image[top : top + kept, left : left + kept]
         height, width = image.shape[:2]

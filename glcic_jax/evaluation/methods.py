@@ -1,4 +1,4 @@
-"""What fills holes in an evaluation: a network, a classical fill, or a folder of pictures."""
+"""The methods that an evaluation compares: a network, a classical fill, or a folder of completed images."""
 
 import collections
 import concurrent.futures
@@ -14,9 +14,9 @@ from glcic_jax.completion import blending
 from glcic_jax.completion.completer import Completer
 from glcic_jax.completion.pairing import stem_of
 from glcic_jax.completion.windows import WindowLimits
-from glcic_jax.data.folders import COMPLETION_SUFFIXES, fingerprint, list_folder
+from glcic_jax.data.folders import COMPLETION_SUFFIXES, list_folder
 from glcic_jax.errors import DataError, printable
-from glcic_jax.evaluation.examples import Example
+from glcic_jax.evaluation.images import MaskedImage
 from glcic_jax.pictures.colours import to_colour
 from glcic_jax.pictures.fills import FILLS, RADIUS, Fill
 from glcic_jax.pictures.rgb_files import load_image
@@ -26,173 +26,169 @@ Result = TypeVar("Result")
 
 
 class Method(Protocol):
-    """Gives completed pictures of examples of one size.
+    """Completes images of one size.
 
     Attributes:
-      name: What a table calls it.
-      description: How it does it, for a reader; the settings and what they are fixed by.
-      fingerprint: Another one where what it does is something else.
-      finished: Whether the pictures come from elsewhere, finished: they are neither blended nor timed.
+      name: Name in tables.
+      description: How it completes, with the settings and versions that determine the result.
+      is_finished: Whether its images were completed elsewhere; they are neither blended nor timed.
     """
 
     name: str
     description: str
-    fingerprint: str
-    finished: bool
+    is_finished: bool
 
     @property
     def programs(self) -> int:
-        """How many it has compiled: a time in which they become more is the compiler's."""
+        """Number of compiled programs; a run in which it grows includes compilation and is not timed."""
 
-    def complete(self, examples: Sequence[Example]) -> list[np.ndarray]:
-        """Returns a picture [H, W, 3] float32 in [0, 1] for each."""
+    def complete(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
+        """Returns each image completed, [H, W, 3] float32 in [0, 1]."""
 
 
 class NetworkMethod:
     """A trained completion network.
 
     Args:
-      completer: That has it.
-      weights_sha256: Of its arrays.
-      batch_size: How many pictures of one size are run together.
+      completer: The network.
+      weights_sha256: Hash of its arrays.
+      batch_size: Images of one size completed together.
       strategy, max_side: As in `Completer.fill`.
+
+    Raises:
+      ConfigError: `max_side` is too small.
     """
 
-    finished = False
+    is_finished = False
 
     def __init__(self, completer: Completer, weights_sha256: str, batch_size: int, strategy: str, max_side: int):
-        described = completer.description
+        weights = completer.description
         self.name = completer.name
         self.description = (
-            f"{described.origin}; licence: {described.licence}; arrays sha256 {weights_sha256}; "
+            f"{weights.origin}; licence: {weights.licence}; arrays sha256 {weights_sha256}; "
             f"strategy {strategy}, longest side {max_side} px"
         )
-        self.fingerprint = self.description
-        WindowLimits(described.hole_sides[1], max_side)  # Says at once what cannot be.
+        WindowLimits(weights.hole_sides[1], max_side)  # Checks them before the first image.
         self._completer, self._batch_size = completer, batch_size
         self._strategy, self._max_side = strategy, max_side
 
     @property
     def programs(self) -> int:
-        """See `Method`."""
         return self._completer.programs
 
-    def complete(self, examples: Sequence[Example]) -> list[np.ndarray]:
-        """See `Method`."""
-        colours = [to_colour(example.image) for example in examples]
-        plans = [self._completer.plan(example.hole, self._strategy, self._max_side) for example in examples]
+    def complete(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
+        colours = [to_colour(one.image) for one in images]
+        plans = [self._completer.plan(one.hole, self._strategy, self._max_side) for one in images]
         if all(plan.strategy == "original" for plan in plans):
-            # Filled up, so that one program serves the last batch too; and another one picture by itself.
-            missing = max(0, self._batch_size - len(examples)) if len(examples) > 1 else 0
-            holes = [example.hole for example in examples]
-            together = (np.stack(part + part[:1] * missing) for part in (colours, holes))
-            return list(self._completer.fill_batch(*together)[: len(examples)])
+            # Two programs serve all batches: one for a single image, and one for a full batch, to which others are
+            # padded.
+            missing = max(0, self._batch_size - len(images)) if len(images) > 1 else 0
+            holes = [one.hole for one in images]
+            colour, hole = (np.stack(part + part[:1] * missing) for part in (colours, holes))
+            return list(self._completer.fill_batch(colour, hole)[: len(images)])
         return [
-            self._completer.fill(colour, example.hole, plan=plan).pixels
-            for colour, example, plan in zip(colours, examples, plans, strict=True)
+            self._completer.fill(colour, one.hole, plan=plan).pixels
+            for colour, one, plan in zip(colours, images, plans, strict=True)
         ]
 
 
 class ClassicalMethod:
     """A fill without a network, on all cores."""
 
-    finished = False
+    is_finished = False
     programs = 0
 
     def __init__(self, name: str):
         self.name = name
-        opencv = f"OpenCV's, in 8 bits, radius {RADIUS:g} px; the hole was black before"
+        opencv = f"OpenCV in 8 bits, radius {RADIUS:g} px; the hole is black before"
         self.description = "the mean colour of the known pixels" if name == "mean fill" else opencv
-        self.fingerprint = self.description
         self._fill: Fill = FILLS[name]
 
-    def complete(self, examples: Sequence[Example]) -> list[np.ndarray]:
-        """See `Method`."""
-        return on_all_cores(lambda example: to_colour(self._fill(example.image, example.hole)), examples)
+    def complete(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
+        return on_all_cores(lambda one: to_colour(self._fill(one.image, one.hole)), images)
 
 
 class FolderMethod:
-    """Pictures that something else completed, as they are: what differs outside the hole counts, too.
+    """Images completed by another program, taken as they are: changes outside the hole count too.
 
-    They have the evaluated size, and the image's relative path: NAME.jpg is completed as NAME.png or as
-    NAME_completed.png, say.
+    They have the size of the evaluation and the image's relative path: NAME.jpg is completed as NAME.png or
+    NAME_completed.png, with any suffix.
 
     Args:
-      folder: That holds them.
-      names: Of all images.
+      folder: The completed images.
+      names: All images.
 
     Raises:
-      DataError: An image has no completed picture, or several.
+      DataError: An image has no completed image, or several.
     """
 
-    finished = True
+    is_finished = True
     programs = 0
 
     def __init__(self, folder: Path, names: Sequence[str]):
         self.name = printable(str(folder))
-        self.description = "pictures from this folder, as they are"
+        self.description = "completed images from this folder, as they are"
         self._folder = folder
-        by_stem: dict[str, list[str]] = {}
+        by_stem: dict[str, list[str]] = collections.defaultdict(list)
         for path in list_folder(folder, COMPLETION_SUFFIXES).images:
-            by_stem.setdefault(_stem(path), []).append(path)
+            by_stem[_stem(path)].append(path)
         stems = collections.Counter(map(_stem, names))
-        self._files: dict[str, str] = {}
-        for name in names:
-            stem = _stem(name)
-            found = by_stem.get(stem, []) + by_stem.get(f"{stem}_completed", [])
-            # Its very name tells it from another that differs in the suffix alone.
-            found = [name] if name in found and found == by_stem[stem] else found
-            if stems[stem] > 1 and found != [name]:
-                raise DataError(
-                    f"{self.name}: several images are called {printable(stem)} but for their suffixes, so that "
-                    f"the completed picture of {printable(name)} has to be called just that"
-                )
-            if len(found) > 1:
-                raise DataError(
-                    f"{self.name}: {' and '.join(map(printable, found))} are both {printable(name)}: remove one"
-                )
-            if found:
-                self._files[name] = found[0]
-        missing = [name for name in names if name not in self._files]
+        self._files = {name: self._find(name, by_stem, stems) for name in names}
+        missing = [name for name, file in self._files.items() if not file]
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise DataError(
-                f"{self.name}: holds no completed picture of {printable(', '.join(missing[:3]))}{more}; they are "
-                "called as the images are, with any suffix, or NAME_completed"
+                f"{self.name}: holds no completed image of {printable(', '.join(missing[:3]))}{more}; name them "
+                "like the images, with any suffix, or NAME_completed"
             )
-        self.fingerprint = fingerprint(folder, sorted(self._files.values()))
 
-    def complete(self, examples: Sequence[Example]) -> list[np.ndarray]:
-        """See `Method`."""
-        return on_all_cores(self._read, examples)
-
-    def _read(self, example: Example) -> np.ndarray:
-        path = self._folder / self._files[example.name]
-        completed = load_image(path, printable(str(path)))
-        if completed.shape != example.image.shape:
-            sizes = [f"{shape[1]} x {shape[0]} px" for shape in (completed.shape, example.image.shape)]
+    def _find(self, name: str, by_stem: dict[str, list[str]], stems: collections.Counter[str]) -> str:
+        """The file of an image's completion; empty if there is none."""
+        stem = _stem(name)
+        found = by_stem.get(stem, []) + by_stem.get(f"{stem}_completed", [])
+        # Of names that differ in the suffix alone, the exact one.
+        found = [name] if name in found and found == by_stem[stem] else found
+        if stems[stem] > 1 and found != [name]:
             raise DataError(
-                f"{printable(str(path))}: is of {sizes[0]} and the image of {sizes[1]}; give --size as they were "
+                f"{self.name}: several images are called {printable(stem)} but for their suffixes: name the "
+                f"completed image exactly {printable(name)}"
+            )
+        if len(found) > 1:
+            raise DataError(
+                f"{self.name}: {' and '.join(map(printable, found))} are both {printable(name)}: remove one"
+            )
+        return found[0] if found else ""
+
+    def complete(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
+        return on_all_cores(self._read, images)
+
+    def _read(self, one: MaskedImage) -> np.ndarray:
+        path = self._folder / self._files[one.name]
+        completed = load_image(path, printable(str(path)))
+        if completed.shape != one.image.shape:
+            sizes = [f"{shape[1]} x {shape[0]} px" for shape in (completed.shape, one.image.shape)]
+            raise DataError(
+                f"{printable(str(path))}: is {sizes[0]}, the image is {sizes[1]}; give --size as they were "
                 "completed (--save writes the images to complete), or --size original"
             )
         return to_colour(completed)
 
 
-def blended(completed: Sequence[np.ndarray], examples: Sequence[Example]) -> list[np.ndarray]:
-    """Fits completions [H, W, 3] float32 into their images, see `blending.blend`; on all cores."""
+def blended(completed: Sequence[np.ndarray], images: Sequence[MaskedImage]) -> list[np.ndarray]:
+    """Blends completions [H, W, 3] float32 into their images (`blending.blend`), on all cores."""
 
-    def fit(pair: tuple[np.ndarray, Example]) -> np.ndarray:
+    def blend(pair: tuple[np.ndarray, MaskedImage]) -> np.ndarray:
         return blending.blend(to_colour(pair[1].image), pair[0], pair[1].hole)
 
-    return on_all_cores(fit, list(zip(completed, examples, strict=True)))
+    return on_all_cores(blend, list(zip(completed, images, strict=True)))
 
 
 def on_all_cores(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`[work(item) for item in items]`, by threads: OpenCV and NumPy let go of the interpreter."""
+    """`[work(item) for item in items]` in threads; OpenCV and NumPy release the interpreter lock."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(work, items))
 
 
 def _stem(path: str) -> str:
-    # A letter with an accent is one character or two, by the system that wrote the name.
+    # Systems write an accented letter as one code point or as two.
     return unicodedata.normalize("NFC", stem_of(path))

@@ -1,4 +1,4 @@
-"""What an evaluation found: the numbers of every method on every image, and what each metric is."""
+"""The result of an evaluation: each method's metrics on each image, and how numbers are written."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,17 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-BLENDED = ", blended"  # Behind the name of a method whose completions are.
+BLENDED = ", blended"  # Suffix of the name of a method whose completions are blended.
+_MINUS = "\u2212"  # As wide as a plus sign, unlike the hyphen.
 
 
 class Metric(NamedTuple):
-    """How a metric is shown.
+    """How a metric is presented.
 
     Attributes:
-      label: Its name and unit, short.
+      label: Name and unit.
       digits: After the decimal point.
-      higher_is_better: Whether more is better.
-      meaning: What it is, with its settings, for a reader who wants to compute it elsewhere.
+      higher_is_better: Direction.
+      meaning: Definition and settings, for a reader who computes the metric elsewhere.
     """
 
     label: str
@@ -24,15 +25,24 @@ class Metric(NamedTuple):
     higher_is_better: bool
     meaning: str
 
+    @property
+    def name(self) -> str:
+        """The label without its unit."""
+        return self.label.partition(", ")[0]
 
-# By the names of `metrics.ImageMetrics`, in the order of a table.
+    def with_unit(self, text: str) -> str:
+        """Appends the unit to a number."""
+        return f"{text} {self.label.partition(', ')[2]}".rstrip()
+
+
+# Keys: the fields of `model.metrics.ImageMetrics` and "lpips", in the order of a table's columns.
 METRICS: dict[str, Metric] = {
-    "hole_l1": Metric("hole L1", 4, False, "mean absolute difference of the hole's pixels and channels"),
-    "hole_psnr": Metric("hole PSNR, dB", 2, True, "10 log10(1 / hole L2), of each image by itself"),
+    "hole_l1": Metric("hole L1", 4, False, "mean absolute difference over the hole's pixels and channels"),
+    "hole_psnr": Metric("hole PSNR, dB", 2, True, "10 log10(1 / hole L2) of each image"),
     "hole_ssim": Metric("hole SSIM", 4, True, "mean of the SSIM map over the hole's pixels"),
     "l1": Metric("L1", 4, False, "mean absolute difference over the whole image"),
     "l2": Metric("L2", 5, False, "mean squared difference over the whole image"),
-    "psnr": Metric("PSNR, dB", 2, True, "10 log10(1 / L2), of each image by itself"),
+    "psnr": Metric("PSNR, dB", 2, True, "10 log10(1 / L2) of each image"),
     "ssim": Metric(
         "SSIM",
         4,
@@ -40,7 +50,7 @@ METRICS: dict[str, Metric] = {
         "Wang et al. 2004: Gaussian window of 11 taps and sigma 1.5, K1 0.01, K2 0.03, population covariance, "
         "each channel by itself, without the 5 px border",
     ),
-    "hole_l2": Metric("hole L2", 5, False, "mean squared difference of the hole's pixels and channels"),
+    "hole_l2": Metric("hole L2", 5, False, "mean squared difference over the hole's pixels and channels"),
     "lpips": Metric("LPIPS", 4, False, "Zhang et al. 2018, with the networks named in the protocol"),
 }
 FID = Metric("FID", 2, False, "Heusel et al. 2017, between all completed images and all originals")
@@ -48,14 +58,14 @@ FID = Metric("FID", 2, False, "Heusel et al. 2017, between all completed images 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """One method's numbers.
+    """One method's metrics.
 
     Attributes:
-      name: Of the method, as "runs/joint, step 500000", "Telea" or "Telea, blended".
-      values: By metric (`METRICS`), each [N] float64, one number an image; NaN where an image has none, as a
-        hole metric without a hole; infinite where PSNR is of equal images.
-      images_per_second: How fast it completes; None where it was not timed.
-      fid: Of all its images; None where it was not computed.
+      name: The method, such as "runs/joint, step 500000", "Telea" or "Telea, blended".
+      values: By key of `METRICS`, the same keys for every method: [N] float64, one number per image; NaN where
+        undefined (a hole metric without a hole), infinite for the PSNR of equal images.
+      images_per_second: Speed of completion; None if it was not timed.
+      fid: FID over all images; None if it was not computed.
     """
 
     name: str
@@ -66,17 +76,17 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All methods on the same images with the same holes; equal to itself alone.
+    """All methods on the same images with the same holes.
 
     Attributes:
-      title: What was measured.
-      protocol: What was done and how, by headings: data, size, masks with their hash, versions ...
+      title: Heading of the report.
+      protocol: What was measured and how, by heading: images, size, masks and their hash, versions ...
       images: [N] names.
       hole_ratio: [N] float64, the fraction of each image that is hole.
-      scores: One for each method; the first is what the evaluation is about.
-      not_computed: Why a metric is missing, by its label.
-      notes: What a reader has to know, a sentence each.
-      places: [N], each image's place in the data set, which its mask goes by; empty: they are in one row from 0.
+      scores: One per method; the first is the subject of the evaluation.
+      not_computed: By label of a missing metric: the reason.
+      notes: Sentences a reader has to know.
+      indices: [N] each image's place among the selected images, which selects its mask; None: 0 to N - 1.
     """
 
     title: str
@@ -86,13 +96,42 @@ class Evaluation:
     scores: Sequence[Scores]
     not_computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
-    places: Sequence[int] = ()
-
-    def place(self, index: int) -> int:
-        """The place in the data set of the image with this index among those that were measured."""
-        return self.places[index] if self.places else index
+    indices: Sequence[int] | None = None
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that were computed, in the order of a table."""
-        return [name for name in METRICS if name in self.scores[0].values]
+        """The keys of the metrics that were computed, in the order of a table."""
+        return [key for key in METRICS if key in self.scores[0].values]
+
+    @property
+    def has_fid(self) -> bool:
+        """Whether FID was computed for any method."""
+        return any(scores.fid is not None for scores in self.scores)
+
+
+def count_of(number: int, noun: str) -> str:
+    """A count with its noun: "1 image", "2,000 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def format_number(value: float | None, digits: int) -> str:
+    """A number with its digits after the point; "-" for none or NaN, "∞" for infinity."""
+    if value is None or np.isnan(value):
+        return "-"
+    if np.isinf(value):
+        return "∞" if value > 0 else f"{_MINUS}∞"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", _MINUS)  # + 0.0: no "-0.00".
+
+
+def format_difference(value: float, digits: int) -> str:
+    """As `format_number`, with a plus sign before positive numbers."""
+    text = format_number(value, digits)
+    return f"+{text}" if value > 0 and text.strip("0.") else text
+
+
+def format_speed(images_per_second: float | None) -> str:
+    """Images per second with about three significant digits."""
+    if images_per_second is None or not 0 < images_per_second < 1000:
+        return format_number(images_per_second, 0)
+    digits = next(digits for digits in range(9) if images_per_second * 10**digits >= 100)
+    return format_number(images_per_second, digits)

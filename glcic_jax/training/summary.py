@@ -1,15 +1,18 @@
-"""The page that a finished run leaves behind: summary.md, curves.png and comparison.png."""
+"""The summary of a finished run: summary.md with curves.png and comparison.png."""
 
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from glcic_jax.files import write_atomically
 from glcic_jax.pictures.rgb_files import save_image
 from glcic_jax.training.checkpoints import package_versions
 from glcic_jax.training.metric_log import read_metrics
@@ -17,8 +20,12 @@ from glcic_jax.training.schedule import Schedule
 from glcic_jax.training.state import TrainState
 from glcic_jax.training.validation import Completions, FixedExamples, mean_metrics
 
-_COMPARED = 6
+MOST_POINTS = 500  # Of a curve.
+_LARGEST = 1e30  # Larger numbers would leave every scale.
+_LOGARITHMIC_FROM = 30.0  # Ratio of the largest to the smallest number.
+_LARGEST_COMPARISON = 6  # Images.
 
+# Title of a plot, and the columns of metrics.jsonl it shows.
 _CURVES = (
     ("reconstruction loss in the hole", ("reconstruction_loss",)),
     ("discriminator loss", ("discriminator_loss",)),
@@ -26,6 +33,7 @@ _CURVES = (
     ("weight of the adversarial gradient", ("adversarial_weight",)),
     ("validation PSNR in the hole, dB", ("validation_hole_psnr",)),
     ("validation L1 in the hole", ("validation_hole_l1",)),
+    ("images/s", ("images_per_second",)),
 )
 
 
@@ -45,10 +53,10 @@ def write_summary(
       The path of summary.md.
     """
     rows = read_metrics(workdir)
-    completions = validation.evaluate(state.inference_variables)
-    results = {**validation.classical_fills(), "GLCIC": completions}
-    _draw_curves(rows, schedule, workdir / "curves.png")
-    _draw_comparison(validation, results, workdir / "comparison.png")
+    results = {**validation.classical_fills(), "GLCIC": validation.evaluate(state.inference_variables)}
+    starts = [phase.start for phase in schedule.phases[1:]]
+    _save_figure(draw_curves({workdir.name: rows}, starts), workdir / "curves.png")
+    _save_figure(_draw_comparison(validation, results), workdir / "comparison.png")
     step = int(state.step)
     grid = workdir / "grids" / f"step_{step:08d}.png"
     parts = [
@@ -58,19 +66,17 @@ def write_summary(
         f"## Held-out images\n\n{_metrics_table(results)}\n\n"
         f"{len(validation.image)} fixed crops of held-out images, holes by the sampler {config.mask.sampler}. "
         "Means over the crops; PSNR in dB; no post-processing.",
-        f"![input, {', '.join(results)}, truth; PSNR of the hole](comparison.png)",
+        f"![input, {', '.join(results)}, original; PSNR of the hole](comparison.png)",
         f"## Phases\n\n{_phase_table(rows, schedule)}",
         "![curves](curves.png)",
     ]
     if grid.exists():
         parts.append(
-            f"## Last grid\n\nInput, raw output, completed, truth.\n\n![grid]({grid.relative_to(workdir)})"
+            f"## Last grid\n\nInput, raw output, completed, original.\n\n![grid]({grid.relative_to(workdir)})"
         )
-    parts.append(f"## Where it ran\n\n{_environment()}")
+    parts.append(f"## Environment\n\n{_environment()}")
     path = workdir / "summary.md"
-    aside = workdir / ".summary.md"
-    aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_atomically(path, "\n\n".join(parts) + "\n")
     return path
 
 
@@ -122,30 +128,76 @@ def _environment() -> str:
     return "\n".join(lines)
 
 
-def _draw_curves(rows: list[dict[str, Any]], schedule: Schedule, path: Path) -> None:
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(2, 3).flat, _CURVES, strict=True):
-        for name in names:
-            points = [(row["step"], row[name]) for row in rows if name in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 20 else "")
-        for phase in schedule.phases[1:]:
-            axes.axvline(phase.start, color="grey", linewidth=0.8, linestyle=":")
+def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], phase_starts: Sequence[int] = ()) -> Figure:
+    """Draws the training curves of one or several runs, a plot for each metric that any of them logged.
+
+    Args:
+      runs: By name, the rows of metrics.jsonl in the order of steps.
+      phase_starts: Steps to mark by vertical lines.
+
+    Returns:
+      A matplotlib figure; without axes if there is nothing to draw.
+    """
+    curves = {
+        title: [(run, key, curve_points(rows, key)) for run, rows in enumerate(runs.values()) for key in keys]
+        for title, keys in _CURVES
+    }
+    drawn = {title: lines for title, lines in curves.items() if any(len(points) for _, _, points in lines)}
+    figure = Figure(figsize=(13, 3.5 * -(-len(drawn) // 3) or 1), layout="constrained")
+    for index, (title, lines) in enumerate(drawn.items()):
+        axes = figure.add_subplot(-(-len(drawn) // 3), 3, index + 1)
+        _draw_plot(axes, list(runs), lines)
+        for start in phase_starts:
+            axes.axvline(start, color="grey", linewidth=0.8, linestyle=":")
         axes.set_title(title)
         axes.set_xlabel("step")
-        if len(axes.lines) > len(schedule.phases[1:]) and len(names) > 1:
-            axes.legend()
-    _save_figure(figure, path)
+    return figure
 
 
-def _draw_comparison(validation: FixedExamples, results: dict[str, Completions], path: Path) -> None:
-    """The first held-out images: input, every fill with the PSNR of its hole, truth."""
-    count = min(_COMPARED, len(validation.image))
-    truth = validation.image[:count]
+def _draw_plot(axes: Axes, runs: Sequence[str], lines: Sequence[tuple[int, str, np.ndarray]]) -> None:
+    """Draws the lines (run, key, points [N, 2]): a colour for each run, a dash pattern for its second key."""
+    keys = list(dict.fromkeys(key for _, key, _ in lines))
+    for run, key, points in lines:
+        if len(points):
+            label = ", ".join([runs[run]] * (len(runs) > 1) + [key] * (len(keys) > 1))
+            style, marker = ("-", "--")[keys.index(key)], "." if len(points) < 20 else ""
+            axes.plot(*points.T, color=f"C{run % 10}", linestyle=style, marker=marker, label=label)
+    values = np.concatenate([points[:, 1] for _, _, points in lines])
+    values = values[np.isfinite(values)]
+    if values.min() > 0 and values.max() / values.min() > _LOGARITHMIC_FROM:
+        axes.set_yscale("log")
+    if len(runs) > 1 or len(keys) > 1:
+        axes.legend(fontsize=8)
+
+
+def curve_points(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    """The points (step, value) of a curve, [N, 2] float64; of more than `MOST_POINTS` neighbours are averaged.
+
+    A value is NaN where the curve breaks; no points if no value is finite.
+    """
+    pairs = [(row["step"], row[key]) for row in rows if type(row.get(key)) in (int, float)]
+    points = np.array(pairs, np.float64).reshape(-1, 2)
+    points[~(np.abs(points[:, 1]) <= _LARGEST), 1] = np.nan
+    finite = np.isfinite(points[:, 1])
+    if not finite.any():
+        return np.empty((0, 2))
+    each = -(-len(points) // MOST_POINTS)
+    if each == 1:
+        return points
+    starts = np.arange(0, len(points), each)
+    with np.errstate(invalid="ignore"):  # Where none of the neighbours is finite.
+        sums = np.add.reduceat(np.where(finite[:, None], points, 0.0), starts)
+        return sums / np.add.reduceat(finite, starts, dtype=np.float64)[:, None]
+
+
+def _draw_comparison(validation: FixedExamples, results: dict[str, Completions]) -> Figure:
+    """The first held-out images: input, every fill with the PSNR of its hole, original."""
+    count = min(_LARGEST_COMPARISON, len(validation.image))
+    original = validation.image[:count]
     hole = validation.mask[:count] > 0.5
-    columns = {"input": np.where(hole, np.uint8(255), truth)}
+    columns = {"input": np.where(hole, np.uint8(255), original)}
     columns |= {label: result.completed[:count] for label, result in results.items()}
-    columns["truth"] = truth
+    columns["original"] = original
     figure = Figure(figsize=(1.6 * len(columns), 1.85 * count), layout="constrained")
     panes = np.reshape(figure.subplots(count, len(columns)), (count, len(columns)))
     for column, (label, pictures) in enumerate(columns.items()):
@@ -157,7 +209,7 @@ def _draw_comparison(validation: FixedExamples, results: dict[str, Completions],
                 axes.set_title(f"{label} {results[label].metrics['hole_psnr'][row]:.1f} dB", fontsize=8)
             elif row == 0:
                 axes.set_title(label, fontsize=8)
-    _save_figure(figure, path)
+    return figure
 
 
 def _save_figure(figure: Figure, path: Path) -> None:

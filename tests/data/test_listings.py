@@ -10,7 +10,7 @@ from glcic_jax.commands.main import cli
 from glcic_jax.data.folders import PARTS, ListedImage, listed_files, read_listing
 from glcic_jax.data.sources import open_sources
 from glcic_jax.errors import DataError, UserError
-from glcic_jax.evaluation.examples import Part, open_images
+from glcic_jax.evaluation.images import Selection, open_images
 
 FILES = {"a/1.png": "train", "a/2.png": "train", "b.png": "validation", "c.png": "test", "d,e.png": "train"}
 
@@ -44,20 +44,20 @@ def test_training_takes_what_is_listed_and_nothing_else(photos, listing):
 
 @pytest.mark.parametrize(("split", "names"), [("", ["b.png"]), ("test", ["c.png"]), ("validation", ["b.png"])])
 def test_evaluation_takes_any_part(photos, listing, split, names):
-    images = open_images(f"folder:{photos}", Part(split, listing=str(listing)))
+    images = open_images(f"folder:{photos}", Selection(split, listing=str(listing)))
     assert images.names == names
     assert "listing.csv" in images.description
 
 
 def test_a_part_that_is_none_is_refused(photos, listing):
     with pytest.raises(UserError) as caught:
-        open_images(f"folder:{photos}", Part("all", listing=str(listing)))
+        open_images(f"folder:{photos}", Selection("all", listing=str(listing)))
     assert "test, train, validation" in one_line(caught)
 
 
 def test_a_listing_of_what_is_no_folder_is_refused(listing):
     with pytest.raises(UserError) as caught:
-        open_images("samples", Part(listing=str(listing)))
+        open_images("samples", Selection(listing=str(listing)))
     assert "give --data folder:PATH" in one_line(caught)
 
 

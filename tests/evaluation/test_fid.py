@@ -1,6 +1,5 @@
 """FID's statistics, its distance, and its network against second implementations and pytorch-fid's numbers."""
 
-import io
 import re
 
 import numpy as np
@@ -20,7 +19,7 @@ NARROW = Inception(1 / 16)
 
 
 def statistics(features, parts=1) -> Statistics:
-    found = Statistics(features.shape[1])
+    found = Statistics()
     for part in np.array_split(features, parts):
         found.add(part)
     return found
@@ -47,46 +46,6 @@ def test_batches_give_the_mean_and_covariance_of_all(parts, shift):
     assert found.count == 50
     np.testing.assert_allclose(found.mean, features.mean(axis=0), rtol=1e-13)
     np.testing.assert_allclose(found.covariance, np.cov(features, rowvar=False), rtol=1e-7, atol=1e-9)
-
-
-def test_merged_statistics_are_those_of_both():
-    features = draw(40, 5)
-    found, other = statistics(features[:13]), statistics(features[13:], 3)
-    found.merge(Statistics(5))
-    found.merge(other)
-    assert (found.count, other.count) == (40, 27)
-    np.testing.assert_allclose(found.covariance, np.cov(features, rowvar=False), rtol=1e-12)
-    with pytest.raises(ValueError, match="of 4 numbers"):
-        found.merge(Statistics(4))
-
-
-def test_statistics_go_on_from_a_file_bit_for_bit():
-    features = draw(30, 5)
-    whole, first = statistics(features, 3), statistics(features[:10])
-    file = io.BytesIO()
-    np.savez(file, **first.state())
-    first.add(features[10:20])  # What was saved does not move with it.
-    file.seek(0)
-    found = Statistics.from_state(np.load(file))
-    found.add(features[10:20])
-    found.add(features[20:])
-    assert found.count == whole.count
-    assert (found.mean == whole.mean).all()
-    assert (found.covariance == whole.covariance).all()
-
-
-def test_states_that_are_none_are_refused():
-    state = statistics(draw(9, 3)).state()
-    for broken in (
-        {},
-        state | {"count": -1},
-        state | {"mean": np.full(3, np.nan)},
-        state | {"scatter": np.zeros((2, 2))},
-        state | {"count": "many"},
-    ):
-        with pytest.raises(DataError) as caught:
-            Statistics.from_state(broken)
-        assert "begin anew" in one_line(caught)
 
 
 def test_features_that_cannot_be_taken_are_refused():
@@ -245,7 +204,7 @@ def resized(image, side):
 @pytest.fixture(autouse=True)
 def few_at_a_time(monkeypatch):
     """Batches are filled up, and most tests have two pictures."""
-    monkeypatch.setattr(fid, "_AT_A_TIME", 2)
+    monkeypatch.setattr(fid, "_BATCH_SIZE", 2)
 
 
 @pytest.fixture(scope="module")

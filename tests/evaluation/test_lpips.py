@@ -122,7 +122,7 @@ def written(tmp_path):
 @pytest.fixture(autouse=True)
 def few_at_a_time(monkeypatch):
     """Batches are filled up, and most tests have two pictures."""
-    monkeypatch.setattr(lpips, "_MOST_AT_A_TIME", 2)
+    monkeypatch.setattr(lpips, "_BATCH_SIZE", 2)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

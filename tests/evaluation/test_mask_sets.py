@@ -15,11 +15,12 @@ from helpers.common import ROOT, load_config, one_line
 from glcic_jax.errors import ConfigError
 from glcic_jax.evaluation.mask_sets import drawn
 from glcic_jax.evaluation.mask_sets.drawn import TextRandom
-from glcic_jax.evaluation.mask_sets.sets import MASK_SETS, Digest, open_mask_set, summarise
+from glcic_jax.evaluation.mask_sets.sets import MASK_SETS, MaskDigest, open_mask_set, summarise
 from glcic_jax.model import masks
 
 DRAWN = [name for name in MASK_SETS if name != "folder"]
 SIZES = [(256, 256), (192, 320)]
+MANUAL = (ROOT / "glcic_jax/evaluation/README.md").read_text()
 # Of the first 16 masks of each size. A change of these is a change of all numbers that were ever measured.
 GOLDEN = {
     "paper": (
@@ -86,17 +87,20 @@ def test_another_process_draws_the_same_bits():
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_the_hashes_of_the_readme(name):
-    row = re.search(rf"^\| `{name}` \|.*`([0-9a-f]{{64}})` \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_hashes_of_the_manual(name):
+    row = re.search(
+        rf"^\| `{name}` \|.*`([0-9a-f]{{64}})` \|$",
+        MANUAL,
+        re.MULTILINE,
+    )
     assert digest(name, 1000, (256, 256)) == row[1]
 
 
-def test_the_readme_gives_the_options_with_their_defaults():
-    readme = (ROOT / "README.md").read_text()
+def test_the_manual_gives_the_options_with_their_defaults():
     for name in set(DRAWN) - {"centre"}:
-        options = re.search(rf"^\| `{name}` \|.*?`(seed=[^`]*)`", readme, re.MULTILINE)[1]
+        options = re.search(rf"^\| `{name}` \|.*?`(seed=[^`]*)`", MANUAL, re.MULTILINE)[1]
         assert open_mask_set(f"{name}:{options}").name == f"{name}:seed=0"
-    assert open_mask_set("paper:min=48,max=96,local=96,at=160").name in readme.replace("paper:", "paper:seed=0,")
+    assert open_mask_set("paper:min=48,max=96,local=96,at=160").name in MANUAL.replace("paper:", "paper:seed=0,")
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -258,7 +262,7 @@ def test_random_integers():
 
 def test_a_digest_knows_sizes_and_order():
     def of(*shapes_of_holes) -> str:
-        digest = Digest()
+        digest = MaskDigest()
         for hole in shapes_of_holes:
             digest.add(hole)
         return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Evaluations made up for tests of tables and pages, and a reader of pages."""
+"""Synthetic evaluations and pictures for tests of tables and reports, and an HTML parser."""
 
 import base64
 import io
@@ -7,32 +7,34 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
+from glcic_jax.evaluation.report.report import write_report
 from glcic_jax.evaluation.scores import Evaluation, Scores
 
-VOID = {"meta", "img", "input", "br", "line", "polyline", "circle"}
+VOID = {"meta", "img", "input", "br"}
 
 
 def evaluation(
     count=12, names=("run, step 7", "mean fill", "Telea"), metrics=("hole_l1", "hole_psnr", "ssim"), **kept
 ):
-    """Every method is a little worse than the one before it, on every image."""
+    """On every image each method is a little worse than the one before it."""
     rng = np.random.default_rng(0)
-    hard = {metric: rng.uniform(0.1, 0.2, count) for metric in metrics}
+    first = {metric: rng.uniform(0.1, 0.2, count) for metric in metrics}
     scores = []
     for place, name in enumerate(names):
         sign = {metric: -1 if metric.endswith(("psnr", "ssim")) else 1 for metric in metrics}
         noise = {metric: rng.uniform(0.009, 0.011, count) * place for metric in metrics}
-        scores.append(Scores(name, {m: hard[m] + sign[m] * noise[m] for m in metrics}))
+        scores.append(Scores(name, {m: first[m] + sign[m] * noise[m] for m in metrics}))
     images = [f"folder/{index:03d}.png" for index in range(count)]
     kept = {"protocol": {"data": "folder:pictures", "masks": "centre"}, "scores": scores, **kept}
+    kept.setdefault("not_computed", {})
     return Evaluation("A title", images=images, hole_ratio=np.linspace(0.05, 0.35, count), **kept)
 
 
 class Drawn:
-    """Pictures that can be told apart, and which of them were asked for.
+    """Distinguishable pictures of an evaluation; `asked` lists the requested images.
 
     Args:
-      of: The evaluation that they are of.
+      of: The evaluation.
       side: The shorter side; the longer is twice it.
     """
 
@@ -52,11 +54,7 @@ class Drawn:
 
 
 class Page(HTMLParser):
-    """A page's elements: [tag, attributes, text inside], in order; fails where a tag is left open.
-
-    Args:
-      text: Of the page.
-    """
+    """The elements of a page, [tag, attributes, text inside] in order; fails on an unclosed tag."""
 
     def __init__(self, text):
         super().__init__()
@@ -72,9 +70,6 @@ class Page(HTMLParser):
         self.elements.append(element)
         if tag not in VOID:
             self._open.append(element)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append([tag, dict(attrs), ""])
 
     def handle_endtag(self, tag):
         assert self._open.pop()[0] == tag
@@ -92,6 +87,10 @@ class Page(HTMLParser):
             if kind == tag and all(attributes.get(name) == value for name, value in wanted.items())
         ]
 
+    def texts(self, tag, **wanted):
+        """The texts of the elements with a tag and attributes."""
+        return [text for _, text in self.all(tag, **wanted)]
+
     def rows(self, **wanted):
         """The rows of the first table with these attributes: a list of their cells' texts."""
         rows, inside = [], False
@@ -107,7 +106,21 @@ class Page(HTMLParser):
         return rows
 
 
-def decoded(uri):
+def write_page(found, folder, pictures=None, training=None):
+    """Writes a report; returns its text and its elements."""
+    write_report(found, pictures or Drawn(found), folder / "report.html", training)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def section(text, name):
+    """The part of a page below the heading with an id."""
+    start = text.index(f'<h2 id="{name}">')
+    end = text.find("<h2", start + 1)
+    return text[start : end if end > 0 else text.index("</main>")]
+
+
+def decode_jpeg(uri):
     """The picture in a data URI, [H, W, 3] uint8."""
     head, data = uri.split(",")
     assert head == "data:image/jpeg;base64"

@@ -1,1 +1,1 @@
-"""Sets of masks that are the same on every machine."""
+"""Fixed mask sets, the same on every machine."""

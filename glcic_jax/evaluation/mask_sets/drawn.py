@@ -1,4 +1,4 @@
-"""Mask sets that are drawn: each hole is decided by the set's name, the image's size and its place alone."""
+"""Drawn mask sets: the set's name, the image's size and its index alone determine each hole."""
 
 import dataclasses
 import hashlib
@@ -14,13 +14,13 @@ from glcic_jax.errors import ConfigError, printable
 
 
 class TextRandom:
-    """An endless row of random integers that depends on a text alone.
+    """An endless sequence of random integers that a text determines.
 
-    Words of 64 bits are cut from the SHA-256 of the text and a counter. NumPy keeps its words of one version for
-    the next, but not what it makes of them, and floating-point functions differ between machines.
+    64-bit words come from the SHA-256 of the text and a counter. NumPy's distributions may change between
+    versions, and floating-point functions differ between machines.
 
     Args:
-      text: What decides the numbers.
+      text: The seed.
     """
 
     def __init__(self, text: str):
@@ -29,10 +29,9 @@ class TextRandom:
         self._words: list[int] = []
 
     def integer(self, lowest: int, highest: int) -> int:
-        """The next number, uniform in [lowest, highest], both ends included.
+        """The next number, uniform in [lowest, highest], both included.
 
-        The product with a word's fraction is cut off, without rejection: a number's probability is off by less
-        than 2^-64.
+        The product with a word's fraction is truncated without rejection: a probability is off by less than 2^-64.
         """
         if lowest > highest:
             raise ValueError(f"there is no number from {lowest} to {highest}")
@@ -51,9 +50,9 @@ class TextRandom:
 Range = tuple[int, int]
 
 _PARTS = 16  # Of a pixel.
-_QUARTER = 1024  # Directions in a quarter of a turn.
+_QUARTER = 1024  # Directions in a quarter turn.
 _BITS = 14  # Of a sine's fraction.
-# None lies so near the middle between two whole numbers that another machine's sine would round elsewhere.
+# None is so close to halfway between two integers that another machine's sine would round differently.
 SINES = tuple(round(math.sin(math.pi / 2 * step / _QUARTER) * 2**_BITS) for step in range(_QUARTER + 1))
 # 1.5 radians.
 _LARGEST_TURN = 978
@@ -64,17 +63,17 @@ _THINNEST = 12
 def draw_strokes(
     random: TextRandom, size: tuple[int, int], strokes: Range, vertices: Range, brush: Range
 ) -> np.ndarray:
-    """Paints strokes; each begins anywhere in the image, and runs along its border where it would leave it.
+    """Draws strokes that begin anywhere in the image and follow its border instead of leaving it.
 
-    The straight pieces of a stroke are a sixteenth to a quarter of the image's shorter side long, and turn by up
-    to 1.5 radians.
+    The segments of a stroke are a sixteenth to a quarter of the image's shorter side long and turn by up to 1.5
+    radians.
 
     Args:
-      random: Where the numbers come from.
+      random: The random numbers.
       size: (height, width) in pixels, up to 2^20 each.
       strokes: Fewest and most strokes.
-      vertices: Fewest and most straight pieces of each stroke.
-      brush: Thinnest and thickest brush (its diameter), in hundredths of the shorter side.
+      vertices: Fewest and most segments of a stroke.
+      brush: Smallest and largest diameter of the brush, in hundredths of the shorter side.
 
     Returns:
       [H, W] bool, True = hole; never empty.
@@ -99,11 +98,11 @@ def sine(direction: int) -> int:
 def _random_walk(
     random: TextRandom, size: tuple[int, int], vertices: Range, brush: Range
 ) -> tuple[list[tuple[int, int]], int]:
-    """The corners of a stroke, (row, column), and its radius, all in sixteenths of a pixel."""
+    """The vertices (row, column) of a stroke and its radius, all in sixteenths of a pixel."""
     shorter = min(size)
     row, column = (random.integer(0, _PARTS * side - 1) for side in size)
     direction = random.integer(0, 4 * _QUARTER - 1)
-    # A hundredth of the side is 16 / 200 of it in sixteenths of a pixel, for the radius.
+    # In sixteenths of a pixel, a radius of a hundredth of the side is 16 / 200 of it.
     thinnest, thickest = ((4 * percent * shorter + 25) // 50 for percent in brush)
     radius = max(_THINNEST, random.integer(thinnest, thickest))
     points = [_inside(row, column, size)]
@@ -126,7 +125,7 @@ def _inside(row: int, column: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _near(lowest: int, highest: int, radius: int, side: int) -> tuple[slice, np.ndarray]:
-    """The rows (or columns) of pixels whose centres are at most a radius outside [lowest, highest], and these."""
+    """The rows (or columns) whose centres are within a radius of [lowest, highest]: a slice and the centres."""
     half = _PARTS // 2
     first = max(0, -((half + radius - lowest) // _PARTS))
     last = min(side - 1, (highest + radius - half) // _PARTS)
@@ -141,16 +140,16 @@ def _paint_disc(hole: np.ndarray, centre: tuple[int, int], radius: int) -> None:
 
 
 def _paint_band(hole: np.ndarray, start: tuple[int, int], end: tuple[int, int], radius: int) -> None:
-    """Paints what lies beside a piece, without its round ends."""
+    """Draws a segment without its round ends."""
     down, right = end[0] - start[0], end[1] - start[1]
     squared_length = down**2 + right**2
-    if squared_length == 0:  # It has no sides, and everything would lie between them.
+    if squared_length == 0:  # It has no sides, and every pixel would lie between them.
         return
     rows, row_centres = _near(min(start[0], end[0]), max(start[0], end[0]), radius, hole.shape[0])
     columns, column_centres = _near(min(start[1], end[1]), max(start[1], end[1]), radius, hole.shape[1])
     below, beside = (row_centres - start[0])[:, None], column_centres - start[1]
     along = below * down + beside * right
-    # |across| <= radius * length, with both sides whole: products stay below 2^50 up to the largest image.
+    # |across| <= radius * length in integers: products stay below 2^50 up to the largest image.
     across = below * right - beside * down
     band = np.abs(across) <= math.isqrt(radius**2 * squared_length)
     hole[rows, columns] |= band & (along >= 0) & (along <= squared_length)
@@ -159,7 +158,7 @@ def _paint_band(hole: np.ndarray, start: tuple[int, int], end: tuple[int, int], 
 Size = tuple[int, int]
 Set = TypeVar("Set", bound="DrawnMasks")
 
-# What may be asked of an option; a range's ends too.
+# Valid values of each option, and of both ends of a range.
 _LIMITS: dict[str, Range] = {
     "seed": (0, 2**63 - 1),
     "min": (1, 2**16),
@@ -171,12 +170,12 @@ _LIMITS: dict[str, Range] = {
     "vertices": (1, 64),
     "brush": (1, 50),
 }
-_ORDERED = ("min", "max", "local", "at")  # Each option at most the next, of those that a set has.
+_ORDERED = ("min", "max", "local", "at")  # Each is at most the next.
 
 
 @dataclasses.dataclass(frozen=True)
 class DrawnMasks:
-    """What all drawn sets share; the fields of each are its options."""
+    """The base of all drawn sets; the fields of a set are its options."""
 
     kind: ClassVar[str]
 
@@ -197,11 +196,10 @@ class DrawnMasks:
         lengths = [getattr(self, name) for name in names]
         if lengths != sorted(lengths):
             given = ", ".join(f"{name}={length}" for name, length in zip(names, lengths, strict=True))
-            raise ConfigError(f"mask set {self.name}: needs {' <= '.join(names)}, and has {given}")
+            raise ConfigError(f"mask set {self.name}: needs {' <= '.join(names)}, but has {given}")
 
     @property
     def name(self) -> str:
-        """As `open_mask_set` takes it; of the options only the seed and what differs from the defaults."""
         fields = dataclasses.fields(self)
         given = [(field.name, getattr(self, field.name), field.default) for field in fields]
         options = [
@@ -210,43 +208,36 @@ class DrawnMasks:
         return f"{self.kind}:{','.join(options)}" if options else self.kind
 
     @property
-    def fingerprint(self) -> str:
-        """See `MaskSet`."""
-        return self.name
-
-    @property
     def description(self) -> str:
-        """See `MaskSet`."""
         return self.name
 
     @property
-    def valid_size(self) -> tuple[int, Size]:
-        """See `MaskSet`."""
+    def default_count_and_size(self) -> tuple[int, Size]:
         return 1000, (256, 256)
 
     def hole(self, index: int, size: Size, original: Size | None = None, image: str = "") -> np.ndarray:
-        """Draws a hole: as in `MaskSet`; the original and the image's name change nothing."""
+        """Draws a hole; see `MaskSet.hole`. The original size and the image's name have no effect."""
         del original, image
         return self.draw(TextRandom(f"{self.name} {size[0]}x{size[1]} {index}"), size)
 
     def draw(self, random: TextRandom, size: Size) -> np.ndarray:
-        """Draws a hole [H, W] bool of a size (height, width)."""
+        """Draws a hole [H, W] bool of `size` (height, width)."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Paper(DrawnMasks):
-    """One rectangle at the centre of a local box that is uniform over all places inside the image.
+    """One rectangle at the centre of a local box, which is uniform over all positions inside the image.
 
-    Height and width are drawn independently. The CelebA setting is "paper:min=48,max=96,local=96,at=160".
+    Height and width are independent. The CelebA setting is "paper:min=48,max=96,local=96,at=160".
 
     Args:
-      seed: Another seed gives other holes.
+      seed: Of the random numbers.
       min, max: Shortest and longest side in pixels.
       local: Side of the local box in pixels.
-      at: The image's shorter side that these lengths are for; they grow and shrink with it.
+      at: The image's shorter side for which these lengths hold; they scale with it.
 
-    Reference: Iizuka et al. 2017, Section 4; as `masks.rectangle`.
+    Reference: Iizuka et al. 2017, Section 4; `model.masks.rectangle`.
     """
 
     kind: ClassVar[str] = "paper"
@@ -266,9 +257,9 @@ class Paper(DrawnMasks):
 
 @dataclasses.dataclass(frozen=True)
 class Box(DrawnMasks):
-    """One square, uniform over all places inside the image; the options are as in `Paper`.
+    """One square, uniform over all positions inside the image; options as in `Paper`.
 
-    Its sides are those of MMagic's published results; `Mmagic` is what MMagic's code draws.
+    Its sides are those that MMagic publishes with its results; `Mmagic` draws what MMagic's code draws.
     """
 
     kind: ClassVar[str] = "box"
@@ -285,10 +276,10 @@ class Box(DrawnMasks):
 
 @dataclasses.dataclass(frozen=True)
 class Mmagic(DrawnMasks):
-    """One rectangle as MMagic's code draws its "bbox" masks for GLCIC.
+    """One rectangle like the "bbox" masks of MMagic's code for GLCIC.
 
-    A box of 128 px, uniform over all places at least 20 px from the border (at the right and at the bottom 21);
-    up to 20 px, drawn independently, are taken from its top and from its left.
+    A box of 128 px, uniform over all positions at least 20 px from the border (21 at the right and the bottom),
+    loses up to 20 px at its top and at its left, independently.
 
     Reference: open-mmlab/mmagic, `random_bbox` and `bbox2mask`, with the settings of its GLCIC configurations.
     """
@@ -308,7 +299,7 @@ class Mmagic(DrawnMasks):
 
 @dataclasses.dataclass(frozen=True)
 class Centre(DrawnMasks):
-    """A square of half the image's shorter side in its middle."""
+    """A square of half the image's shorter side at the centre."""
 
     kind: ClassVar[str] = "centre"
 
@@ -320,13 +311,13 @@ class Centre(DrawnMasks):
 
 @dataclasses.dataclass(frozen=True)
 class Rectangles(DrawnMasks):
-    """Several rectangles, each uniform over all places inside the image; they may overlap.
+    """Several rectangles, each uniform over all positions inside the image; they may overlap.
 
     Args:
       seed, min, max, at: As in `Paper`.
       count: Fewest and most rectangles in an image.
 
-    As `masks.rectangles`.
+    Reference: `model.masks.rectangles`.
     """
 
     kind: ClassVar[str] = "rectangles"
@@ -348,15 +339,13 @@ class Rectangles(DrawnMasks):
 
 @dataclasses.dataclass(frozen=True)
 class FreeForm(DrawnMasks):
-    """Strokes of round brushes; see `stroke_masks.draw_strokes`.
+    """Strokes of round brushes, see `draw_strokes`.
 
     Args:
-      seed: Another seed gives other holes.
-      strokes: Fewest and most strokes in an image.
-      vertices: Fewest and most straight pieces of a stroke.
-      brush: Thinnest and thickest brush (its diameter), in hundredths of the image's shorter side.
+      seed: Of the random numbers.
+      strokes, vertices, brush: As in `draw_strokes`.
 
-    As `masks.free_form`.
+    Reference: `model.masks.free_form`.
     """
 
     kind: ClassVar[str] = "free_form"
@@ -369,15 +358,15 @@ class FreeForm(DrawnMasks):
         return draw_strokes(random, size, self.strokes, self.vertices, self.brush)
 
 
-def drawn_masks(kind: type[Set], options: str | None) -> Set:
-    """Makes a set of what stands behind its name.
+def parse_options(kind: type[Set], options: str | None) -> Set:
+    """Creates a set from the options in its name.
 
     Args:
-      kind: The set's class.
-      options: As "seed=3,count=2-5"; None: all defaults. One number for a range is both its ends.
+      kind: The class of the set.
+      options: Such as "seed=3,count=2-5"; None: all defaults. A single number for a range is both its ends.
 
     Raises:
-      ConfigError: An option is unknown, given twice, no number, or out of its range.
+      ConfigError: An option is unknown, given twice, not a number, or out of range.
     """
     known: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(kind)}
     where = f"mask set {kind.kind}"
@@ -387,13 +376,13 @@ def drawn_masks(kind: type[Set], options: str | None) -> Set:
     for option in options.split(",") if options is not None else ():
         name, _, text = option.partition("=")
         if name not in known:
-            raise ConfigError(f"{where} has no option '{printable(name)}': choose of {', '.join(known)}")
+            raise ConfigError(f"{where} has no option '{printable(name)}': choose from {', '.join(known)}")
         if name in chosen:
             raise ConfigError(f"{where}: {name} is given twice")
         ranged = isinstance(known[name], tuple)
         if not re.fullmatch(r"[0-9]{1,19}(-[0-9]{1,19})?" if ranged else r"[0-9]{1,19}", text):
             example = f"{name}={_text(known[name])}"
-            raise ConfigError(f"{where}: {name} is '{printable(text)}', and has to be as in {example}")
+            raise ConfigError(f"{where}: {name} is '{printable(text)}', but has to be as in {example}")
         numbers = [int(number) for number in text.split("-")]
         chosen[name] = (numbers[0], numbers[-1]) if ranged else numbers[0]
     return kind(**chosen)
@@ -406,11 +395,11 @@ def _text(value: int | Range) -> str:
 
 
 def _scaled(length: int, size: Size, at: int) -> int:
-    """A length for images whose shorter side is `at`, for one of another size: rounded, and 1 px at least."""
+    """Scales a length from images of the shorter side `at` to `size`: rounded, at least 1 px."""
     return max(1, (2 * length * min(size) + at) // (2 * at))
 
 
 def _filled(hole: np.ndarray, corner: Sequence[int], sides: Sequence[int]) -> np.ndarray:
-    """Makes a rectangle a part of the hole, and returns it."""
+    """Adds a rectangle to a hole, and returns the hole."""
     hole[corner[0] : corner[0] + sides[0], corner[1] : corner[1] + sides[1]] = True
     return hole

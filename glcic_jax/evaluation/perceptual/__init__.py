@@ -1,1 +1,1 @@
-"""LPIPS and FID."""
+"""LPIPS and FID, with weights that the user supplies."""

@@ -1,11 +1,11 @@
-"""The Inception network of FID: TensorFlow's of 2015-12-05, as its port to PyTorch computes it.
+"""The Inception network of FID: TensorFlow's of 2015-12-05, as its PyTorch port computes it.
 
-It is not torchvision's Inception v3: average pooling leaves the border out of its count, the last block pools
-the maximum, and it was trained otherwise. Every convolution is followed by a BatchNorm and a ReLU; the BatchNorm
-is folded into the convolution. Layers are named as in the port.
+It differs from torchvision's Inception v3: average pooling does not count the border, the last block pools the
+maximum, and the weights are others. A BatchNorm, folded into the convolution, and a ReLU follow every convolution.
+Layers have the names of the port.
 
-Reference: Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision"; for what differs,
-pytorch-fid, the port that FID is mostly computed with.
+Reference: Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision"; pytorch-fid for the
+differences.
 """
 
 import functools
@@ -26,9 +26,8 @@ PUBLISHED = (
     "pt_inception-2015-12-05-6726825d.pth of pytorch-fid, "
     "weights-inception-2015-12-05-6726825d.pth of torch-fidelity"
 )
-# The last layer, whose input FID reads, has ImageNet's 1000 classes and eight that are unused.
-_CLASSES = 1008
-_SMALLEST = 75  # The side of an image whose last feature map has a pixel.
+_CLASSES = 1008  # ImageNet's 1000 and eight unused ones.
+_SMALLEST = 75  # Side of an image whose last feature map has one pixel.
 _BATCH_NORM_EPSILON = 1e-3
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -38,25 +37,25 @@ Params = dict[str, Any]
 def _convolve(
     image: jax.Array, name: str, features: int, kernel: tuple[int, int] = (1, 1), stride: int = 1, pad: bool = True
 ) -> jax.Array:
-    """A convolution and a ReLU; padded so that a stride of 1 keeps the size, or not at all."""
+    """A convolution and a ReLU; the padding keeps the size at stride 1, or is none."""
     padding = [(size // 2, size // 2) if pad else (0, 0) for size in kernel]
-    # The highest precision: some GPUs otherwise round to ten bits.
+    # At lower precision some GPUs round to ten bits.
     layer = nn.Conv(features, kernel, stride, padding, precision=jax.lax.Precision.HIGHEST, name=name)
     return nn.relu(layer(image))
 
 
 def _halve(image: jax.Array) -> jax.Array:
-    """The maximum of 3x3 pixels, with a stride of 2."""
+    """Max pooling over 3x3 pixels, stride 2."""
     return nn.max_pool(image, (3, 3), (2, 2), "VALID")
 
 
 def _mean(image: jax.Array) -> jax.Array:
-    """The mean of the pixels among 3x3 that lie inside the image."""
+    """Mean pooling over 3x3 pixels, stride 1; only pixels inside the image count."""
     return nn.avg_pool(image, (3, 3), (1, 1), [(1, 1), (1, 1)], count_include_pad=False)
 
 
 def _largest(image: jax.Array) -> jax.Array:
-    """The maximum of 3x3 pixels around each."""
+    """Max pooling over 3x3 pixels, stride 1."""
     return nn.max_pool(image, (3, 3), (1, 1), [(1, 1), (1, 1)])
 
 
@@ -102,7 +101,7 @@ class _BlockB(nn.Module):
 
 
 class _BlockC(nn.Module):
-    """Keeps the size: 1x1, and 7x7 as 1x7 and 7x1, once and twice."""
+    """Keeps the size: 1x1, and 7x7 factored into 1x7 and 7x1, once and twice."""
 
     width: float
     inner: int
@@ -140,7 +139,7 @@ class _BlockD(nn.Module):
 
 
 class _BlockE(nn.Module):
-    """Keeps the size: 1x1, and 1x3 beside 3x1, alone and behind 3x3; `pool` is before its last branch."""
+    """Keeps the size: 1x1, and 1x3 beside 3x1, alone and after 3x3; `pool` precedes the last branch."""
 
     width: float
     pool: Any
@@ -174,10 +173,10 @@ class Inception(nn.Module):
         """Runs the network.
 
         Args:
-          image: [N, H, W, 3] float32 in [-1, 1], from 75 x 75 on; FID's are 299 x 299.
+          image: [N, H, W, 3] float32 in [-1, 1], at least 75 x 75; 299 x 299 for FID.
 
         Returns:
-          [N, 2048 * width] float32, not below 0: the last feature map's mean over its pixels.
+          [N, 2048 * width] float32, not negative: the mean of the last feature map over its pixels.
         """
         width = self.width
         image = _convolve(image, "Conv2d_1a_3x3", scaled(32, width), (3, 3), stride=2, pad=False)
@@ -197,7 +196,7 @@ class Inception(nn.Module):
 
 
 def inception_shapes(network: Inception) -> dict[str, tuple[int, ...]]:
-    """The arrays of the port's state dict: name to shape, as `Mixed_5b.branch1x1.conv.weight` [O, I, H, W]."""
+    """The shapes of the port's state dict by name, such as `Mixed_5b.branch1x1.conv.weight` [O, I, H, W]."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, (kernel_height, kernel_width, inputs, features) in _layers(network):
         shapes[f"{layer}.conv.weight"] = (features, inputs, kernel_height, kernel_width)
@@ -210,11 +209,11 @@ def inception_params(network: Inception, file: FeatureFile) -> Params:
     """The network's parameters from the port's state dict.
 
     Args:
-      network: Of the width that the file has.
-      file: From `feature_weights.read_feature_file`.
+      network: Of the width of the file.
+      file: From `state_dict.read_feature_file`.
 
     Raises:
-      WeightsError: An array is missing, superfluous, of another shape, not finite, or a variance is below 0.
+      WeightsError: An array is missing, unknown, of another shape or not finite, or a variance is negative.
     """
     expected = inception_shapes(network)
     check_arrays(file, expected, PUBLISHED)
@@ -231,7 +230,7 @@ def inception_params(network: Inception, file: FeatureFile) -> Params:
 
 
 def _folded(file: FeatureFile, layer: str) -> dict[str, np.ndarray]:
-    """A convolution that does what it and the BatchNorm behind it do."""
+    """A convolution with its BatchNorm folded in."""
     weight = file.arrays[f"{layer}.conv.weight"].astype(np.float64)
     scale, bias, mean, variance = (file.arrays[f"{layer}.bn.{kind}"].astype(np.float64) for kind in _BATCH_NORM)
     if (variance < 0).any():
@@ -243,7 +242,7 @@ def _folded(file: FeatureFile, layer: str) -> dict[str, np.ndarray]:
 
 @functools.cache
 def _layers(network: Inception) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Each convolution's name and the shape of its kernel."""
+    """Name and kernel shape of each convolution."""
     image = jax.ShapeDtypeStruct((1, _SMALLEST, _SMALLEST, 3), jnp.float32)
     variables = jax.eval_shape(network.init, jax.random.key(0), image)
     return tuple(_kernels(variables["params"], ()))

@@ -1,7 +1,7 @@
-"""LPIPS: how different two pictures look to a network that was trained to tell objects apart.
+"""LPIPS: the distance of two images in the features of a classification network.
 
-The weights are the user's: a torchvision backbone, AlexNet or VGG16, and the linear heads that the authors'
-package, lpips, ships.
+The user supplies the weights: a torchvision backbone, AlexNet or VGG16, and the linear heads in the authors'
+package, lpips.
 
 Reference: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", and
 version 0.1 of its authors' package.
@@ -20,20 +20,20 @@ import numpy as np
 from glcic_jax.errors import DataError, WeightsError, printable
 from glcic_jax.evaluation.perceptual.state_dict import FeatureFile, check_arrays, kernel_of, read_feature_file
 
-# Both for pictures in [-1, 1]: the mean and deviation of ImageNet's colours.
+# Mean and standard deviation of ImageNet's colours, for images in [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 _EPSILON = 1e-10
-# Pixels compared at a time, and images: bound the memory, and fix the shapes that are compiled.
-_PIXELS_AT_A_TIME = 1 << 19
-_MOST_AT_A_TIME = 16
-MOST_PIXELS = 1 << 21  # Of one picture: VGG16 takes 3 GiB.
+# Pixels and images of a batch: they bound the memory and fix the compiled shapes.
+_BATCH_PIXELS = 1 << 19
+_BATCH_SIZE = 16
+MOST_PIXELS = 1 << 21  # Of one image: VGG16 takes 3 GiB.
 
 Params = dict[str, dict[str, Any]]
 
 
 class Convolution(NamedTuple):
-    """A convolution with bias, and the ReLU behind it; `name` as torchvision's."""
+    """A convolution with bias and a ReLU; `name` is torchvision's."""
 
     name: str
     inputs: int
@@ -44,19 +44,19 @@ class Convolution(NamedTuple):
 
 
 class Backbone(NamedTuple):
-    """A network that LPIPS looks through.
+    """A network whose features LPIPS compares.
 
     Attributes:
-      title: Its name.
-      published: Its file, and who publishes it.
-      checksum: How the sha256 of that file begins.
-      heads: Who publishes its heads, and under which name.
-      heads_sha256: Of the numbers of version 0.1's heads, float32 and one layer after the other.
-      flawed_heads_sha256: The same of version 0.0's.
-      stages: The convolutions between one layer that is compared and the next.
-      pooled: The stages that begin with a max pooling.
-      window: Of that pooling, which has a stride of 2.
-      smallest: The shortest side of a picture whose last layer has a pixel.
+      title: Name.
+      published: Its file and the publisher.
+      checksum: First digits of that file's sha256.
+      heads: The file of its heads and the publisher.
+      heads_sha256: Of the numbers of version 0.1's heads, float32, layer by layer.
+      flawed_heads_sha256: Of version 0.0's.
+      stages: The convolutions up to each compared layer.
+      pooled: Indices of the stages that begin with max pooling.
+      window: Of that pooling, which has stride 2.
+      smallest: Shortest side of an image whose last layer has one pixel.
     """
 
     title: str
@@ -72,15 +72,15 @@ class Backbone(NamedTuple):
 
 
 def taps(backbone: Backbone, params: Params, image: jax.Array) -> list[jax.Array]:
-    """What each stage of a backbone gives.
+    """The features after each stage of a backbone.
 
     Args:
-      backbone: Which.
-      params: `kernel` [h, w, I, O] and `bias` [O] of each convolution by its name.
-      image: [N, H, W, 3] float, as the backbone was trained on.
+      backbone: The network.
+      params: `kernel` [h, w, I, O] and `bias` [O] by the name of the convolution.
+      image: [N, H, W, 3] float, normalised for the backbone.
 
     Returns:
-      An array [N, h, w, C] for each stage.
+      [N, h, w, C] for each stage.
     """
     found = []
     for index, stage in enumerate(backbone.stages):
@@ -88,7 +88,7 @@ def taps(backbone: Backbone, params: Params, image: jax.Array) -> list[jax.Array
             window, stride = (1, backbone.window, backbone.window, 1), (1, 2, 2, 1)
             image = jax.lax.reduce_window(image, -jnp.inf, jax.lax.max, window, stride, "VALID")
         for layer in stage:
-            # The highest precision: some GPUs otherwise round to ten bits.
+            # At lower precision some GPUs round to ten bits.
             image = jax.lax.conv_general_dilated(
                 image,
                 params[layer.name]["kernel"],
@@ -103,33 +103,33 @@ def taps(backbone: Backbone, params: Params, image: jax.Array) -> list[jax.Array
 
 
 def distance(backbone: Backbone, params: Params, completed: jax.Array, image: jax.Array) -> jax.Array:
-    """LPIPS of each pair of pictures.
+    """LPIPS of each pair of images.
 
     Args:
-      backbone: Which.
+      backbone: The network.
       params: As in `taps`, and `weight` [C] of each stage's head, "lin0" and so on.
       completed, image: [N, H, W, 3] uint8.
 
     Returns:
-      [N] float32, 0 where the two are the same.
+      [N] float32, 0 for equal images.
     """
     maps = [taps(backbone, params, _network_input(picture)) for picture in (completed, image)]
     total = jnp.zeros(len(image), jnp.float32)
     for index, (ours, theirs) in enumerate(zip(*maps, strict=True)):
         squared = jnp.square(_unit(ours) - _unit(theirs)) * params[f"lin{index}"]["weight"]
         total += squared.sum(axis=-1).mean(axis=(1, 2))
-    # The compiled program may round the two sides differently.
+    # The compiled program may round equal images differently.
     return jnp.where((completed == image).all(axis=(1, 2, 3)), 0, total)
 
 
 def _network_input(picture: jax.Array) -> jax.Array:
-    """[N, H, W, 3] uint8 to what a backbone sees."""
+    """[N, H, W, 3] uint8 to normalised float32."""
     signed = picture.astype(jnp.float32) / 127.5 - 1
     return (signed - jnp.asarray(_SHIFT)) / jnp.asarray(_SCALE)
 
 
 def _unit(features: jax.Array) -> jax.Array:
-    """Each pixel's features [N, h, w, C] at the length 1, or 0."""
+    """Scales each pixel's features [N, h, w, C] to length 1, or 0."""
     return features / (jnp.sqrt(jnp.square(features).sum(axis=-1, keepdims=True)) + _EPSILON)
 
 
@@ -137,13 +137,13 @@ _distance = jax.jit(distance, static_argnums=0)
 
 
 class Lpips:
-    """Measures LPIPS with the weights that it holds.
+    """Computes LPIPS.
 
     Attributes:
-      description: What is measured, with which files.
+      description: Version, backbone and weights, for a report.
 
     Args:
-      backbone: Which.
+      backbone: The network.
       params: As in `distance`.
       description: As above.
     """
@@ -154,31 +154,31 @@ class Lpips:
         self._params = jax.device_put(params)
 
     def distances(self, completed: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """LPIPS of each pair of pictures, at their own size.
+        """LPIPS of each pair of images, at their own size.
 
         Args:
           completed, image: [N, H, W, 3] uint8, any N.
 
         Returns:
-          [N] float32, 0 where the two are the same, mostly below 1; NaN where the pictures have more than
-          `MOST_PIXELS`, which would take many GiB.
+          [N] float32, 0 for equal images, mostly below 1; NaN for more than `MOST_PIXELS`, which would take many
+          GiB.
 
         Raises:
-          DataError: The pictures are smaller than the backbone's layers can be computed on.
+          DataError: The images are too small for the backbone.
         """
         height, width = image.shape[1:3]
         if min(height, width) < self._backbone.smallest:
             raise DataError(
-                f"LPIPS with {self._backbone.title} needs pictures of at least {self._backbone.smallest} px a "
+                f"LPIPS with {self._backbone.title} needs images of at least {self._backbone.smallest} px a "
                 f"side, not {height} x {width}: evaluate at a larger size or without LPIPS"
             )
         if height * width > MOST_PIXELS:
             return np.full(len(image), np.nan, np.float32)
-        size = max(1, min(_MOST_AT_A_TIME, _PIXELS_AT_A_TIME // (height * width)))
+        size = max(1, min(_BATCH_SIZE, _BATCH_PIXELS // (height * width)))
         found = [np.zeros(0, np.float32)]
         for start in range(0, len(image), size):
             pair = completed[start : start + size], image[start : start + size]
-            # Filled up, so that the last pictures need no program of their own.
+            # Padded, so that the last batch needs no program of its own.
             padding = [(0, size - len(pair[0])), (0, 0), (0, 0), (0, 0)]
             result = _distance(self._backbone, self._params, *(np.pad(part, padding) for part in pair))
             found.append(np.asarray(result)[: len(pair[0])])
@@ -186,15 +186,15 @@ class Lpips:
 
 
 def load(paths: Sequence[Path]) -> Lpips:
-    """Reads LPIPS's networks; which backbone it is, is found from the arrays.
+    """Loads LPIPS; the arrays determine the backbone.
 
     Args:
-      paths: The file of torchvision's backbone and that of its heads, in any order, or one file with both, as
-        the state dict of `lpips.LPIPS`. Files of PyTorch or safetensors.
+      paths: The files of torchvision's backbone and of its heads, in any order, or one file with both, such as the
+        state dict of `lpips.LPIPS`; in PyTorch's format or safetensors.
 
     Raises:
-      WeightsError: A file is not there, damaged, or another network's; the backbone or its heads are missing or
-        do not belong together; or the heads are those of version 0.0, which the authors withdrew.
+      WeightsError: A file is missing, damaged, or another network's; the backbone or its heads are missing or do
+        not match; or the heads are those of version 0.0, which the authors withdrew.
     """
     if not 1 <= len(paths) <= 2:
         raise WeightsError(f"LPIPS takes one file or two, not {len(paths)}: {_NEEDED}")
@@ -213,7 +213,7 @@ def load(paths: Sequence[Path]) -> Lpips:
     backbone = _backbone_of(backbones[0])
     params, heads_sha256 = _params(backbone, backbones[0], heads[0])
     if heads_sha256 == backbone.flawed_heads_sha256:
-        raise WeightsError(f"{heads[0].name}: the heads of LPIPS v0.0, which are another metric: {_NEEDED}")
+        raise WeightsError(f"{heads[0].name}: the heads of LPIPS v0.0, which is another metric: {_NEEDED}")
     published = backbones[0].sha256.startswith(backbone.checksum) and heads_sha256 == backbone.heads_sha256
     labels = ", ".join(dict.fromkeys((backbones[0].label, heads[0].label)))
     doubt = "" if published else "; not verified to be the published weights"
@@ -221,7 +221,7 @@ def load(paths: Sequence[Path]) -> Lpips:
 
 
 def _renamed(file: FeatureFile, names: re.Pattern[str]) -> FeatureFile:
-    """The arrays whose names match, under their two groups: as "features.0.weight", "lin0.weight"."""
+    """The arrays whose names match, renamed to "features.0.weight", "lin0.weight" ..."""
     matches = {name: names.fullmatch(name) for name in file.arrays}
     arrays = {
         f"{'features.' if match[1].isdecimal() else ''}{match[1]}.{match[2]}": file.arrays[name]
@@ -232,7 +232,7 @@ def _renamed(file: FeatureFile, names: re.Pattern[str]) -> FeatureFile:
 
 
 def _check_scaling(files: Sequence[FeatureFile]) -> None:
-    """A file that holds the whole of LPIPS says how it scales colours, too."""
+    """Checks the scaling of colours in a file of the whole of LPIPS."""
     for file in files:
         for kind, known in (("shift", _SHIFT), ("scale", _SCALE)):
             value = file.arrays.get(f"scaling_layer.{kind}")
@@ -255,7 +255,7 @@ def _shapes(backbone: Backbone) -> dict[str, tuple[int, ...]]:
 
 
 def _params(backbone: Backbone, layers: FeatureFile, heads: FeatureFile) -> tuple[Params, str]:
-    """The parameters, and the sha256 of the heads' numbers."""
+    """The parameters and the sha256 of the heads' numbers."""
     shapes = {f"lin{index}.weight": (1, stage[-1].features, 1, 1) for index, stage in enumerate(backbone.stages)}
     check_arrays(heads, shapes, backbone.heads)
     if len(heads.arrays) != len(shapes):
@@ -279,7 +279,7 @@ def _vgg_stage(first: int, inputs: int, features: int, count: int) -> tuple[Conv
     return tuple(layers)
 
 
-# torchvision: `features.N.weight`. The state dict of LPIPS has them as `net.slice1.N.weight`, each head twice.
+# torchvision: `features.N.weight`; the state dict of LPIPS: `net.slice1.N.weight`, and each head twice.
 _BACKBONE_NAMES = re.compile(r"(?:features|net\.slice\d)\.(\d+)\.(\w+)")
 _HEAD_NAMES = re.compile(r"(lin\d)\.model\.[01]\.(weight)")
 

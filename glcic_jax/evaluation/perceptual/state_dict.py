@@ -1,4 +1,4 @@
-"""Reads the weights of networks that metrics look through: state dicts, in PyTorch's format or safetensors."""
+"""State dicts of the networks behind perceptual metrics, in PyTorch's format or safetensors."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,19 +12,18 @@ from glcic_jax.errors import WeightsError, one_line, printable
 from glcic_jax.weights.foreign.tensors import read_bytes
 from glcic_jax.weights.foreign.torch_file import looks_like_torch, parse_torch
 
-# Under what a checkpoint keeps its state dict, and what DataParallel writes before each name.
-_NESTED = "state_dict"
-_PARALLEL = "module."
+_NESTED = "state_dict"  # Key of the state dict in a checkpoint.
+_PARALLEL = "module."  # Prefix that DataParallel adds to each name.
 
 
 class FeatureFile(NamedTuple):
-    """The arrays of a state dict, and where they come from.
+    """The arrays of a state dict, and its file.
 
     Attributes:
-      name: The file's, for errors.
-      label: The file's, for descriptions: its name without the folders, and the sha256's first twelve digits.
+      name: Path of the file, for errors.
+      label: For descriptions: file name and the first twelve digits of its sha256.
       sha256: Of the file's bytes, in hexadecimal digits.
-      arrays: By their names in the file, each of any shape and dtype.
+      arrays: By name, of any shape and dtype.
     """
 
     name: str
@@ -34,21 +33,21 @@ class FeatureFile(NamedTuple):
 
 
 def read_feature_file(path: Path) -> FeatureFile:
-    """Reads a state dict, without PyTorch and without running what is in the file.
+    """Reads a state dict, without PyTorch and without executing anything in the file.
 
     Args:
-      path: A file of `torch.save`, old or new, or a safetensors file. A state dict under "state_dict" is taken
-        too, and the "module." before the names of one that several devices trained is left out.
+      path: A file of `torch.save`, old or new, or a safetensors file. The state dict may be nested under
+        "state_dict", and its names may have the prefix "module.".
 
     Raises:
-      WeightsError: It is not there, damaged, hostile, or holds no arrays by name.
+      WeightsError: The file is missing, damaged or hostile, or holds no named arrays.
     """
     data = read_bytes(path)
     name = printable(str(path))
     sha256 = hashlib.sha256(data).hexdigest()
     arrays = {key: value for key, value in _state_dict(data, name).items() if isinstance(value, np.ndarray)}
     if not arrays:
-        raise WeightsError(f"{name}: no arrays by name in it: a state dict of PyTorch is needed")
+        raise WeightsError(f"{name}: holds no arrays by name: a state dict of PyTorch is needed")
     if all(key.startswith(_PARALLEL) for key in arrays):
         arrays = {key.removeprefix(_PARALLEL): value for key, value in arrays.items()}
     return FeatureFile(name, f"{printable(path.name)} sha256 {sha256[:12]}", sha256, arrays)
@@ -58,7 +57,7 @@ def _state_dict(data: bytes, name: str) -> Mapping[str, Any]:
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
         try:
             return safetensors.numpy.load(data)
-        except Exception as error:  # The library raises its own type and others on damaged files.
+        except Exception as error:  # safetensors raises several types on damaged files.
             reason = printable(one_line(error))
             raise WeightsError(f"{name}: cannot be read as safetensors ({reason}): copy it again") from error
     if not looks_like_torch(data):
@@ -72,15 +71,15 @@ def _state_dict(data: bytes, name: str) -> Mapping[str, Any]:
 
 
 def check_arrays(file: FeatureFile, expected: Mapping[str, tuple[int, ...]], needed: str) -> None:
-    """Compares what is in a file with what a network has; other arrays may be there.
+    """Checks that a file holds a network's arrays; additional arrays are allowed.
 
     Args:
       file: From `read_feature_file`.
-      expected: Shapes by the names in the file.
-      needed: Which file is expected and who publishes it; it stands in the error.
+      expected: Shapes by name.
+      needed: The expected file and its publisher, for errors.
 
     Raises:
-      WeightsError: An array is missing, of another shape, or holds no finite floating-point numbers.
+      WeightsError: An array is missing, of another shape, or not of finite floating-point numbers.
     """
     for array, shape in expected.items():
         value = file.arrays.get(array)
@@ -93,15 +92,15 @@ def check_arrays(file: FeatureFile, expected: Mapping[str, tuple[int, ...]], nee
                 f"{file.name}: the array {array} has the shape {value.shape}, not {shape}: another network's; "
                 f"needed is {needed}"
             )
-        # NumPy counts bfloat16 among the types that it does not know.
+        # bfloat16 is no floating type to NumPy.
         if not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
             raise WeightsError(f"{file.name}: the array {array} holds {value.dtype}: needed is {needed}")
-        with np.errstate(over="ignore"):  # What is too large becomes infinite, and is told as that.
+        with np.errstate(over="ignore"):  # Too large for float32: reported as not finite.
             finite = np.isfinite(value.astype(np.float32)).all()
         if not finite:
             raise WeightsError(f"{file.name}: the array {array} holds numbers that are not finite: copy it again")
 
 
 def kernel_of(weight: np.ndarray) -> np.ndarray:
-    """A convolution's kernel in our order: PyTorch's [O, I, H, W] of any float to [H, W, I, O] float32."""
+    """PyTorch's kernel [O, I, H, W] of any float type to [H, W, I, O] float32."""
     return np.ascontiguousarray(weight.transpose(2, 3, 1, 0), np.float32)

@@ -1,144 +1,201 @@
-"""The page of an evaluation: one HTML file that holds its pictures and asks for nothing else."""
+"""The report: one HTML file that holds its pictures and requests nothing."""
 
-from collections.abc import Sequence
+import base64
+import hashlib
+import io
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import jinja2
 import numpy as np
+from markupsafe import Markup
+from PIL import Image
 
-from glcic_jax.evaluation import statistics
-from glcic_jax.evaluation.report import cells
-from glcic_jax.evaluation.report.cells import FEWEST_WITH_INTERVAL, BinRows, Cell, Head
-from glcic_jax.evaluation.report.page import (
-    THUMBNAIL_SIDE,
-    Embedded,
-    PictureRow,
-    Pictures,
-    embed,
-    labels,
-    picture_row,
-    render,
-)
-from glcic_jax.evaluation.scores import FID, METRICS, Evaluation
-from glcic_jax.evaluation.tables import markdown_table
+from glcic_jax.evaluation import tables
+from glcic_jax.evaluation.scores import FID, METRICS, Evaluation, count_of, format_number
+from glcic_jax.evaluation.statistics import extremes, hole_ratio_bins, verdict
 from glcic_jax.files import write_atomically
 
+LARGEST_SIDE = 256  # Of a picture in the report, in pixels.
+THUMBNAIL_SIDE = 64
 MOST_LISTED = 200
+_JPEG_QUALITY = 85
+_CAPTIONED = ("hole_l1", "hole_psnr", "lpips")
 
 
-class Listed(NamedTuple):
-    """An image in the list of all.
+class Pictures(Protocol):
+    """Returns an image's pictures by label: "input" with a white hole, the named methods' and "original".
 
-    Attributes:
-      image: Its name.
-      thumbnails: Input, the first method's picture, original; None where there is none.
-      cells: The fraction that is hole, and the first method's numbers.
+    Each is [H, W, 3] uint8; one that is missing is shown as missing.
     """
 
+    def __call__(self, index: int, methods: Collection[str]) -> dict[str, np.ndarray]: ...
+
+
+class Training(NamedTuple):
+    """How the compared runs were trained.
+
+    Attributes:
+      curves: An SVG file of their curves; empty if no run has any.
+      settings: Tables of the settings that differ.
+      notes: What is the same in all runs, or not known.
+    """
+
+    curves: str
+    settings: Sequence[tables.Table]
+    notes: Sequence[str]
+
+
+class Embedded(NamedTuple):
+    """A JPEG inside the page: its data URI, width and height in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+class _Pane(NamedTuple):
+    label: str
+    picture: Embedded | None
+    numbers: list[str]
+
+
+class _Shown(NamedTuple):
+    """An image in the gallery; `place` numbers all of them."""
+
+    place: int
+    rank: str
     image: str
-    thumbnails: list[Embedded | None]
-    cells: list[Cell]
+    hole: str
+    panes: list[_Pane]
 
 
-class Group(NamedTuple):
-    """Images with neighbouring ranks, and their pictures."""
-
-    title: str
-    rows: list[PictureRow]
-
-
-def write_report(evaluation: Evaluation, pictures: Pictures, path: str | Path) -> None:
-    """Writes the page: results, differences, hole sizes, best, median and worst images, all images, protocol.
+def write_report(
+    evaluation: Evaluation, pictures: Pictures, path: str | Path, training: Training | None = None
+) -> None:
+    """Writes the report: results, differences, hole sizes, best, median and worst images, all images, protocol.
 
     Args:
-      evaluation: What was measured; the page is about its first method.
-      pictures: Asked once for each image that is shown.
-      path: Of the HTML file.
+      evaluation: What was measured; images are ranked by its first method.
+      pictures: Called once for each image that is shown.
+      path: The HTML file.
+      training: For a comparison of runs with the first as the baseline; None: an evaluation of the first.
 
     Raises:
       DataError: The file cannot be written.
     """
     subject, *others = evaluation.scores
-    means = statistics.means(evaluation)
-    pairs = [(scores.name, 0, place) for place, scores in enumerate(others, start=1)]
-    bin_heads, bins = cells.by_hole_ratio(evaluation)
-    metric = _ranked_by(evaluation)
-    groups, listed = _with_pictures(evaluation, pictures, metric)
-    page = render(
-        "report.html",
+    key = "hole_l1" if np.isfinite(subject.values.get("hole_l1", np.nan)).any() else "l1"
+    gallery, thumbnails = _embed_pictures(evaluation, pictures, key)
+    differences = tables.paired_differences(evaluation, first_is_baseline=training is not None)
+    bins = hole_ratio_bins(evaluation.hole_ratio)
+    page = _render(
         evaluation=evaluation,
         subject=subject.name,
-        verdict=statistics.verdict(evaluation),
-        results=cells.results(evaluation, means),
-        paired=cells.paired(evaluation, pairs),
-        bin_heads=bin_heads,
-        bins=bins,
-        few_in_bins=_few_in_bins(bins),
+        verdict=verdict(evaluation),
+        count=count_of(len(evaluation.images), "image"),
+        results=tables.to_html(tables.results(evaluation), "Results"),
+        notes=tables.notes_on_results(evaluation),
+        markdown=tables.markdown_results(evaluation),
+        differences=tables.to_html(differences, "Paired differences") if others else "",
+        holes=tables.to_html(tables.by_hole_size(evaluation), "By hole size") if bins else "",
         without_hole=int(np.count_nonzero(np.asarray(evaluation.hole_ratio) == 0)),
-        ranked_by=METRICS[metric].label,
-        groups=groups,
-        rows=[row for group in groups for row in group.rows],
-        kinds=labels(evaluation),
-        listed=listed,
-        list_heads=[Head("hole, %"), *(cells.head(METRICS[name]) for name in evaluation.metrics)],
-        markdown=markdown_table(evaluation),
-        **what_to_know(evaluation, means),
+        few_in_bins=[label for label, indices in bins.items() if len(indices) < tables.FEW_IMAGES],
+        few_images=tables.FEW_IMAGES,
+        fewest_with_interval=tables.FEWEST_WITH_INTERVAL,
+        training=training,
+        curves=_data_uri("image/svg+xml", training.curves.encode()) if training and training.curves else "",
+        settings=[tables.to_html(table, "Settings that differ") for table in training.settings]
+        if training
+        else [],
+        ranked_by=METRICS[key].label,
+        gallery=gallery,
+        kinds=["input", *(scores.name for scores in evaluation.scores), "original"],
+        largest_side=LARGEST_SIDE,
+        listed=len(thumbnails),
+        images=tables.to_html(tables.per_image(evaluation, thumbnails), "All images", ident="list", tall=True),
+        metrics=[METRICS[name] for name in evaluation.metrics] + [FID] * evaluation.has_fid,
     )
     write_atomically(path, page)
 
 
-def what_to_know(evaluation: Evaluation, means: list[dict[str, statistics.Mean]]) -> dict[str, Any]:
-    """The sentences around the tables, by the names that the templates have for them."""
-    fid = statistics.has_fid(evaluation)
-    return {
-        "intervals": statistics.INTERVALS,
-        "bold": statistics.BOLD,
-        "few": statistics.FEW if len(evaluation.images) < statistics.FEW_IMAGES else "",
-        "left_out": statistics.left_out(evaluation, means),
-        "not_computed": statistics.not_computed(evaluation),
-        "metrics": [METRICS[name] for name in evaluation.metrics] + [FID] * fid,
-    }
+def _embed_pictures(
+    evaluation: Evaluation, pictures: Pictures, key: str
+) -> tuple[dict[str, list[_Shown]], list[Markup]]:
+    """The gallery of the best, median and worst images by a metric, and thumbnails of the first images.
 
-
-def _few_in_bins(bins: Sequence[BinRows]) -> str:
-    few = [one.label for one in bins if one.images < statistics.FEW_IMAGES]
-    if not few:
-        return ""
-    return (
-        f"Fewer than {statistics.FEW_IMAGES} images, too few to rely on: {', '.join(few)}; fewer than "
-        f"{FEWEST_WITH_INTERVAL} have no interval."
-    )
-
-
-def _ranked_by(evaluation: Evaluation) -> str:
-    """The metric that images are ranked by: that of the hole, where there are holes."""
-    count = len(evaluation.images)
-    values = statistics.values_of(evaluation.scores[0], "hole_l1", count)
-    return "hole_l1" if np.isfinite(values).any() else "l1"
-
-
-def _with_pictures(evaluation: Evaluation, pictures: Pictures, metric: str) -> tuple[list[Group], list[Listed]]:
-    """All that shows pictures; they are embedded as they come, so that no others are held."""
-    count = len(evaluation.images)
-    values = statistics.values_of(evaluation.scores[0], metric, count)
-    extremes = list(statistics.extremes(values))
-    ranked = np.count_nonzero(np.isfinite(values))
-    ranks = {index: rank for group in extremes for rank, index in group.images}
-    rows, listed = {}, []
-    for index in sorted({*ranks, *range(min(count, MOST_LISTED))}):
-        of_image = pictures(index, [scores.name for scores in evaluation.scores[: None if index in ranks else 1]])
-        if index in ranks:
-            rows[index] = picture_row(evaluation, of_image, index, f"rank {ranks[index]:,} of {ranked:,}")
+    Only one image's pictures are in memory at a time.
+    """
+    values = evaluation.scores[0].values[key]
+    groups = extremes(values)
+    in_gallery = {index for group in groups.values() for _, index in group}
+    panes, thumbnails = {}, []
+    for index in sorted({*in_gallery, *range(min(len(evaluation.images), MOST_LISTED))}):
+        methods = evaluation.scores if index in in_gallery else evaluation.scores[:1]
+        of_image = pictures(index, [scores.name for scores in methods])
+        if index in in_gallery:
+            panes[index] = _panes(evaluation, of_image, index)
         if index < MOST_LISTED:
-            listed.append(_listed(evaluation, of_image, index))
-    groups = [Group(group.title, [rows[index] for _, index in group.images]) for group in extremes]
-    return groups, listed
+            labels = ("input", evaluation.scores[0].name, "original")
+            small = [embed(of_image[label], THUMBNAIL_SIDE) for label in labels if label in of_image]
+            image = Markup('<img src="{}" width="{}" height="{}" alt="">')
+            thumbnails.append(Markup("").join(image.format(*embedded) for embedded in small))
+    ranked, place = np.count_nonzero(np.isfinite(values)), 0
+    gallery: dict[str, list[_Shown]] = {}
+    for title, group in groups.items():
+        gallery[title] = []
+        for rank, index in group:
+            hole = f"{format_number(100 * evaluation.hole_ratio[index], 1)} %"
+            shown = _Shown(place, f"rank {rank:,} of {ranked:,}", evaluation.images[index], hole, panes[index])
+            gallery[title].append(shown)
+            place += 1
+    return gallery, thumbnails
 
 
-def _listed(evaluation: Evaluation, pictures: dict[str, np.ndarray], index: int) -> Listed:
-    kinds = ("input", evaluation.scores[0].name, "original")
-    thumbnails = [embed(pictures[kind], THUMBNAIL_SIDE) if kind in pictures else None for kind in kinds]
-    ratio = float(evaluation.hole_ratio[index])
-    hole = cells.plain(ratio, statistics.number(100 * ratio, 1))
-    row = [hole, *cells.of_image(evaluation, 0, index)]
-    return Listed(evaluation.images[index], thumbnails, row)
+def _panes(evaluation: Evaluation, pictures: Mapping[str, np.ndarray], index: int) -> list[_Pane]:
+    """An image's pictures with the metrics of each method."""
+    keys = [key for key in _CAPTIONED if key in evaluation.metrics] or evaluation.metrics[:2]
+    numbers = {"input": ["hole shown"], "original": []}
+    for scores in evaluation.scores:
+        texts = [(METRICS[key], format_number(scores.values[key][index], METRICS[key].digits)) for key in keys]
+        numbers[scores.name] = [metric.with_unit(f"{metric.name} {text}") for metric, text in texts]
+    labels = ["input", *(scores.name for scores in evaluation.scores), "original"]
+    return [
+        _Pane(label, embed(pictures[label], LARGEST_SIDE) if label in pictures else None, numbers[label])
+        for label in labels
+    ]
+
+
+def embed(picture: np.ndarray, longest_side: int) -> Embedded:
+    """Encodes a picture [H, W, 3] uint8 as JPEG, reduced if a side is longer than `longest_side` pixels."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, longest_side / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = Image.fromarray(picture)
+    if size != (width, height):
+        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    content = io.BytesIO()
+    # Chroma at full resolution: the edge of a hole is sharp in it too.
+    image.save(content, format="JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
+    return Embedded(_data_uri("image/jpeg", content.getvalue()), *size)
+
+
+def _data_uri(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def _render(**values: Any) -> str:
+    """Fills in the template; text is escaped, and the page's policy allows its own script alone."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("glcic_jax.evaluation.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: tables.shown(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script, style = (environment.get_template(name).render() for name in ("page.js", "page.css"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = environment.get_template("report.html")
+    return page.render(script=Markup(script), style=Markup(style), script_hash=digest, **values)

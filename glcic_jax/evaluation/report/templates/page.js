@@ -1,6 +1,6 @@
 "use strict";
 
-// A click on a column's head, or Enter on it, sorts; numbers as numbers, and what has none last.
+// Sorts a table by a column: numbers as numbers, cells without one last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = Array.from(table.tHead.rows[0].cells);
   const body = table.tBodies[0];
@@ -86,7 +86,7 @@ for (const button of document.querySelectorAll("button.copy")) {
       await navigator.clipboard.writeText(source.textContent);
       status.textContent = "copied";
     } catch {
-      // Some browsers keep the clipboard from pages that are files.
+      // Some browsers deny the clipboard to file: pages.
       getSelection().selectAllChildren(source);
       status.textContent = document.execCommand("copy") ? "copied" : "selected: copy it with the keyboard";
     }
