@@ -1,5 +1,7 @@
 """The command `glcic complete`. JAX is imported inside its functions."""
 
+import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,17 +17,6 @@ if TYPE_CHECKING:
     from glcic_jax.pictures.picture import Picture
 
 _STREAM = "-"  # Standard input or output.
-_SETTINGS = (
-    "strategy",
-    "max_side",
-    "blend",
-    "file_format",
-    "quality",
-    "max_pixels",
-    "comparison",
-    "overwrite",
-    "drop_exif",
-)
 
 
 @click.command()
@@ -76,21 +67,16 @@ def complete(paths: tuple[str, ...], **options: Any) -> None:
     """  # noqa: D301 - click reads the \\b.
     from glcic_jax.completion.files import Settings
 
-    arguments = _parse(paths, **{key: options[key] for key in ("output", "mask", "random_mask", "comparison")})
-    settings = Settings(**{key: options[key] for key in _SETTINGS if options[key] is not None})
-    if _is_directory(arguments.image):
-        sys.exit(_complete_folder(arguments, settings, options))
-    _complete_one(arguments, settings, options)
+    request = _parse(paths, **{key: options[key] for key in ("output", "mask", "random_mask", "comparison")})
+    names = [field.name for field in dataclasses.fields(Settings)]
+    settings = Settings(**{name: options[name] for name in names if options[name] is not None})
+    if os.path.isdir(request.image):
+        sys.exit(_complete_folder(request, settings, options))
+    _complete_one(request, settings, options)
 
 
-class _Arguments(NamedTuple):
-    """What to complete.
-
-    Attributes:
-      image: A file, a folder, or "-".
-      mask: A file, a folder or "-"; None if the hole does not come from a file.
-      output: A file, a folder, or "-"; None: beside the image.
-    """
+class _Request(NamedTuple):
+    """Files, folders or "-"; the mask is None if it is no file, the output None if it goes beside the image."""
 
     image: str
     mask: str | None
@@ -99,7 +85,7 @@ class _Arguments(NamedTuple):
 
 def _parse(
     paths: tuple[str, ...], output: str | None, mask: str | None, random_mask: bool, comparison: bool
-) -> _Arguments:
+) -> _Request:
     """Assigns IMAGE [MASK] [OUT]; raises UsageError if they are ambiguous or incomplete."""
     if "" in (*paths, output, mask):
         raise click.UsageError("a name is empty: is a variable of the shell not set?")
@@ -123,20 +109,13 @@ def _parse(
         output = _STREAM
     if output == _STREAM and comparison:
         raise click.UsageError("--save-comparison writes beside OUT, which is standard output: name a file")
-    return _Arguments(image, mask, output)
+    return _Request(image, mask, output)
 
 
-def _is_directory(path: str) -> bool:
-    try:
-        return Path(path).is_dir()
-    except (OSError, ValueError):  # The name is too long or contains a null byte: reading reports it.
-        return False
-
-
-def _complete_one(arguments: _Arguments, settings: "Settings", options: dict[str, Any]) -> None:
+def _complete_one(request: _Request, settings: "Settings", options: dict[str, Any]) -> None:
     from glcic_jax.completion.files import CompletionJob, read_input
 
-    image, mask, output = arguments
+    image, mask, output = request
     path = Path(image)
     job = CompletionJob.create(
         read_input(_source(image), _name(image), settings),
@@ -153,12 +132,12 @@ def _complete_one(arguments: _Arguments, settings: "Settings", options: dict[str
         _log(f"{printable(str(job.output))} written")
 
 
-def _complete_folder(arguments: _Arguments, settings: "Settings", options: dict[str, Any]) -> int:
+def _complete_folder(request: _Request, settings: "Settings", options: dict[str, Any]) -> int:
     """Returns the exit code."""
     from glcic_jax.completion.files import FAILURES, complete_folder
     from glcic_jax.completion.pairing import pair_files
 
-    image, mask, output = arguments
+    image, mask, output = request
     if output in (None, _STREAM):
         raise click.UsageError("IMAGE is a folder: name the folder for the results, as -o OUT_DIR")
     if mask == _STREAM:
