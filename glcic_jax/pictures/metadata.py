@@ -2,7 +2,7 @@
 
 import math
 import re
-import warnings
+import struct
 from typing import Any
 
 from PIL import Image
@@ -37,23 +37,29 @@ def orientation_of(image: Image.Image) -> int:
 
 def read_exif(image: Image.Image, notes: list[str]) -> tuple[int, bytes]:
     """Returns the orientation, and the EXIF block as `upright_exif` makes it; notes what is damaged."""
-    with warnings.catch_warnings(record=True) as damage:
-        warnings.simplefilter("always")
-        try:
-            orientation = orientation_of(image)
-            if image.format == "TIFF":
-                exif = descriptive_tags(image.getexif())
-            elif "Raw profile type exif" in image.info:
-                exif = image.getexif()
-            else:
-                exif = parse_exif(image.info.get("exif") or b"")  # pillow_heif sets None.
-            block = upright_exif(exif, turned=orientation >= 5)
-        except Exception:  # Pillow raises nearly every type on damaged blocks.
-            notes.append("the EXIF block is damaged and was left out")
-            return 1, b""
-    if damage:
-        notes.append("the EXIF block is damaged in part, and that part was left out")
-    return orientation, block
+    block = image.info.get("exif") or b""  # pillow_heif sets None.
+    try:
+        orientation = orientation_of(image)
+        if image.format == "TIFF":
+            exif = descriptive_tags(image.getexif())
+        elif "Raw profile type exif" in image.info:
+            exif = image.getexif()
+        else:
+            exif = parse_exif(block)
+            if block and _lacks_tags(exif, re.sub(rb"^(?:Exif\0\0)+", b"", block)):
+                notes.append("the EXIF block is damaged in part, and that part was left out")
+        return orientation, upright_exif(exif, turned=orientation >= 5)
+    except Exception:  # Pillow raises nearly every type on damaged blocks.
+        notes.append("the EXIF block is damaged and was left out")
+        return 1, b""
+
+
+def _lacks_tags(exif: Image.Exif, block: bytes) -> bool:
+    """Whether Pillow found fewer tags in a block than its directories count: it skips damaged ones."""
+    order = "<" if block[:2] == b"II" else ">"
+    directories: list[tuple[Any, int]] = [(exif, struct.unpack_from(order + "L", block, 4)[0])]
+    directories += [(exif.get_ifd(tag), exif[tag]) for tag in (IFD.Exif, IFD.GPSInfo) if tag in exif]
+    return any(len(tags) < struct.unpack_from(order + "H", block, place)[0] for tags, place in directories)
 
 
 def parse_exif(block: bytes) -> Image.Exif:
