@@ -1,5 +1,6 @@
-"""Files that are never there half."""
+"""Atomic writes, locks and checksums."""
 
+import hashlib
 import os
 import pickle
 import resource
@@ -7,7 +8,7 @@ import resource
 import pytest
 
 from glcic_jax.errors import DataError, TooLargeError
-from glcic_jax.files import write_atomically
+from glcic_jax.files import lock, sha256_of, write_atomically
 
 
 def test_text_and_bytes_are_written_and_replaced(tmp_path):
@@ -21,7 +22,7 @@ def test_text_and_bytes_are_written_and_replaced(tmp_path):
     assert os.listdir(path.parent) == ["a.txt"]
 
 
-def test_a_new_file_has_the_permissions_that_the_umask_leaves(tmp_path):
+def test_a_new_file_has_the_permissions_of_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         write_atomically(tmp_path / "a", b"")
@@ -30,7 +31,7 @@ def test_a_new_file_has_the_permissions_that_the_umask_leaves(tmp_path):
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_disk_that_fills_half_way_leaves_the_old_file_alone(tmp_path):
+def test_a_full_disk_leaves_the_old_file_intact(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"the old content")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -44,21 +45,21 @@ def test_a_disk_that_fills_half_way_leaves_the_old_file_alone(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_directory_of_that_name_is_an_error(tmp_path):
+def test_a_directory_is_not_replaced(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(DataError, match="a: is a directory"):
         write_atomically(tmp_path / "a", b"")
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_pipes_and_devices_are_not_replaced(tmp_path):
+def test_a_pipe_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="pipe: is a device, a pipe or the like"):
         write_atomically(tmp_path / "pipe", b"")
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_what_a_link_points_to_is_replaced(tmp_path):
+def test_a_link_stays_and_its_target_is_replaced(tmp_path):
     (tmp_path / "real").write_bytes(b"old")
     (tmp_path / "link").symlink_to("real")
     write_atomically(tmp_path / "link", b"new")
@@ -67,11 +68,29 @@ def test_what_a_link_points_to_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "file/a", "file/a/b"])
-def test_names_that_cannot_be_are_one_line(tmp_path, name):
+def test_impossible_names_are_one_line(tmp_path, name):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match="cannot be written"):
         write_atomically(f"{tmp_path}/{name}", b"")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_lock_excludes_others_and_shared_ones_exclude_writers(tmp_path):
+    path = tmp_path / "lock"
+    with lock(path), pytest.raises(BlockingIOError), lock(path, wait=False):
+        pass
+    with lock(path, shared=True), lock(path, shared=True, wait=False):
+        with pytest.raises(BlockingIOError), lock(path, wait=False):
+            pass
+    with lock(path, wait=False):
+        pass
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+    with pytest.raises(DataError, match="missing: cannot be read"):
+        sha256_of(tmp_path / "missing")
 
 
 def test_an_error_can_be_sent_to_another_process():

@@ -1,4 +1,4 @@
-"""What memory is left."""
+"""Memory of the host."""
 
 import platform
 import shlex
@@ -12,7 +12,7 @@ from helpers.common import ROOT
 from glcic_jax.runtime import available_memory
 
 
-def test_it_is_some_and_no_more_than_the_machine_has():
+def test_available_memory_is_at_most_that_of_the_machine():
     lines = Path("/proc/meminfo").read_text().splitlines()
     total = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal"))
     assert 0 < available_memory() <= total * 1024
@@ -27,7 +27,7 @@ def test_a_limit_of_the_address_space_counts(limit):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
-def test_memory_that_was_freed_is_kept():
+def test_freed_memory_is_kept():
     code = """
 import resource
 import numpy as np
@@ -43,7 +43,7 @@ def size():
 
 assert keep_freed_memory()
 print(pages_mapped(), pages_mapped())
-np.empty(5 * 2**29, np.uint8)  # More than what glibc's largest threshold would keep; no page of it is touched.
+np.empty(5 * 2**29, np.uint8)  # More than glibc's largest threshold keeps; none of its pages is touched.
 print(size() * resource.getpagesize() > 5 * 2**29)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

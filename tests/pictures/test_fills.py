@@ -17,7 +17,7 @@ def picture():
 
 
 @pytest.mark.parametrize("name", FILLS)
-def test_a_fill_changes_the_hole_alone_and_does_not_look_into_it(picture, name):
+def test_a_fill_changes_only_the_hole_and_ignores_its_content(picture, name):
     image, hole = picture
     filled = FILLS[name](image, hole)
     assert filled.dtype == np.uint8
@@ -34,18 +34,18 @@ def test_a_flat_image_stays_flat(name):
 
 
 @pytest.mark.parametrize("name", FILLS)
-def test_an_image_that_is_all_hole_becomes_grey_and_one_without_stays(picture, name):
+def test_a_full_hole_becomes_grey_and_an_empty_one_changes_nothing(picture, name):
     image, _ = picture
     assert (FILLS[name](image, np.ones(image.shape[:2], bool)) == 128).all()
     np.testing.assert_array_equal(FILLS[name](image, np.zeros(image.shape[:2], bool)), image)
 
 
-def test_the_mean_is_that_of_the_known_pixels(picture):
+def test_mean_fill_is_the_mean_of_the_known_pixels(picture):
     image, hole = picture
     np.testing.assert_array_equal(mean_fill(image, hole)[10, 10], np.rint(image[~hole].mean(axis=0)))
 
 
-def test_opencv_s_fills_are_those_that_others_call(picture):
+def test_opencv_fills_equal_a_direct_call(picture):
     image, hole = picture
     image[hole] = 0
     expected = cv2.inpaint(image, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers.picture_files import STORED, encode, png_header, smooth_picture
+from helpers.picture_files import STORED, encode, encode_16, png_header, smooth_picture
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
@@ -102,21 +102,17 @@ def test_transparency_is_laid_over_white():
     np.testing.assert_allclose(image, np.repeat(np.array([[200, 227, 255]])[..., None], 3, axis=-1), atol=1)
 
 
-def test_a_transparent_palette_entry_and_colour_are_white():
+def test_palettes_keep_their_colours_and_transparent_ones_are_white():
     indices = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("L")
     indices.putpalette([10, 20, 30, 200, 0, 0, 0, 200, 0])
+    expected = [[(10, 20, 30), (200, 0, 0), (0, 200, 0)]]
+    np.testing.assert_array_equal(load_image(encode(indices, "PNG")), expected)
     for kind in ("PNG", "GIF"):
         image = load_image(encode(indices, kind, transparency=1))
         np.testing.assert_array_equal(image, [[(10, 20, 30), (255, 255, 255), (0, 200, 0)]])
     colours = np.array([[(10, 20, 30), (40, 50, 60)]], np.uint8)
     image = load_image(encode(colours, "PNG", transparency=(40, 50, 60)))
     np.testing.assert_array_equal(image, [[(10, 20, 30), (255, 255, 255)]])
-
-
-def test_a_palette_without_transparency_keeps_its_colours():
-    indices = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("L")
-    indices.putpalette([10, 20, 30, 200, 0, 7])
-    np.testing.assert_array_equal(load_image(encode(indices, "PNG")), [[(10, 20, 30), (200, 0, 7)]])
 
 
 def test_one_bit_is_black_and_white():
@@ -150,10 +146,8 @@ def test_16_bit_grey_is_scaled_not_clipped():
 
 
 def test_16_bit_colour_keeps_its_high_byte():
-    bgr = np.full((4, 5, 3), (0, 32768, 65535), np.uint16)
-    done, content = cv2.imencode(".png", bgr)
-    assert done
-    np.testing.assert_allclose(load_image(content.tobytes())[0, 0], (255, 128, 0), atol=1)
+    rgb = np.full((4, 5, 3), (65535, 32768, 0), np.uint16)
+    np.testing.assert_allclose(load_image(encode_16(rgb))[0, 0], (255, 128, 0), atol=1)
 
 
 @pytest.mark.parametrize(
@@ -188,24 +182,21 @@ def test_a_jpeg_is_reduced_to_no_less_than_at_least():
     content = encode(smooth_picture(300, 410), "JPEG", quality=90)
     full = load_image(content)
     assert full.shape == (300, 410, 3)
-    for at_least, height in (
-        (300, 300),
-        (151, 300),
-        (150, 150),
-        (76, 150),
-        (75, 75),
-        (20, 38),
-        (1, 38),
-        (900, 300),
-    ):
+    sides = {900: 300, 300: 300, 151: 300, 150: 150, 76: 150, 75: 75, 20: 38, 1: 38}
+    for at_least, height in sides.items():
         image = load_image(content, at_least=at_least)
         assert image.shape[0] == height, at_least
         reduced = cv2.resize(full, image.shape[1::-1], interpolation=cv2.INTER_AREA)
         assert np.abs(image.astype(float) - reduced).mean() < 4
 
 
+def test_other_formats_are_not_reduced():
+    for kind in ("PNG", "WEBP"):
+        assert load_image(encode(smooth_picture(90, 120), kind), at_least=10).shape == (90, 120, 3)
+
+
 def test_a_reduced_square_jpeg_is_never_below_at_least():
-    for side in (95, 96, 116, 188):
+    for side in (94, 95, 96, 110, 116, 188):
         content = encode(np.zeros((side, side, 3), np.uint8), "JPEG")
         for at_least in range(4, side + 1):
             assert min(load_image(content, at_least=at_least).shape[:2]) >= at_least, (side, at_least)
@@ -250,11 +241,6 @@ def test_an_image_above_the_limit_is_not_decoded():
     assert load_with_header(content, at_least=70)[0].decoded_pixels == 100 * 75
     progressive = encode(smooth_picture(300, 400), "JPEG", progressive=True)
     assert load_with_header(progressive, at_least=70)[0].decoded_pixels == 120_000
-
-
-def test_other_formats_are_not_reduced():
-    for kind in ("PNG", "WEBP"):
-        assert load_image(encode(smooth_picture(90, 120), kind), at_least=10).shape == (90, 120, 3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "BMP"])
@@ -319,42 +305,12 @@ def test_save_image_writes_what_load_image_reads(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.png", "c.bmp", "d.tiff", "deep", "e.jpg", "grey.png"]
 
 
-def test_saving_replaces_the_old_file(tmp_path):
-    path = tmp_path / "a.png"
-    save_image(smooth_picture(), path)
-    save_image(smooth_picture(8, 9), path)
-    assert load_image(path).shape == (8, 9, 3)
-    assert os.listdir(tmp_path) == ["a.png"]
-
-
-def test_a_write_that_fails_half_way_leaves_the_old_file_alone(tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
-    path.write_bytes(b"the old content")
-
-    def full_disk(self, file, format):  # Pillow's own signature.
-        file.write(b"half a picture")
-        assert path.read_bytes() == b"the old content"
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", full_disk)
-    with pytest.raises(DataError, match=r"a\.png: cannot be written .*No space left"):
-        save_image(smooth_picture(), path)
-    assert path.read_bytes() == b"the old content"
-    assert os.listdir(tmp_path) == ["a.png"]
-
-
 @pytest.mark.parametrize("name", ["picture.xyz", "picture", "picture.jpg.part"])
 def test_an_unknown_suffix_is_an_error_and_leaves_nothing(tmp_path, name):
     with pytest.raises(DataError) as caught:
         save_image(smooth_picture(), tmp_path / name)
     assert str(caught.value).startswith(f"{tmp_path / name}: cannot be written")
     assert os.listdir(tmp_path) == []
-
-
-def test_a_directory_that_cannot_be_made_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(DataError, match="cannot be written"):
-        save_image(smooth_picture(), tmp_path / "file" / "a.png")
 
 
 def test_an_array_that_is_no_picture_writes_no_file(tmp_path):
