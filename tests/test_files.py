@@ -77,11 +77,11 @@ def test_impossible_names_are_one_line(tmp_path, name):
 
 def test_a_lock_excludes_others_and_shared_ones_exclude_writers(tmp_path):
     path = tmp_path / "lock"
-    with lock(path), pytest.raises(BlockingIOError), lock(path, wait=False):
-        pass
-    with lock(path, shared=True), lock(path, shared=True, wait=False):
-        with pytest.raises(BlockingIOError), lock(path, wait=False):
+    for held in (False, True):
+        with lock(path, shared=held), pytest.raises(BlockingIOError), lock(path, wait=False):
             pass
+    with lock(path, shared=True), lock(path, shared=True, wait=False):
+        pass
     with lock(path, wait=False):
         pass
 
