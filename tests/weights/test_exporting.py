@@ -1,4 +1,4 @@
-"""Exported programs, run without the package, against `completion.complete`."""
+"""Exported programs, run without the package, against `networks.complete`."""
 
 import dataclasses
 import subprocess
@@ -10,24 +10,28 @@ import numpy as np
 import pytest
 from weights.test_weights import DESCRIPTION, random_variables
 
+from glcic_jax.commands.weights import export, export_weights
 from glcic_jax.errors import DataError
 from glcic_jax.model.networks import CompletionNetwork, complete
 from glcic_jax.weights.export import EXPORTERS, export_stablehlo
 from glcic_jax.weights.file import DTYPES, Weights
 
-SIZES = ((3, 32, 20), (1, 8, 12), (1, 4, 4))
+# Of each exported network: layer order, output activation, input form, and the sizes [N, H, W] that it completes.
+CASES = {
+    "a": ("conv_bn_relu", "sigmoid", "mean_subtracted", [(3, 32, 20), (1, 4, 4)]),
+    "b": ("conv_relu_bn", "sigmoid", "mean_filled", [(1, 8, 12)]),
+    "c": ("conv_bn_relu", "clip", "signed", [(1, 8, 12)]),
+    "d": ("conv_bn_relu", "residual", "smooth_filled", [(2, 8, 12)]),
+}
 
 RUN = """
 import sys
 import numpy as np
-given = np.load(sys.argv[1])
-found = {{}}
-for case in range({cases}):
-    image, mask = given[f"image{{case}}"], given[f"mask{{case}}"]
-    {lines}
-    found[str(case)] = np.asarray(completed)
-assert not {{"glcic_jax", "flax", "orbax"}} & set(sys.modules), "more than promised was imported"
-np.savez(sys.argv[2], **found)
+arrays = np.load("given.npz")
+found = {}
+USAGES
+assert not {"glcic_jax", "flax", "orbax"} & set(sys.modules), "more than promised was imported"
+np.savez("found.npz", **found)
 """
 
 
@@ -44,77 +48,46 @@ def tiny(order: str, activation: str, form: str) -> Weights:
     return Weights(network, variables, dataclasses.replace(DESCRIPTION, input_form=form))
 
 
-FORMS = (
-    tiny("conv_bn_relu", "sigmoid", "mean_subtracted"),
-    tiny("conv_relu_bn", "sigmoid", "mean_filled"),
-    tiny("conv_bn_relu", "clip", "signed"),
-    tiny("conv_bn_relu", "residual", "smooth_filled"),
-)
-
-
-def examples(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def test_stablehlo_runs_with_jax_and_numpy_alone(tmp_path):
+    """Runs the lines that the exporter prints, in a process that imports nothing else."""
     generator = np.random.default_rng(0)
-    return [
-        (
-            generator.uniform(size=(*size, 3)).astype(np.float32),
-            generator.integers(0, 2, (*size, 1)).astype(np.float32),
-        )
-        for size in SIZES[:count]
-    ]
-
-
-def run_as_told(told: str, count: int, tmp_path) -> list[np.ndarray]:
-    """Runs the lines that the exporter printed, in a process that imports nothing else."""
-    lines = [line.strip() for line in told.splitlines() if line.startswith("    ")]
-    assert len(lines) == 3
-    cases = examples(count)
-    arrays = {f"image{i}": image for i, (image, _) in enumerate(cases)}
-    arrays |= {f"mask{i}": mask for i, (_, mask) in enumerate(cases)}
-    np.savez(tmp_path / "given.npz", **arrays)
-    script = RUN.format(cases=len(cases), lines="\n    ".join(lines))
-    command = [sys.executable, "-c", script, tmp_path / "given.npz", tmp_path / "found.npz"]
+    networks, given, lines = {}, {}, []
+    for name, (order, activation, form, sizes) in CASES.items():
+        networks[name] = tiny(order, activation, form)
+        usage = export_stablehlo(networks[name], tmp_path / "new" / f"{name}.stablehlo")
+        assert "6 months" in usage
+        opening, deserializing, calling = [line.strip() for line in usage.splitlines() if line.startswith("    ")]
+        lines += [opening, deserializing]
+        for index, size in enumerate(sizes):
+            given[f"{name}{index}image"] = generator.uniform(size=(*size, 3)).astype(np.float32)
+            given[f"{name}{index}mask"] = generator.integers(0, 2, (*size, 1)).astype(np.float32)
+            lines += [f"image, mask = arrays['{name}{index}image'], arrays['{name}{index}mask']", calling]
+            lines += [f"found['{name}{index}'] = np.asarray(completed)"]
+    np.savez(tmp_path / "given.npz", **given)
+    command = [sys.executable, "-c", RUN.replace("USAGES", "\n".join(lines))]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
-    found = np.load(tmp_path / "found.npz")
-    return [found[str(i)] for i in range(len(cases))]
-
-
-def assert_completes(found: list[np.ndarray], weights: Weights) -> None:
-    network, variables, said = weights
-    mean_pixel = jnp.asarray(said.mean_pixel, jnp.float32)
-    completing = jax.jit(lambda *pair: complete(network, variables, *pair, mean_pixel, said.input_form)[1])
-    for (image, mask), completed in zip(examples(len(found)), found, strict=True):
-        expected = np.asarray(completing(image, mask))
+    for case, completed in np.load(tmp_path / "found.npz").items():
+        network, variables, description = networks[case[0]]
+        image, mask = given[f"{case}image"], given[f"{case}mask"]
+        mean_pixel = jnp.asarray(description.mean_pixel, jnp.float32)
+        run = jax.jit(lambda *pair: complete(network, variables, *pair, mean_pixel, description.input_form)[1])  # noqa: B023
         assert completed.dtype == np.float32
-        np.testing.assert_allclose(completed, expected, atol=2e-6)
+        np.testing.assert_allclose(completed, np.asarray(run(image, mask)), atol=2e-6)
         outside = np.broadcast_to(mask < 0.5, image.shape)
         np.testing.assert_array_equal(completed[outside], image[outside])
         # Two programs that both fill with one colour would agree too.
         assert len(np.unique(completed[~outside])) > 3
 
 
-@pytest.mark.parametrize(("form", "sizes"), [(0, 3), (1, 1), (2, 1), (3, 3)])
-def test_stablehlo_runs_with_jax_and_numpy_alone(form, sizes, tmp_path):
-    told = export_stablehlo(FORMS[form], tmp_path / "new" / "a.stablehlo")
-    assert "6 months" in told
-    assert_completes(run_as_told(told, sizes, tmp_path), FORMS[form])
-
-
-def test_a_file_that_cannot_be_written_is_a_data_error(tmp_path):
+def test_an_unwritable_file_is_a_data_error(tmp_path):
     (tmp_path / "a").write_text("a file")
     with pytest.raises(DataError, match="cannot be written"):
-        export_stablehlo(FORMS[1], tmp_path / "a" / "b")
+        export_stablehlo(tiny("conv_relu_bn", "sigmoid", "mean_filled"), tmp_path / "a" / "b")
 
 
-def test_each_dtype_of_the_command_can_be_written():
-    from glcic_jax.commands.weights import export_weights
-
+def test_commands_offer_every_dtype_and_format():
     (dtype,) = [parameter for parameter in export_weights.params if parameter.name == "dtype"]
     assert tuple(dtype.type.choices) == tuple(DTYPES)
-
-
-def test_each_format_of_the_command_has_an_exporter():
-    from glcic_jax.commands.weights import export
-
     (form,) = [parameter for parameter in export.params if parameter.name == "form"]
     assert set(form.type.choices) == set(EXPORTERS)

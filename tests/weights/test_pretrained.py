@@ -1,9 +1,10 @@
-"""The weights that are built in, their model card, and the list of the photographs that they were trained on."""
+"""The built-in weights, their model card, and the list of their training photographs."""
 
 import csv
 import hashlib
 import re
 
+import jax
 import numpy as np
 import pytest
 from helpers.common import ROOT
@@ -33,18 +34,18 @@ def completer() -> Completer:
 
 
 @pytest.mark.parametrize("name", store.built_in_names())
-def test_the_card_names_each_file_with_its_checksum(name):
+def test_the_card_states_the_checksum_of_each_file(name):
     content = store.built_in_path(name).read_bytes()
     assert len(content) < 16 * 2**20
     assert f"{name}.safetensors" in CARD
     assert hashlib.sha256(content).hexdigest() in CARD
 
 
-def test_the_default_is_there():
+def test_the_default_exists():
     assert store.DEFAULT_NAME in store.built_in_names()
 
 
-def test_the_file_says_where_it_comes_from(completer):
+def test_the_file_states_its_origin(completer):
     description = completer.description
     assert description.licence.startswith("CC BY-SA 4.0")
     assert "photos.csv" in description.origin
@@ -65,19 +66,21 @@ def test_the_list_attributes_every_photograph_and_splits_no_group():
         assert f"{count:,}" in CARD, part
 
 
-def test_it_fills_the_samples_better_than_fills_without_a_network(completer):
-    """On nine photographs that it never saw; one that learned nothing gives the smooth fill that it reads."""
+def test_completions_of_the_samples_beat_fills_without_a_network(completer):
+    """On nine photographs outside its training set; an untrained network returns the smooth fill that it reads."""
     samples = [sources.open_images("samples", split, option="").source for split in ("train", "validation")]
     images = [centre_square(load_image(part.read(index)), SIDE) for part in samples for index in range(len(part))]
     masks = open_mask_set("paper:seed=0")
     mean_pixel = np.array(completer.description.mean_pixel, np.float32)
+    compiled_smooth_fill = jax.jit(smooth_fill)
     squared: dict[str, list[float]] = {"completed": [], "mean": [], "telea": [], "smooth": []}
     absolute: dict[str, list[float]] = {name: [] for name in squared}
     for index, image in enumerate(images):
         hole = masks.hole(index, (SIDE, SIDE))
         where = hole[None, ..., None]
         filled = {
-            "smooth": np.asarray(smooth_fill(image[None] / np.float32(255), where, ~where, mean_pixel))[0] * 255,
+            "smooth": np.asarray(compiled_smooth_fill(image[None] / np.float32(255), where, ~where, mean_pixel))[0]
+            * 255,
             "completed": completer.fill(image, hole).pixels,
             "mean": fills.mean_fill(image, hole),
             "telea": fills.telea(image, hole),
