@@ -85,8 +85,8 @@ def upright_exif(exif: Image.Exif, *, turned: bool) -> bytes:
         return b""
     if Base.Orientation in exif:
         exif[Base.Orientation] = 1
-    camera = exif.get(IFD.Exif)
-    if not isinstance(camera, dict):
+    camera = exif.get(IFD.Exif, {})
+    if isinstance(camera, int):  # An offset, until `get_ifd` is called.
         camera = exif.get_ifd(IFD.Exif)
     if turned and Base.ExifImageWidth in camera and Base.ExifImageHeight in camera:
         sides = camera[Base.ExifImageHeight], camera[Base.ExifImageWidth]

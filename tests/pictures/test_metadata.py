@@ -32,6 +32,12 @@ def test_exif_keeps_its_tags_without_thumbnail_and_orientation(order):
     assert inner[0x927C] == b"maker's note at its own place"
 
 
+def test_exif_gains_no_tags():
+    exif = Image.Exif()
+    exif[0x10F] = "Cam"
+    assert dict(parse_exif(upright(exif.tobytes()))) == {0x10F: "Cam"}
+
+
 def test_strips_of_a_thumbnail_are_left_out():
     head = b"II*\0" + struct.pack("<IHHHIIIH", 8, 1, 0x112, 3, 1, 6, 26, 2)
     strips = struct.pack("<HHIIHHII", 0x111, 4, 1, 56, 0x117, 4, 1, 30) + bytes(4)
