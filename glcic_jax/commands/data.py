@@ -1,8 +1,7 @@
-"""`glcic data`: check a data set, prepare one from TFDS."""
+"""`glcic data`: checks a data set, prepares a TFDS data set."""
 
-import contextlib
+import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +17,44 @@ def data() -> None:
 
 @data.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--processes", type=click.IntRange(1), help="How many read at a time; by default one for each core.")
+@click.option("--processes", type=click.IntRange(1), help="Reading processes.  [default: one per core]")
 @click.option(
-    "--list", "list_file", type=click.Path(path_type=Path), help="Write all unreadable images here; -: stdout."
+    "--list",
+    "list_file",
+    type=click.Path(path_type=Path),
+    help="Write all unreadable images to this file; -: stdout.",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the report here too; -: stdout.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the report to this file; -: stdout."
+)
 @click.option(
     "--image-size",
     type=click.IntRange(1),
     default=256,
     show_default=True,
-    help="Side of training's crops, in pixels.",
+    help="Side of the training crops in pixels.",
 )
 @click.option(
     "--validation-fraction",
     type=_FRACTION,
     default=0.02,
     show_default=True,
-    help="Share of a folder to be held out.",
+    help="Fraction of a folder held out for validation.",
 )
 @click.option(
-    "--max-skipped-fraction", type=_FRACTION, default=0.01, show_default=True, help="Beyond it training stops."
+    "--max-skipped-fraction", type=_FRACTION, default=0.01, show_default=True, help="Training stops beyond this."
 )
 def check(path: Path, **options: Any) -> None:
-    """Read every image of a folder, or of a prepared TFDS data set, as training does.
+    """Read every image of a folder or of a prepared TFDS data set, as training does.
 
-    PATH of a data set is its version's directory, or one above where that holds no other.
+    PATH is a folder of images, the directory of a prepared version, or a directory with one prepared data set.
 
-    Shows counts, sizes, what cannot be read and why, and the mean pixel. The last three options are training's
-    --config.data.image_size, validation_fraction and max_skipped_fraction. Exits with 0 where all images can be
-    read, with 1 where some cannot, with 2 where there are none.
+    Reports counts, sizes, unreadable images with the reason, and the mean pixel. The last three options are those
+    of --config.data. Exit code: 0 if all images can be read, 1 if some cannot, 2 if there are none.
     """
-    with _stoppable("stopped"):
-        from glcic_jax.data.check import check_data
+    from glcic_jax.data.check import check_data
 
-        everything_read = check_data(path.expanduser(), **options)
-    sys.exit(0 if everything_read else 1)
+    sys.exit(0 if check_data(path.expanduser(), **options) else 1)
 
 
 @data.command()
@@ -62,33 +63,22 @@ def check(path: Path, **options: Any) -> None:
     "--from",
     "source",
     type=click.Path(path_type=Path),
-    help="A directory with downloaded archives, or with the data set as TFDS prepared it (TFRecord).",
+    help="A folder with downloaded archives, or with the data set prepared as TFRecord.",
 )
-@click.option(
-    "--data-dir", default="", help="TFDS's data directory.  [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]"
-)
+@click.option("--data-dir", default="", help="[default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]")
 def prepare(name: str, source: Path | None, data_dir: str) -> None:
-    """Prepare a TFDS data set as array_record, without TensorFlow.
+    """Prepare a TFDS data set as array_record; needs TensorFlow (pip install 'glcic-jax[prepare]').
 
-    NAME is places365_small, celeb_a, cycle_gan/facades, ..., or one of them with :VERSION. What is missing is
-    downloaded; an interrupted preparation goes on with the same command.
+    NAME is places365_small, celeb_a, cycle_gan/facades or any other data set of TFDS, optionally with :VERSION.
+    Missing archives are downloaded. A data set prepared as TFRecord is converted.
     """
-    with _stoppable("stopped; the same command goes on"):
-        from glcic_jax.data.preparation.prepare import prepare as prepare_data_set
-        from glcic_jax.data.preparation.prepare import training_command
-        from glcic_jax.data.tfds import tfds_root
+    from glcic_jax.data.prepare import prepare as prepare_data_set
+    from glcic_jax.data.prepare import training_command
 
-        source = source.expanduser() if source is not None else None
-        directory = prepare_data_set(name, tfds_root(data_dir), source, click.echo)
-        click.echo(f"{directory} is ready. To train on it:")
-        click.echo(training_command(name, directory, data_dir))
-
-
-@contextlib.contextmanager
-def _stoppable(line: str) -> Iterator[None]:
-    """Ends with a line and exit code 130 where Ctrl-C is pressed inside."""
     try:
-        yield
+        directory = prepare_data_set(name, data_dir, source.expanduser() if source else None, click.echo)
     except KeyboardInterrupt:
-        click.echo(f"\n{line}", err=True)
-        sys.exit(130)
+        click.echo("\nstopped; the same command continues with the finished downloads", err=True)
+        os._exit(130)  # sys.exit waits for TFDS's threads, which finish their downloads.
+    click.echo(f"{directory} is ready. To train on it:")
+    click.echo(training_command(name, directory, data_dir))

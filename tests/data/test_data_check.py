@@ -1,4 +1,4 @@
-"""`glcic data check`: what it finds in a folder and in a prepared data set, and that nothing stops it."""
+"""`glcic data check`: its findings in a folder and in a prepared data set, and its worker processes."""
 
 import io
 import json
@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from helpers.common import ROOT, load_config
+from helpers.common import ROOT, command_runner, load_config
 from helpers.fragile_work import crash_at_seven, fail
 from PIL import Image
 
@@ -25,10 +24,10 @@ from glcic_jax.data.folders import split_folder
 from glcic_jax.data.input_pipeline import mean_pixel
 from glcic_jax.data.skipped_files import SkippedFiles
 from glcic_jax.data.sources import open_sources
-from glcic_jax.data.worker_pool import in_processes
 from glcic_jax.errors import ConfigError, DataError
 
 LIMITS = {"image_size": 256, "validation_fraction": 0.02, "max_skipped_fraction": 0.01}
+GLCIC = [sys.executable, "-c", "from glcic_jax.commands.main import main; main()"]
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (90, 70), kind: str = "JPEG", **options) -> bytes:
@@ -75,15 +74,8 @@ BAD |= {"broken.tif", "loop.bmp", "huge.jpg"}
 def checked(damaged, tmp_path_factory):
     """The report on the damaged folder, as text, as JSON and as a list, through the command."""
     out = tmp_path_factory.mktemp("out")
-    command = [
-        sys.executable,
-        "-c",
-        "from glcic_jax.commands.main import main; main()",
-        "data",
-        "check",
-        str(damaged),
-    ]
-    command += ["--json", str(out / "a.json"), "--list", str(out / "list.txt"), "--processes", "2"]
+    command = [*GLCIC, "data", "check", str(damaged), "--processes", "2"]
+    command += ["--json", str(out / "a.json"), "--list", str(out / "list.txt")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     return done, json.loads((out / "a.json").read_text()), (out / "list.txt").read_text().splitlines()
 
@@ -130,7 +122,7 @@ def test_the_mean_pixel_is_that_of_training(tmp_path):
         ramp = np.linspace(40 * index, 255, size[0] * size[1] * 3).reshape(size[1], size[0], 3)
         Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / f"{index}.jpg", quality=95)
         Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / f"{index}.png")
-    result = CliRunner().invoke(main.cli, ["data", "check", str(tmp_path), "--processes", "1"])
+    result = command_runner().invoke(main.cli, ["data", "check", str(tmp_path), "--processes", "1"])
     assert result.exit_code == 0, result.output
     found = re.search(r"--config\.data\.mean_pixel=\(([\d.]+),([\d.]+),([\d.]+)\)'", result.output)
     data = load_config("folder").data
@@ -140,7 +132,7 @@ def test_the_mean_pixel_is_that_of_training(tmp_path):
 
 
 def checked_in_process(path: Path) -> dict:
-    planned = check.plan(path, 0.02)
+    planned = check.find_images(path, 0.02)
     findings = check.read_all(planned, 1, lambda: None)
     return check.report(planned, findings, 256, 0.01)
 
@@ -151,12 +143,12 @@ def test_what_is_held_out_counts_as_in_training(tmp_path):
         Image.new("RGB", (20, 20)).save(tmp_path / f"{name}.png")
     held_out = Path(split_folder(sorted(os.listdir(tmp_path)), 0.02)[1][0])
     Image.new("RGB", (20, 20), "white").save(tmp_path / held_out)
-    assert checked_in_process(tmp_path)["mean_pixel"] == (0.0, 0.0, 0.0)
+    assert checked_in_process(tmp_path)["mean_pixel"] == [0.0, 0.0, 0.0]
 
-    planned = check.Plan(tmp_path, {"train": range(10), "validation": range(10), "test": range(80)}, {}, 0, [])
+    planned = check.Images(tmp_path, {"train": range(10), "validation": range(10), "test": range(80)})
     for part, stops, words in (("test", False, "every image of the parts"), ("validation", True, "would stop")):
         findings = check.Findings()
-        findings.add(part, 0, check.Finding(error="bad"))
+        findings.add((part, 0), check.Finding(error="bad"))
         values = check.report(planned, findings, 256, 0.01)
         assert values["training_would_stop"] is stops
         assert words in check.as_text(values)
@@ -195,52 +187,49 @@ def test_a_command_without_images_is_one_line_and_exit_code_2(tmp_path, capsys, 
         assert output.err.count("\n") == 1
 
 
-def test_a_report_that_cannot_be_written_is_told_before_the_reading(tmp_path, monkeypatch):
+@pytest.fixture
+def two_images(tmp_path) -> Path:
     for name in "ab":
-        (tmp_path / f"{name}.png").write_bytes(picture(kind="PNG"))
+        (tmp_path / f"{name}.png").write_bytes(picture(size=(40, 40), kind="PNG"))
+    return tmp_path
+
+
+def test_an_unwritable_report_is_an_error_before_the_reading(two_images, monkeypatch):
     monkeypatch.setattr(check, "read_all", None)
     with pytest.raises(DataError, match=r"x\.json: cannot be written"):
-        check.check_data(tmp_path, 1, None, tmp_path / "nowhere" / "x.json", **LIMITS)
+        check.check_data(two_images, 1, None, two_images / "nowhere" / "x.json", **LIMITS)
 
 
-def test_an_earlier_report_stays_until_the_reading_is_done(tmp_path, monkeypatch):
-    for name in "ab":
-        (tmp_path / f"{name}.png").write_bytes(picture(kind="PNG"))
-    (tmp_path / "x.json").write_text("earlier")
+def test_an_earlier_report_stays_until_the_reading_is_done(two_images, monkeypatch):
+    (two_images / "x.json").write_text("earlier")
     monkeypatch.setattr(check, "read_all", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        check.check_data(tmp_path, 1, None, tmp_path / "x.json", **LIMITS)
-    assert (tmp_path / "x.json").read_text() == "earlier"
+        check.check_data(two_images, 1, None, two_images / "x.json", **LIMITS)
+    assert (two_images / "x.json").read_text() == "earlier"
 
 
-def test_the_list_or_the_report_can_go_to_stdout(tmp_path, capsys):
-    (tmp_path / "a.png").write_bytes(picture(kind="PNG"))
-    (tmp_path / "b.png").write_bytes(b"")
+def test_the_list_or_the_report_goes_to_stdout(two_images, capsys):
+    (two_images / "b.png").write_bytes(b"")
     stdout = Path("-")
-    assert not check.check_data(tmp_path, 1, stdout, None, **LIMITS)
+    assert not check.check_data(two_images, 1, stdout, None, **LIMITS)
     assert capsys.readouterr().out == "b.png: cannot be read as an image (the file is empty)\n"
-    assert not check.check_data(tmp_path, 1, None, stdout, **LIMITS)
+    assert not check.check_data(two_images, 1, None, stdout, **LIMITS)
     assert json.loads(capsys.readouterr().out)["images"] == 2
     with pytest.raises(ConfigError, match="only one of --list and --json"):
-        check.check_data(tmp_path, 1, stdout, stdout, **LIMITS)
+        check.check_data(two_images, 1, stdout, stdout, **LIMITS)
 
 
-def test_a_dataset_info_of_another_program_makes_no_prepared_data_set(tmp_path):
-    (tmp_path / "dataset_info.json").write_text("{}")
-    for name in "ab":
-        (tmp_path / f"{name}.png").write_bytes(picture(kind="PNG"))
-    assert sorted(check.plan(tmp_path, 0.5).parts) == ["train", "validation"]
-    (tmp_path / "features.json").write_text("{}")
-    assert sorted(check.plan(tmp_path, 0.5).parts) == ["train", "validation"]
+def test_a_dataset_info_of_another_program_is_ignored(two_images):
+    for file in ("dataset_info.json", "features.json"):
+        (two_images / file).write_text("{}")
+        assert sorted(check.find_images(two_images, 0.5).parts) == ["train", "validation"]
 
 
-def test_large_images_are_left_for_one_process(tmp_path, monkeypatch):
-    for name in "abcd":
-        (tmp_path / f"{name}.png").write_bytes(picture(size=(40, 40), kind="PNG"))
+def test_large_images_are_postponed(two_images, monkeypatch):
     monkeypatch.setattr(check, "LARGE", 1000)
-    items = [("train", f"{name}.png") for name in "abcd"]
-    assert all(finding.postponed for finding in check.inspect_items(tmp_path, items))
-    assert not any(finding.postponed for finding in check.inspect_items(tmp_path, items, large=True))
+    items = [("train", "a.png"), ("train", "b.png")]
+    assert all(finding.postponed for finding in check.inspect_items(two_images, items))
+    assert not any(finding.postponed for finding in check.inspect_items(two_images, items, large=True))
 
 
 def test_the_defaults_of_the_command_are_those_of_the_configuration():
@@ -262,77 +251,68 @@ def test_a_median_of_counts():
     assert check.range_of(Counter([9, 1, 1, 4, 8])) == (1, 4, 9)
 
 
-def test_a_worker_that_dies_costs_only_the_item_it_died_of():
-    found = dict(in_processes(crash_at_seven, range(40), processes=2, chunk_size=4, crashed=-1))
-    assert found == {number: -1 if number in (7, 31) else number + 100 for number in range(40)}
+@pytest.mark.parametrize(("count", "processes", "chunk_size"), [(40, 2, 4), (30, 1, 30)])
+def test_a_crashing_worker_costs_only_the_item_that_crashes_it(count, processes, chunk_size):
+    found = dict(check.map_in_processes(crash_at_seven, range(count), processes, chunk_size, crashed=-1))
+    assert found == {number: -1 if number in (7, 31) else number + 100 for number in range(count)}
 
 
 def test_an_error_in_a_worker_reaches_the_caller():
     with pytest.raises(DataError, match=r"cannot do \[0, 1\]"):
-        list(in_processes(fail, range(2), processes=1, chunk_size=2, crashed=0))
+        list(check.map_in_processes(fail, range(2), 1, 2, crashed=0))
 
 
-SCRIPT = """
+SCRIPT = f"""
 import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-from helpers.fragile_work import {work} as work
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+from helpers.fragile_work import announce_and_sleep
 from glcic_jax.errors import DataError
-from glcic_jax.data.worker_pool import in_processes
+from glcic_jax.data.check import map_in_processes
 if __name__ == "__main__":
     try:
-        print(list(in_processes(work, range(2), processes=1, chunk_size=1, crashed=0)))
+        print(list(map_in_processes(announce_and_sleep, range(2), 1, 1, crashed=0)))
     except DataError as error:
         print(error)
 """
 
 
-def script(work: str) -> str:
-    return SCRIPT.format(root=str(ROOT), tests=str(ROOT / "tests"), work=work)
-
-
 def test_workers_that_cannot_start_are_not_blamed_on_the_items(tmp_path):
-    # The workers import the main program again, and standard input is gone.
+    # The workers import the main program again, which standard input gives only once.
     done = subprocess.run(
-        [sys.executable, "-"], input=script("crash_at_seven"), capture_output=True, text=True, check=False,
-        cwd=tmp_path, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-"], input=SCRIPT, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("no worker process can start")
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_workers_end_with_a_parent_that_is_killed(tmp_path):
-    (tmp_path / "script.py").write_text(script("tell_and_wait"))
+def test_workers_end_with_a_killed_parent(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
     process = subprocess.Popen([sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "at work\n"
     process.kill()
-    # A worker would hold the pipe open.
-    assert process.communicate(timeout=20)[0] == ""
+    assert process.communicate(timeout=20)[0] == ""  # A live worker would hold the pipe open.
 
 
-def test_a_large_chunk_with_a_crash_is_halved_until_it_is_found():
-    found = dict(in_processes(crash_at_seven, range(30), processes=1, chunk_size=30, crashed=-1))
-    assert found == {number: -1 if number == 7 else number + 100 for number in range(30)}
-
-
-def wait_for_a_child(pid: int) -> None:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
+def wait_for_workers(pid: int, count: int) -> None:
+    """Waits until the workers exist and the command no longer ignores Ctrl-C."""
+    children, status = Path(f"/proc/{pid}/task/{pid}/children"), Path(f"/proc/{pid}/status")
     if not children.exists():
-        pytest.skip("needs /proc to see that the work has begun")
+        pytest.skip("needs /proc")
     for _ in range(1000):
-        if children.read_text():
+        ignored = int(re.search(r"SigIgn:\s*(\w+)", status.read_text())[1], 16)
+        if len(children.read_text().split()) > count and not ignored & 1 << signal.SIGINT - 1:  # And a tracker.
             return
         time.sleep(0.02)
     raise AssertionError("no worker appeared")
 
 
-def test_ctrl_c_ends_it_at_once_without_a_traceback(tmp_path):
-    blob = picture(0, (2000, 2000), "PNG")
+def test_ctrl_c_stops_all_processes_without_a_traceback(tmp_path):
+    blob = picture(0, (1200, 1200), "PNG")
     for index in range(60):
         (tmp_path / f"{index}.png").write_bytes(blob)
-    code = "from glcic_jax.commands.main import main; main()"
-    command = [sys.executable, "-c", code, "data", "check", str(tmp_path), "--processes", "2"]
-    # A shell has what it runs in the background ignore Ctrl-C, and its descendants inherit that: these tests too.
+    command = [*GLCIC, "data", "check", str(tmp_path), "--processes", "2"]
+    # The descendants of a shell's background job, as these tests may be, inherit that it ignores Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
@@ -340,7 +320,7 @@ def test_ctrl_c_ends_it_at_once_without_a_traceback(tmp_path):
         )
     finally:
         signal.signal(signal.SIGINT, before)
-    wait_for_a_child(process.pid)
+    wait_for_workers(process.pid, 2)
     os.killpg(process.pid, signal.SIGINT)  # To all of them, as a terminal does.
     output, errors = process.communicate(timeout=20)
     assert process.returncode == 130, (output, errors)

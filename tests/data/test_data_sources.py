@@ -16,7 +16,7 @@ from helpers.common import ROOT, load_config, one_line
 from PIL import Image
 
 from glcic_jax.data import folders
-from glcic_jax.data.check import Findings, inspect_items, plan
+from glcic_jax.data.check import Findings, find_images, inspect_items
 from glcic_jax.data.folders import FileSource, held_out
 from glcic_jax.data.input_pipeline import train_batches
 from glcic_jax.data.skipped_files import SkippedFiles
@@ -384,27 +384,27 @@ def test_a_prepared_tfds_data_set_trains(prepared):
 
 
 def test_a_prepared_tfds_data_set_is_checked_split_by_split(own_copy):
-    planned = plan(own_copy, validation_fraction=0.5)
+    planned = find_images(own_copy, validation_fraction=0.5)
     assert planned.parts == {"train": range(TRAIN_IMAGES), "validation": range(VALIDATION_IMAGES)}
     items = list(planned.items())
     findings = Findings()
-    for (part, item), finding in zip(items, inspect_items(own_copy, items), strict=True):
-        findings.add(part, item, finding)
-    assert findings.readable == TRAIN_IMAGES + VALIDATION_IMAGES
-    assert findings.formats == {"PNG": findings.readable}
+    for item, finding in zip(items, inspect_items(own_copy, items), strict=True):
+        findings.add(item, finding)
+    assert findings.formats.total() == TRAIN_IMAGES + VALIDATION_IMAGES
+    assert findings.formats == {"PNG": TRAIN_IMAGES + VALIDATION_IMAGES}
     assert findings.duplicates == 0
     assert findings.mean_pixel("train") == pytest.approx([np.mean(range(TRAIN_IMAGES)) * 20 / 255, 0, 0])
 
 
 def test_a_prepared_data_set_is_found_below_a_path(own_copy):
     for path in (own_copy, own_copy.parent, own_copy.parents[1]):
-        assert plan(path, 0.5).root == own_copy
+        assert find_images(path, 0.5).root == own_copy
     write_picture(own_copy.parents[1] / "downloads" / "extracted" / "a.png")  # As TFDS leaves them.
-    assert plan(own_copy.parents[1], 0.5).root == own_copy
+    assert find_images(own_copy.parents[1], 0.5).root == own_copy
     shutil.copytree(own_copy, own_copy.with_name("2.0.0"))
     shutil.copytree(own_copy, own_copy.with_name("3.0.0.incompleteAB12CD"))
     with pytest.raises(DataError, match="holds several prepared data sets: give one of") as caught:
-        plan(own_copy.parents[1], 0.5)
+        find_images(own_copy.parents[1], 0.5)
     assert one_line(caught).endswith(f"{own_copy}, {own_copy.with_name('2.0.0')}")
 
 
@@ -416,7 +416,7 @@ def test_the_check_names_the_command_that_converts(own_copy):
     change_info(moved, fileFormat="tfrecord", configName="small")
     for path, name in ((own_copy, PREPARED), (moved, f"{PREPARED}/small")):
         with pytest.raises(DataError, match="convert it") as caught:
-            plan(path, 0.5)
+            find_images(path, 0.5)
         assert one_line(caught).endswith(f"glcic data prepare {name}:1.0.0 --data-dir={root}")
 
 

@@ -1,4 +1,4 @@
-"""Work for other processes, which import this module: so nothing slow to import is here."""
+"""Functions for worker processes, which import this module: it imports nothing slow."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ def fail(numbers: list[int]) -> list[int]:
     raise DataError(f"cannot do {numbers}")
 
 
-def tell_and_wait(numbers: list[int]) -> list[int]:
+def announce_and_sleep(numbers: list[int]) -> list[int]:
     os.write(1, b"at work\n")
     time.sleep(600)
     return numbers

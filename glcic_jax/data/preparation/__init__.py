@@ -1,1 +1,0 @@
-"""Preparing TFDS data sets."""
