@@ -53,12 +53,12 @@ ChooseHole = Callable[[Picture], tuple[Picture, Hole]]
 
 
 def hole_of_file(source: bytes | Path, name: str, settings: MaskSettings) -> ChooseHole:
-    """Chooses what is white in a mask file; `name` is the file's name in errors."""
+    """Chooses the white pixels of a mask file; `name` is the file's name in errors."""
     return lambda picture: (picture, read_mask(source, picture, name=name, **dataclasses.asdict(settings)))
 
 
 def hole_of_alpha(settings: MaskSettings) -> ChooseHole:
-    """Chooses what is transparent in the picture, which becomes opaque there."""
+    """Chooses the transparent pixels of the picture, which become opaque."""
 
     def choose(picture: Picture) -> tuple[Picture, Hole]:
         hole = apply_settings(alpha_hole(picture), settings)
@@ -216,7 +216,7 @@ def _over_black(mask: Picture) -> np.ndarray:
 
 
 def _threshold(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
-    """Returns [H, W] bool: what is white, or True, or 1."""
+    """Returns [H, W] bool: True where the mask is white, True or 1."""
     if mask.dtype.kind not in "buif":
         raise DataError(f"{name}: a mask holds bool, integers or floats, not {mask.dtype}")
     largest, smallest = mask.max(), mask.min()

@@ -36,7 +36,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def read_exif(image: Image.Image, notes: list[str]) -> tuple[int, bytes]:
-    """Returns the orientation, and the EXIF block as `upright_exif` makes it; notes what is damaged."""
+    """Returns the orientation, and the EXIF block as `upright_exif` encodes it; damage is noted."""
     block = image.info.get("exif") or b""  # pillow_heif sets None.
     try:
         orientation = orientation_of(image)

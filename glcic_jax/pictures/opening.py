@@ -68,7 +68,7 @@ def open_image(source: Source, name: str, *, heif: bool = False) -> Iterator[Ima
     """
     try:
         with warnings.catch_warnings():
-            # Pillow warns of what is an error here, and of metadata that nobody reads.
+            # Pillow warns of errors that are raised here, and of metadata that nobody reads.
             warnings.simplefilter("ignore")
             if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
                 raise DataError(f"{name}: cannot be read as an image (not a file)")

@@ -106,7 +106,7 @@ def format_for(path: str | Path | None, picture: Picture, wanted: str | None = N
 
     Args:
       path: Where it is written; its suffix counts. None if it is written nowhere yet.
-      picture: What is completed.
+      picture: The input.
       wanted: A format's name or suffix, as "jpeg", "jpg" or ".jpg".
 
     Raises:
@@ -156,7 +156,7 @@ def _can_write(file_format: str) -> bool:
 
 
 def fitted(picture: Picture, file_format: str) -> Picture:
-    """Reduces a picture to what a format can hold; its notes say what is lost.
+    """Reduces a picture to what a format can hold; its notes name the losses.
 
     Args:
       picture: Any.

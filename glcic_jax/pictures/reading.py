@@ -162,7 +162,7 @@ def _decode_rare_tiff(content: bytes, name: str, max_pixels: int) -> Picture:
 
 
 class _Storage(NamedTuple):
-    """How a file stores its pixels, as far as Pillow's mode does not tell.
+    """How a file stores its pixels, beyond Pillow's mode.
 
     Attributes:
       deep_colour: Whether its colours have, or may have, 16 bits, which Pillow cuts to 8.

@@ -34,7 +34,7 @@ def decode_colour(content: bytes) -> np.ndarray:
 
 
 def high_bytes_agree(pixels: np.ndarray, image: Image.Image) -> bool:
-    """Whether 16-bit pixels are those that Pillow decoded, of which it keeps the high bytes.
+    """Whether 16-bit pixels agree with Pillow's, which are their high bytes.
 
     Args:
       pixels: [H, W, C] uint16.
