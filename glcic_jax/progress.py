@@ -21,26 +21,22 @@ def format_bytes(size: float) -> str:
 
 
 class Progress:
-    """Counts bytes or other items and shows how many are done.
+    """Counts items and shows how many are done.
 
     Args:
       what: The work, at the head of the bar or line.
       total: Number of items.
       log: Receives the lines if standard error is no terminal.
-      done: Number of items that an earlier run has done.
-      unit: Name of the items; bytes are shown as KiB, MiB or GiB.
+      unit: Name of the items.
     """
 
-    def __init__(self, what: str, total: int, log: Log, done: int = 0, unit: str = "B"):
-        self._what, self._total, self._log, self._done = what, total, log, done
-        self._format = format_bytes if unit == "B" else lambda count: f"{count:,} {unit}"
+    def __init__(self, what: str, total: int, log: Log, unit: str):
+        self._what, self._total, self._log, self._unit = what, total, log, unit
+        self._done = 0
         self._logged = time.monotonic()
         self._bar: tqdm | None = None
         if sys.stderr.isatty():
-            scale = (
-                {"unit": "B", "unit_scale": True, "unit_divisor": 1024} if unit == "B" else {"unit": f" {unit}"}
-            )
-            self._bar = tqdm(total=total, initial=done, desc=what, leave=False, **scale)
+            self._bar = tqdm(total=total, desc=what, leave=False, unit=f" {unit}")
 
     def __enter__(self) -> "Progress":
         return self
@@ -50,10 +46,10 @@ class Progress:
             self._bar.close()
 
     def advance(self, amount: int = 1) -> None:
-        """Adds to the number of items done; negative if some have to be done again."""
+        """Adds to the number of items done."""
         self._done += amount
         if self._bar is not None:
             self._bar.update(amount)
         elif time.monotonic() - self._logged > _SECONDS_BETWEEN_LINES:
             self._logged = time.monotonic()
-            self._log(f"{self._what}: {self._format(self._done)} of {self._format(self._total)}")
+            self._log(f"{self._what}: {self._done:,} of {self._total:,} {self._unit}")
