@@ -1,7 +1,7 @@
-"""How convolutions are computed: one function for each kind, and for each platform the way that is fast there.
+"""Convolutions that are fast on each platform.
 
-Accelerators get XLA's own convolutions. On a CPU XLA is slow at their gradients, and at times without bound: there
-they are made of matrix products.
+Accelerators use XLA's convolutions. On a CPU XLA's gradients of convolutions are slow, some of them extremely, so
+there most convolutions and gradients are computed with matrix products.
 """
 
 import contextlib
@@ -18,25 +18,25 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 _as_on_accelerators: ContextVar[bool] = ContextVar("_as_on_accelerators", default=False)
 
-# On a CPU. Below so many channels, by the kernel's size, the additions of Winograd's transforms cost more than the
-# products they save. Fewer do for the gradient in the kernel, at which XLA is slower; and at the gradients of 2x2
-# kernels it is so slow that no number is too small.
+# On a CPU, the fewest channels, by kernel size, for which Winograd pays off: below them its additions cost more
+# than the multiplications that it saves. The kernel's gradient needs fewer, because XLA is slower at it, and the
+# gradients of 2x2 kernels need none, because XLA is extremely slow at them.
 _FORWARD_CHANNELS = {2: 64, 3: 64}
 _IMAGE_GRADIENT_CHANNELS = {2: 1, 3: 64}
 _KERNEL_GRADIENT_CHANNELS = {2: 1, 3: 32}
-# Small images leave so much of a dilated tile empty that little is saved.
+# The least saving of multiplications: small images leave much of a dilated tile empty.
 _WINOGRAD_SAVING = 1.5
-# Below so many channels a product is too thin, and XLA's own convolution is no slower.
+# With fewer channels a matrix product is too thin, and XLA's convolution is as fast.
 _PRODUCT_CHANNELS = 16
-# Below so many output pixels the kernel is larger than the image, and XLA's convolution repacks it too often.
+# With fewer output pixels the kernel is larger than the image, and XLA's convolution repacks it too often.
 _FEW_PIXELS = 1024
 
 
 @contextlib.contextmanager
 def as_on_accelerators() -> Iterator[None]:
-    """Programs traced inside convolve on a CPU as an accelerator does: to plan for one, not to run.
+    """Traces convolutions as for an accelerator, to plan memory and arithmetic on a CPU.
 
-    JAX keeps what it has traced: give `jax.jit` a function of its own inside.
+    JAX caches traces, so `jax.jit` needs a new function object inside this context.
     """
     token = _as_on_accelerators.set(True)
     try:
@@ -47,17 +47,17 @@ def as_on_accelerators() -> Iterator[None]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(image: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
-    """A convolution padded by `dilation * (K // 2)` on every side, without a bias; for reverse-mode gradients.
+    """A convolution padded by `dilation * (K // 2)` on every side, without bias; has reverse-mode gradients only.
 
     Args:
       image: [N, H, W, I].
       kernel: [K, K, I, O], the dtype of `image`.
-      stride: Distance between the output's pixels in those of the input.
-      dilation: Distance between the kernel's taps.
+      stride: Input pixels per output pixel.
+      dilation: Distance between the kernel's taps in pixels.
 
     Returns:
-      [N, H', W', O], the dtype of `image`. H' is H where K is odd and the stride 1, H / 2 where it is 2 and H is
-      even, and H + dilation where K is 2 and the stride 1.
+      [N, H', W', O], the dtype of `image`. H' is H for odd K and stride 1, H / 2 for odd K, stride 2 and even H,
+      and H + dilation for K = 2 and stride 1.
 
     Raises:
       ValueError: The kernel is not square, or does not fit the image's channels or dtype.
@@ -75,28 +75,27 @@ def convolution(image: jax.Array, kernel: jax.Array, stride: int = 1, dilation: 
 
 
 def upsampling_convolution(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 4x4 transposed convolution of stride 2 that doubles the size of its input, without a bias.
+    """A 4x4 transposed convolution with stride 2, which doubles the size of its input, without bias.
 
-    Computes what `flax.linen.ConvTranspose(features, (4, 4), (2, 2), "SAME")` computes from the same kernel,
-    in sub-pixel form: every output pixel sees 2x2 input pixels, and which taps it sees them through depends
-    only on the parity of its position. One 2x2 convolution gives all four parities, and no inserted zero is
-    multiplied.
+    Equals `flax.linen.ConvTranspose(features, (4, 4), (2, 2), "SAME")` with the same kernel, in sub-pixel form:
+    each output pixel depends on 2x2 input pixels, through taps that depend only on the parity of its position. One
+    2x2 convolution computes all four parities without multiplying inserted zeros.
 
     Args:
       image: [N, H, W, I].
-      kernel: [4, 4, I, O], the dtype of `image`. A Torch kernel of `ConvTranspose2d(I, O, 4, 2, 1)`, shape
-        [I, O, 4, 4], is this one transposed to [4, 4, I, O] and flipped in both directions of space.
+      kernel: [4, 4, I, O], the dtype of `image`. Torch's kernel of `ConvTranspose2d(I, O, 4, 2, 1)`, [I, O, 4, 4],
+        becomes this one when transposed to [4, 4, I, O] and flipped in height and width.
 
     Returns:
       [N, 2H, 2W, O].
     """
     batch, height, width, inputs = image.shape
     outputs = kernel.shape[-1]
-    # Tap 2 * offset + parity of the kernel joins that input offset to that output parity.
+    # The kernel's tap 2 * offset + parity connects an input offset to an output parity.
     taps = kernel.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 4, 1, 3, 5)
     parities = convolution(image, taps.reshape(2, 2, inputs, 4 * outputs))
     parities = parities.reshape(batch, height + 1, width + 1, 2, 2, outputs)
-    # An odd row (or column) lies half an input pixel further on than the even one before it.
+    # An odd row (or column) lies half an input pixel after the even one before it.
     rows = [jnp.stack([parities[:, p : p + height, q : q + width, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
     return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, outputs)
 
@@ -121,8 +120,8 @@ convolution.defvjp(_keep, _gradients)
 
 
 def _may_differ(image: jax.Array) -> bool:
-    """Whether a CPU may go its own way; exported programs that leave sizes open are the same everywhere."""
-    narrow = image.dtype in (jnp.float32, jnp.bfloat16)  # Ours sum in float32.
+    """Whether a CPU may compute it differently; programs exported with symbolic sizes are equal everywhere."""
+    narrow = image.dtype in (jnp.float32, jnp.bfloat16)  # Winograd and the products sum in float32.
     return narrow and not _as_on_accelerators.get() and all(isinstance(side, int) for side in image.shape)
 
 
@@ -179,7 +178,7 @@ def _image_gradient(
     if (stride > 1 or _has_few_pixels(image.shape, stride)) and _suits_products(kernel.shape):
         product = functools.partial(_product_of_patches, kernel=kernel, stride=stride, dilation=dilation)
         return jax.linear_transpose(product, image)(cotangent)[0]
-    # XLA is several times slower where the channels that it sums over are no multiple of four.
+    # XLA is several times slower if the number of channels that it sums over is not a multiple of four.
     kernel, cotangent = (_with_channels_in_fours(array) for array in (kernel, cotangent))
     return _gradients_by_xla(image, kernel, cotangent, stride, dilation)[0]
 
@@ -220,12 +219,12 @@ def _with_channels_in_fours(array: jax.Array) -> jax.Array:
 
 
 def _product_of_patches(image: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    """The convolution as one matrix product; taps that see the padding alone are left out of it."""
+    """The convolution as one matrix product, without the taps that see only padding."""
     batch, height, width, inputs = image.shape
     size, outputs = kernel.shape[0], kernel.shape[-1]
     pad = dilation * (size // 2)
     padded = jnp.pad(image, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    # Of the padded image, how far the last output pixel lies from the first one.
+    # Distance between the first and the last output pixel, in pixels of the padded image.
     high, wide = (side + 2 * pad - dilation * (size - 1) - 1 for side in (height, width))
     seen, taps = [], []
     for index in range(size**2):
@@ -244,14 +243,14 @@ def _product_of_patches(image: jax.Array, kernel: jax.Array, stride: int, dilati
 
 
 def _suits_parities(image: tuple[int, ...], kernel: tuple[int, ...], stride: int, dilation: int) -> bool:
-    """Whether a 5x5 convolution of stride 2 is best seen as a 3x3 one of stride 1 on an image of half the size."""
+    """Whether to compute a 5x5 convolution with stride 2 as a 3x3 one with stride 1 at half the size."""
     even = image[1] % 2 == 0 and image[2] % 2 == 0
     fits = kernel[0] == 5 and stride == 2 and dilation == 1 and even and _suits_products(kernel)
     return fits and not _has_few_pixels(image, stride)
 
 
 def _parities(image: jax.Array) -> jax.Array:
-    """[N, H, W, I] to [N, H / 2, W / 2, 4 * I]: even and odd rows and columns beside one another."""
+    """[N, H, W, I] to [N, H / 2, W / 2, 4 * I]: even and odd rows and columns as channels (space to depth)."""
     batch, height, width, channels = image.shape
     pairs = image.reshape(batch, height // 2, 2, width // 2, 2, channels)
     return pairs.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // 2, width // 2, 4 * channels)
@@ -265,7 +264,7 @@ def _from_parities(parities: jax.Array) -> jax.Array:
 
 
 def _kernel_of_parities(kernel: jax.Array) -> jax.Array:
-    """[5, 5, I, O] to [3, 3, 4 * I, O]; odd rows and columns are seen through two taps, not three."""
+    """[5, 5, I, O] to [3, 3, 4 * I, O]; odd rows and columns have two taps, padded to three."""
     inputs, outputs = kernel.shape[2:]
     pairs = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0))).reshape(3, 2, 3, 2, inputs, outputs)
     return pairs.transpose(0, 2, 1, 3, 4, 5).reshape(3, 3, 4 * inputs, outputs)

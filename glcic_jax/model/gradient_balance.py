@@ -1,4 +1,4 @@
-"""Scales the adversarial gradient against the MSE gradient: one optax transformation.
+"""Scales the adversarial gradient relative to the MSE gradient, as an optax transformation.
 
 "In practice, we take a more fine-grained control, such as initially keeping the norm of the MSE loss gradient
 roughly the same order of magnitude as the norm of the discriminator gradient. This helps stabilize the
@@ -14,18 +14,18 @@ import optax
 
 from glcic_jax.errors import ConfigError
 
-# Far below any norm that trains, far above the smallest normal float32.
+# Far below any norm in training, far above the smallest normal float32.
 _TINY = 1e-30
 
 
 class BalanceState(NamedTuple):
-    """What the balance remembers, and what it last did.
+    """Joint-step count, last measured norms, last weight.
 
     Attributes:
-      joint_updates: int32 scalar, updates of the joint phase seen.
-      reconstruction_norm: float32 scalar, the MSE gradient's norm when it was last measured.
-      adversarial_norm: float32 scalar, the adversarial gradient's norm, before it was scaled, at that time.
-      adversarial_weight: float32 scalar, the factor that it was last scaled by.
+      joint_updates: int32 scalar, number of joint updates.
+      reconstruction_norm: float32 scalar, the MSE gradient's norm when last measured.
+      adversarial_norm: float32 scalar, the unweighted adversarial gradient's norm when last measured.
+      adversarial_weight: float32 scalar, the last factor on the adversarial gradient.
     """
 
     joint_updates: jax.Array
@@ -34,55 +34,24 @@ class BalanceState(NamedTuple):
     adversarial_weight: jax.Array
 
 
-def adversarial_weight(
-    joint_updates: jax.Array,
-    reconstruction_norm: jax.Array,
-    adversarial_norm: jax.Array,
-    *,
-    alpha: float,
-    ratio: float,
-    hold_steps: int,
-    transition_steps: int,
-    max_weight: float,
-) -> jax.Array:
-    """Returns the factor on the adversarial gradient, a float32 scalar.
-
-    For `hold_steps` updates it is `ratio * reconstruction_norm / adversarial_norm` (at most `max_weight`, so
-    that a vanished adversarial gradient does not raise it to infinity). Over the next `transition_steps` its
-    logarithm moves to that of `alpha` along a smooth step; from then on it is exactly `alpha`. The logarithm,
-    because the two can lie orders of magnitude apart.
-
-    Args:
-      joint_updates: Updates of the joint phase done so far.
-      reconstruction_norm, adversarial_norm: L2 norms of the two gradients.
-      alpha: Equation 4's weight.
-      ratio: Norm of the scaled adversarial gradient over that of the MSE gradient.
-      hold_steps, transition_steps: Lengths in updates; both 0: alpha from the first update on.
-      max_weight: Upper bound of the balanced weight.
-    """
-    balanced = ratio * reconstruction_norm / jnp.maximum(adversarial_norm, _TINY)
-    balanced = jnp.clip(balanced, _TINY, max_weight)
-    progress = (joint_updates - hold_steps) / max(transition_steps, 1)
-    progress = jnp.where(joint_updates >= hold_steps + transition_steps, 1.0, jnp.clip(progress, 0.0, 1.0))
-    smooth = progress**2 * (3.0 - 2.0 * progress)
-    blended = jnp.exp((1.0 - smooth) * jnp.log(balanced) + smooth * jnp.log(max(alpha, _TINY)))
-    return jnp.where(progress >= 1.0, alpha, jnp.where(progress <= 0.0, balanced, blended))
-
-
 @dataclasses.dataclass(frozen=True)
 class Balance:
-    """How the adversarial gradient is weighed against the MSE gradient; static under jit.
+    """How the adversarial gradient is weighted relative to the MSE gradient; static under jit.
 
-    To measure the two norms C has to be differentiated twice, which takes half as long again as a whole joint
-    update does without. Norms change slowly, so they are measured every few updates only; between two
-    measurements the weight follows from the norms last seen, and C is differentiated once, for the sum.
+    Measuring the two norms means differentiating C twice, which makes a joint update about half as expensive
+    again. Norms change slowly, so they are measured every `measure_every` joint updates. In between, the weight
+    follows from the last norms and C is differentiated once, for the weighted sum.
 
     Attributes:
-      alpha, ratio, hold_steps, transition_steps, max_weight: As in `adversarial_weight`.
-      measure_every: Updates from one measurement to the next; 1: each.
+      alpha: Equation 4's weight.
+      ratio: Norm of the weighted adversarial gradient divided by that of the MSE gradient.
+      hold_steps: Number of joint updates at `ratio`.
+      transition_steps: Number of joint updates from `ratio` to `alpha`; with both 0, alpha from the first update.
+      max_weight: Upper bound of the weight that `ratio` gives.
+      measure_every: Joint updates per measurement of the norms.
 
     Raises:
-      ConfigError: A length or a weight is negative, the ratio or the bound is not above 0, or measure_every is
+      ConfigError: A length or alpha is negative, the ratio or the bound is not positive, or measure_every is
         below 1.
     """
 
@@ -102,33 +71,37 @@ class Balance:
             raise ConfigError(f"balance.measure_every is {self.measure_every}: it must be at least 1")
 
     def is_measured(self, joint_updates: int) -> bool:
-        """Whether the update after so many of the joint phase measures the norms; the first one does."""
+        """Whether the update after `joint_updates` joint updates measures the norms; the first one does."""
         return joint_updates % self.measure_every == 0
 
     def weight(self, state: BalanceState) -> jax.Array:
-        """The weight of the next update by the norms that the state holds, float32 scalar."""
-        return adversarial_weight(
-            state.joint_updates,
-            state.reconstruction_norm,
-            state.adversarial_norm,
-            alpha=self.alpha,
-            ratio=self.ratio,
-            hold_steps=self.hold_steps,
-            transition_steps=self.transition_steps,
-            max_weight=self.max_weight,
-        )
+        """The factor on the adversarial gradient for the next update, a float32 scalar.
+
+        For `hold_steps` updates it is `ratio * reconstruction_norm / adversarial_norm`, at most `max_weight`, so
+        that a vanishing adversarial gradient does not give an infinite weight. Over the next `transition_steps`
+        its logarithm moves to that of `alpha` along a smooth step, because the two can be orders of magnitude
+        apart. Then it is exactly `alpha`.
+        """
+        updates, end = state.joint_updates, self.hold_steps + self.transition_steps
+        balanced = self.ratio * state.reconstruction_norm / jnp.maximum(state.adversarial_norm, _TINY)
+        balanced = jnp.clip(balanced, _TINY, self.max_weight)
+        progress = (updates - self.hold_steps) / max(self.transition_steps, 1)
+        progress = jnp.where(updates >= end, 1.0, jnp.clip(progress, 0.0, 1.0))
+        smooth = progress**2 * (3.0 - 2.0 * progress)
+        blended = jnp.exp((1.0 - smooth) * jnp.log(balanced) + smooth * jnp.log(max(self.alpha, _TINY)))
+        return jnp.where(progress >= 1.0, self.alpha, jnp.where(progress <= 0.0, balanced, blended))
 
 
 def balance_gradients(balance: Balance) -> optax.GradientTransformationExtraArgs:
-    """Adds the adversarial gradient to the MSE gradient, at a ratio of norms first and at alpha later.
+    """Adds the weighted adversarial gradient to the MSE gradient.
 
-    Put it before the optimiser in an `optax.chain`, and call the chain with
+    Put it before the optimizer in an `optax.chain`, and call the chain's `update` with
 
-    - the MSE gradient as updates and the adversarial one, unscaled, as the keyword `adversarial_updates`: their
-      norms are measured, and they are added;
-    - or their sum, the adversarial one at the weight `balance.weight(state)`, which is given as the keyword
-      `adversarial_weight`: it passes through, and is counted;
-    - or the MSE gradient alone (phase 1): it passes through, and nothing is counted.
+    - the MSE gradient, and the unweighted adversarial gradient as `adversarial_updates`: measures both norms and
+      returns the weighted sum;
+    - or the weighted sum, and its weight `balance.weight(state)` as `adversarial_weight`: returns the sum as it
+      is and counts the update;
+    - or the MSE gradient alone (phase 1): returns it as it is and counts nothing.
 
     Returns:
       An optax transformation whose state is a `BalanceState`.
@@ -168,12 +141,12 @@ def balance_gradients(balance: Balance) -> optax.GradientTransformationExtraArgs
 
 
 def add_adversarial(updates: Any, adversarial_updates: Any, weight: jax.Array) -> Any:
-    """The sum of two gradients, or of two cotangents, of the same structure: Equation 4 with any weight."""
+    """The weighted sum of two gradients, or two cotangents, of one structure: Equation 4 with any weight."""
     return jax.tree.map(lambda mse, adversarial: mse + weight * adversarial, updates, adversarial_updates)
 
 
 def balance_state(optimizer_state: Any) -> BalanceState:
-    """Finds the `BalanceState` inside the state of a chain that `balance_gradients` is part of."""
+    """Finds the `BalanceState` in the state of a chain that contains `balance_gradients`."""
     found = [
         leaf
         for leaf in jax.tree.leaves(optimizer_state, is_leaf=lambda x: isinstance(x, BalanceState))

@@ -1,8 +1,8 @@
-"""The array contract of the package, and the few operations that every room shares.
+"""The array contract of the package, and the operations on images that every room shares.
 
-An `image` is float32 RGB in [0, 1], shape [N, H, W, 3]. A `mask` is float32, shape [N, H, W, 1], 1 inside
-the hole and 0 outside it (Mc in the paper). A `local_box` is int32, shape [N, 2]: the (top, left) corner of
-a local patch in pixels. A `mean_pixel` is float32, shape [3], in [0, 1].
+An `image` is float32 RGB in [0, 1], shape [N, H, W, 3]. A `mask` is float32, shape [N, H, W, 1], 1 inside the hole
+and 0 outside it (Mc in the paper). A `local_box` is int32, shape [N, 2]: the (top, left) corner of a local patch
+in pixels. A `mean_pixel` is float32, shape [3], in [0, 1].
 """
 
 from collections.abc import Callable
@@ -13,6 +13,9 @@ import jax.numpy as jnp
 
 from glcic_jax.errors import ConfigError, lookup
 from glcic_jax.model.smooth_fill import smooth_fill
+
+STRIDE = 4  # Sides of the completion network's input are multiples of it.
+_SMALLEST_BUCKET = 16
 
 
 def to_float(image: jax.Array) -> jax.Array:
@@ -25,43 +28,23 @@ def to_uint8(image: jax.Array) -> jax.Array:
     return jnp.round(jnp.clip(image.astype(jnp.float32), 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
+def bucket(side: int) -> int:
+    """Pads a side to a multiple of a quarter of the power of two below it, so that few sizes are compiled."""
+    step = max(_SMALLEST_BUCKET, 1 << max(0, side.bit_length() - 3))
+    return -(-side // step) * step
+
+
 def inside(valid_size: jax.Array, height: int, width: int) -> jax.Array:
-    """[N, height, width, 1] bool: whether a pixel belongs to the picture in the corner of its image.
+    """[N, height, width, 1] bool: which pixels belong to the valid part at the top left of each image.
 
     Args:
-      valid_size: [N, 2] int, the (height, width) of each picture.
-      height, width: Of the images.
+      valid_size: [N, 2] int, the (height, width) of each valid part.
+      height, width: Size of the images.
     """
     rows, columns = jnp.moveaxis(valid_size, -1, 0)
     in_rows = jnp.arange(height)[None, :, None] < rows[:, None, None]
     in_columns = jnp.arange(width)[None, None, :] < columns[:, None, None]
     return (in_rows & in_columns)[..., None]
-
-
-def _mean_subtracted(
-    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, valid_size: jax.Array | None
-) -> jax.Array:
-    del valid_size
-    return jnp.where(hole, 0.0, image - mean_pixel)
-
-
-def _mean_filled(
-    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, valid_size: jax.Array | None
-) -> jax.Array:
-    del valid_size
-    return jnp.where(hole, mean_pixel, image)
-
-
-def _signed(image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, valid_size: jax.Array | None) -> jax.Array:
-    del mean_pixel, valid_size
-    return jnp.where(hole, 0.0, 2.0 * image - 1.0)
-
-
-def _smooth_filled(
-    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, valid_size: jax.Array | None
-) -> jax.Array:
-    known = ~hole if valid_size is None else ~hole & inside(valid_size, *hole.shape[1:3])
-    return smooth_fill(image, hole, known, mean_pixel) - mean_pixel
 
 
 def network_input(
@@ -71,17 +54,14 @@ def network_input(
     form: str = "mean_subtracted",
     valid_size: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns what the completion network reads: the image with its hole filled, and the mask.
+    """Returns the completion network's input: the image with its hole filled, and the mask.
 
     Args:
       image: [N, H, W, 3] float in [0, 1].
       mask: [N, H, W, 1] float, 1 = hole.
       mean_pixel: [3] float in [0, 1], the mean colour of the training set.
-      form: A name in `INPUT_FORMS`: "mean_subtracted" (image minus the mean, hole 0: the authors' release),
-        "mean_filled" (hole overwritten with the mean, nothing subtracted: the paper's text and some ports),
-        "signed" (2 * image - 1, hole 0: networks trained on images in [-1, 1]) or "smooth_filled" (hole
-        overwritten with a smooth continuation of its surroundings, then the mean subtracted: ours).
-      valid_size: [N, 2] int, the (height, width) of each picture in the corner of its image; None: the whole.
+      form: A name in `INPUT_FORMS`.
+      valid_size: [N, 2] int, the (height, width) of the valid part at the top left of each image; None for all.
 
     Returns:
       [N, H, W, 4] float32: three colour channels, then the mask.
@@ -97,9 +77,9 @@ def network_input(
 
 
 def composite(image: jax.Array, output: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns the completed image: the network's output inside the hole, the image itself outside it.
+    """Returns the completed image: the network's output inside the hole, the image outside it.
 
-    A selection and not a blend, so that pixels outside the hole are bit-identical to the image's.
+    Selects instead of blending, so that pixels outside the hole are bit-identical to the image's.
 
     Args:
       image: [N, H, W, 3] float in [0, 1].
@@ -109,18 +89,18 @@ def composite(image: jax.Array, output: jax.Array, mask: jax.Array) -> jax.Array
     Returns:
       [N, H, W, 3], the dtype of `image`.
 
-    Reference: Iizuka et al. 2017, Section 3.4 (what the context discriminator sees).
+    Reference: Iizuka et al. 2017, Section 3.4 (the context discriminator's input).
     """
     return jnp.where(mask > 0.5, output.astype(image.dtype), image)
 
 
 def crop_patch(image: jax.Array, local_box: jax.Array, size: int) -> jax.Array:
-    """Cuts one square patch out of every image.
+    """Crops one square patch from each image.
 
     Args:
       image: [N, H, W, C], any dtype.
-      local_box: [N, 2] int32, (top, left) of each patch. `0 <= top <= H - size` and `0 <= left <= W - size`
-        are the caller's to hold: a traced index out of range is clamped, as `lax.dynamic_slice` does.
+      local_box: [N, 2] int32, (top, left) of each patch. The caller ensures `0 <= top <= H - size` and
+        `0 <= left <= W - size`: `lax.dynamic_slice` clamps indices out of range.
       size: Side of the patch in pixels.
 
     Returns:
@@ -139,21 +119,43 @@ def crop_patch(image: jax.Array, local_box: jax.Array, size: int) -> jax.Array:
     return jax.vmap(crop)(image, local_box)
 
 
+def check_input_form(output_activation: str, input_form: str) -> None:
+    """Raises ConfigError if an output activation does not fit an input form."""
+    fitting = OUTPUT_ACTIVATIONS[output_activation].input_forms
+    if fitting and input_form not in fitting:
+        raise ConfigError(
+            f"completion.output_activation {output_activation} adds to an input whose mean was subtracted: give "
+            f"completion.input_form {' or '.join(fitting)}, not {input_form}"
+        )
+
+
+def _smooth_filled(
+    image: jax.Array, hole: jax.Array, mean_pixel: jax.Array, valid_size: jax.Array | None
+) -> jax.Array:
+    known = ~hole if valid_size is None else ~hole & inside(valid_size, *hole.shape[1:3])
+    return smooth_fill(image, hole, known, mean_pixel) - mean_pixel
+
+
+# `(image, hole, mean_pixel, valid_size) -> filled image`.
 INPUT_FORMS: dict[str, Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]] = {
-    "mean_subtracted": _mean_subtracted,
-    "mean_filled": _mean_filled,
-    "signed": _signed,
+    # Mean subtracted, hole 0: the authors' release.
+    "mean_subtracted": lambda image, hole, mean_pixel, _: jnp.where(hole, 0.0, image - mean_pixel),
+    # Hole filled with the mean, nothing subtracted: the paper's text and some ports.
+    "mean_filled": lambda image, hole, mean_pixel, _: jnp.where(hole, mean_pixel, image),
+    # In [-1, 1], hole 0: networks trained on images in [-1, 1].
+    "signed": lambda image, hole, mean_pixel, _: jnp.where(hole, 0.0, 2.0 * image - 1.0),
+    # Hole filled with a smooth continuation of its surroundings, then the mean subtracted: ours.
     "smooth_filled": _smooth_filled,
 }
 
 
 class OutputActivation(NamedTuple):
-    """A way from the last layer to an image.
+    """A map from the last layer to an image in [0, 1].
 
     Attributes:
-      apply: `(last layer, colours read) -> image`.
-      begins_at_zero: Whether the last layer's kernel is zero before training.
-      input_forms: The names in `images.INPUT_FORMS` that it fits; (): all.
+      apply: `(last layer, colours of the network's input) -> image`.
+      begins_at_zero: Whether the last layer's kernel is initialised to zero.
+      input_forms: The names in `INPUT_FORMS` that it fits; () for all.
     """
 
     apply: Callable[[jax.Array, jax.Array], jax.Array]
@@ -161,50 +163,16 @@ class OutputActivation(NamedTuple):
     input_forms: tuple[str, ...] = ()
 
 
-def _sigmoid(last: jax.Array, read: jax.Array) -> jax.Array:
-    del read
-    return jax.nn.sigmoid(last)
-
-
-def _clip_signed(last: jax.Array, read: jax.Array) -> jax.Array:
-    del read
-    return (jnp.clip(last, -1.0, 1.0) + 1.0) / 2.0
-
-
-def _residual(last: jax.Array, read: jax.Array) -> jax.Array:
-    return jnp.clip(read + 0.5 + last, 0.0, 1.0)
-
-
 OUTPUT_ACTIVATIONS: dict[str, OutputActivation] = {
     # The authors' release.
-    "sigmoid": OutputActivation(_sigmoid),
-    # Clipped to [-1, 1] and mapped to [0, 1], as networks trained on images in [-1, 1] need.
-    "clip": OutputActivation(_clip_signed),
-    # Ours: added to what is read, so that the network begins as what its hole was filled with and learns what that
-    # lacks. 0.5 stands for the mean pixel that was subtracted; the last layer's bias learns the difference.
-    "residual": OutputActivation(_residual, begins_at_zero=True, input_forms=("smooth_filled", "mean_subtracted")),
+    "sigmoid": OutputActivation(lambda last, _: jax.nn.sigmoid(last)),
+    # Clipped to [-1, 1] and mapped to [0, 1]: networks trained on images in [-1, 1].
+    "clip": OutputActivation(lambda last, _: (jnp.clip(last, -1.0, 1.0) + 1.0) / 2.0),
+    # Ours: added to the input's colours, so that the untrained network returns the fill of its hole. 0.5 stands
+    # for the mean pixel that was subtracted; the last layer's bias learns the difference.
+    "residual": OutputActivation(
+        lambda last, colours: jnp.clip(colours + 0.5 + last, 0.0, 1.0),
+        begins_at_zero=True,
+        input_forms=("smooth_filled", "mean_subtracted"),
+    ),
 }
-
-
-def check_input_form(name: str, input_form: str) -> None:
-    """Asks whether an output activation fits an input form.
-
-    Raises:
-      ConfigError: It does not.
-    """
-    fitting = OUTPUT_ACTIVATIONS[name].input_forms
-    if fitting and input_form not in fitting:
-        raise ConfigError(
-            f"completion.output_activation {name} adds to an input whose mean was subtracted: give "
-            f"completion.input_form {' or '.join(fitting)}, not {input_form}"
-        )
-
-
-STRIDE = 4
-_SMALLEST_BUCKET = 16
-
-
-def bucket(side: int) -> int:
-    """The padded side: a multiple of a quarter of the power of two below, so that few sizes are compiled."""
-    step = max(_SMALLEST_BUCKET, 1 << max(0, side.bit_length() - 3))
-    return -(-side // step) * step

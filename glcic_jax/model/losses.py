@@ -1,4 +1,4 @@
-"""Losses, one number per example: [N] float32. The step reduces them.
+"""Losses per example, [N] float32; the training step averages them.
 
 Reference: Iizuka et al. 2017, Section 3.4, Equations 2 to 4.
 """
@@ -14,20 +14,19 @@ ReconstructionLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def _mean_over_hole(error: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean of `error` [N, H, W, C] over the hole's pixels and all channels: [N]."""
+    """The mean of `error` [N, H, W, C] over the hole's pixels and all channels, [N]."""
     count = mask.sum(axis=(1, 2, 3)) * error.shape[-1]
     return (mask * error).sum(axis=(1, 2, 3)) / jnp.maximum(count, 1.0)
 
 
 def mse(output: jax.Array, image: jax.Array, mask: jax.Array) -> jax.Array:
-    """The weighted MSE: Mc * (C(x, Mc) - x), squared, averaged over the numbers inside the hole.
+    """The weighted MSE: Mc * (C(x, Mc) - x), squared and averaged over the hole's pixels and channels.
 
-    Equation 2 is the squared norm, a sum over the hole. We divide it by the count of the hole's numbers
-    (pixels times channels). A sum would weigh an image by the area of its hole and Equation 4's fixed alpha
-    against a term that grows with the crop's size; a mean over the whole image, which some ports take, still
-    weighs by the hole's area. The factor also decides how large gradients are beside the square root of
-    AdaDelta's eps (1e-3): far above it the optimiser is blind to their scale, far below it each update is
-    about the gradient itself.
+    Equation 2 is the squared norm, a sum over the hole; this is that sum divided by the number of values in the
+    hole. A sum would weight each image by its hole's area, and alpha (Equation 4) relative to a term that grows
+    with the crop; a mean over the whole image, which some ports take, still weights by the hole's area. The
+    divisor also scales gradients relative to the square root of AdaDelta's eps (1e-3): far above it the optimizer
+    ignores their scale, far below it each update is about the gradient itself.
 
     Args:
       output: [N, H, W, 3] float in [0, 1], the raw output.
@@ -48,14 +47,14 @@ def l1(output: jax.Array, image: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """The binary cross entropy that the discriminators minimise: -log D(x, Md) - log(1 - D(C(x, Mc), Mc)).
+    """The discriminators' binary cross entropy: -log D(x, Md) - log(1 - D(C(x, Mc), Mc)).
 
     Args:
-      real_logits: [N] float, for real images.
-      fake_logits: [N] float, for completed images.
+      real_logits: [N] float, logits of real images.
+      fake_logits: [N] float, logits of completed images.
 
     Returns:
-      [N] float32 >= 0; 2 log 2 = 1.386 where D is blind.
+      [N] float32 >= 0; 2 log 2 = 1.386 for logits of 0.
 
     Reference: Iizuka et al. 2017, Equation 3; Algorithm 1, line 8.
     """
@@ -63,13 +62,13 @@ def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Ar
 
 
 def minimax(fake_logits: jax.Array) -> jax.Array:
-    """The adversarial term as the paper writes it: log(1 - D(C(x, Mc), Mc)), to be minimised.
+    """The paper's adversarial term for C: log(1 - D(C(x, Mc), Mc)).
 
-    Its gradient fades where D is sure (logit far below 0); the balance of the gradients' norms makes up for
-    that as long as it lasts.
+    Its gradient vanishes when D is confident (logits far below 0); the gradient balance compensates while it is
+    active.
 
     Args:
-      fake_logits: [N] float, for completed images.
+      fake_logits: [N] float, logits of completed images.
 
     Returns:
       [N] float32 <= 0.
@@ -80,7 +79,7 @@ def minimax(fake_logits: jax.Array) -> jax.Array:
 
 
 def non_saturating(fake_logits: jax.Array) -> jax.Array:
-    """The form that most GAN code takes: -log D(C(x, Mc), Mc), [N] float32 >= 0. Not in the paper.
+    """The usual GAN form: -log D(C(x, Mc), Mc), [N] float32 >= 0. Not in the paper.
 
     Reference: Goodfellow et al. 2014, Section 3.
     """
@@ -91,10 +90,10 @@ def create_reconstruction_loss(weights: Mapping[str, float]) -> ReconstructionLo
     """Returns the weighted sum of reconstruction losses: `(output, image, mask) -> [N]`.
 
     Args:
-      weights: A weight for each name in `RECONSTRUCTION_LOSSES`; 0 leaves a loss out.
+      weights: A weight for each name in `RECONSTRUCTION_LOSSES`; 0 disables a loss.
 
     Raises:
-      ConfigError: A name is unknown, or no weight is above 0.
+      ConfigError: A name is unknown, no weight is positive, or one is negative.
     """
     found = [
         (weights[name], lookup(RECONSTRUCTION_LOSSES, name, "reconstruction loss")) for name in sorted(weights)

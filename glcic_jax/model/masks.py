@@ -1,8 +1,8 @@
-"""Holes drawn on the device: a random key to a mask and to the local box around it.
+"""Random holes, drawn on the device: a key to a mask and the local box around it.
 
-A sampler draws one example: `sampler(key, image_size, local_size, **options)` returns `(mask, local_box)`
-with mask [H, W, 1] float32 (1 = hole, never empty) and local_box [2] int32, (top, left) of the local patch,
-always inside the image. The options of each sampler are the keys of `config.mask.<sampler>`.
+A sampler draws one example: `sampler(key, image_size, local_size, **options)` returns `(mask, local_box)`, with
+mask [H, W, 1] float32 (1 = hole, never empty) and local_box [2] int32, (top, left) of the local patch, always
+inside the image. The options of each sampler are the keys of `config.mask.<sampler>`.
 
 Reference: Iizuka et al. 2017, Sections 3.4 and 4 (rectangles); the other samplers are ours.
 """
@@ -22,16 +22,13 @@ Sampler = Callable[[jax.Array, Size, int], tuple[jax.Array, jax.Array]]
 
 
 def random_local_box(key: jax.Array, image_size: Size, local_size: int) -> jax.Array:
-    """Returns [2] int32: the corner of a local patch, uniform over all places inside the image.
-
-    Where the patch of a real image is taken, which has no hole (Md in the paper).
-    """
+    """Returns [2] int32: a local box uniform over all positions inside the image (Md in the paper)."""
     highest = jnp.array([image_size[0] - local_size, image_size[1] - local_size])
     return jax.random.randint(key, (2,), 0, highest + 1)
 
 
 def _uniform_integer(key: jax.Array, bounds: tuple[int, int], shape: tuple[int, ...] = ()) -> jax.Array:
-    """Integers uniform in [bounds[0], bounds[1]], both ends included."""
+    """Uniform integers in [bounds[0], bounds[1]], both included."""
     return jax.random.randint(key, shape, bounds[0], bounds[1] + 1)
 
 
@@ -45,7 +42,7 @@ def _fill_box(image_size: Size, corner: jax.Array, sides: jax.Array) -> jax.Arra
 
 
 def _centred_local_box(hole: jax.Array, local_size: int) -> jax.Array:
-    """[2] int32: the local box on the centre of mass of a hole [H, W], moved inside the image."""
+    """[2] int32: the local box centred on the centre of mass of a hole [H, W], shifted to lie inside the image."""
     weight = hole.astype(jnp.float32)
     total = jnp.maximum(weight.sum(), 1.0)
     centre_row = (weight.sum(axis=1) * (jnp.arange(hole.shape[0]) + 0.5)).sum() / total
@@ -61,10 +58,10 @@ def _as_mask(hole: jax.Array) -> jax.Array:
 def rectangle(
     key: jax.Array, image_size: Size, local_size: int, *, min_side: int, max_side: int
 ) -> tuple[jax.Array, jax.Array]:
-    """One rectangle at the centre of its local box; the box is uniform over all places inside the image.
+    """One rectangle at the centre of its local box, which is uniform over all positions inside the image.
 
-    Height and width are drawn independently and uniformly from [min_side, max_side], in pixels. Where a side
-    and the local box differ by an odd number, the rectangle lies half a pixel above or left of the centre.
+    Height and width are independent and uniform in [min_side, max_side] pixels. If a side and the local box
+    differ by an odd number, the rectangle lies half a pixel above or left of the centre.
 
     Raises:
       ConfigError: A rectangle of max_side does not fit the local box.
@@ -86,10 +83,10 @@ def rectangle(
 def rectangles(
     key: jax.Array, image_size: Size, local_size: int, *, count: tuple[int, int], min_side: int, max_side: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Several rectangles, each uniform over all places inside the image; they may overlap.
+    """Several rectangles, each uniform over all positions inside the image; they may overlap.
 
-    Their number is uniform in `count` (both ends included), their sides in [min_side, max_side] pixels. The
-    local box lies on their common centre of mass.
+    Their number is uniform in `count` (both included), their sides in [min_side, max_side] pixels. The local box
+    is centred on their common centre of mass.
 
     Raises:
       ConfigError: A rectangle of max_side does not fit the image.
@@ -118,18 +115,18 @@ def free_form(
     max_turn: float,
     brush: tuple[float, float],
 ) -> tuple[jax.Array, jax.Array]:
-    """Strokes of a round brush along random walks, as a hand paints over an object.
+    """Brush strokes along random walks, like an object painted over by hand.
 
     Args:
       key, image_size, local_size: As in every sampler.
-      strokes: Fewest and most strokes.
-      vertices: Fewest and most straight pieces of each stroke.
-      max_length: Longest piece, as a fraction of the image's shorter side.
-      max_turn: Largest turn between two pieces, in radians.
-      brush: Thinnest and thickest brush (its diameter), as fractions of the shorter side.
+      strokes: Lowest and highest number of strokes.
+      vertices: Lowest and highest number of straight segments per stroke.
+      max_length: Longest segment, as a fraction of the image's shorter side.
+      max_turn: Largest turn between two segments, in radians.
+      brush: Smallest and largest diameter of the round brush, as fractions of the shorter side.
 
     Returns:
-      mask [H, W, 1] and local_box [2], on the hole's centre of mass.
+      mask [H, W, 1], and local_box [2] centred on the hole's centre of mass.
     """
     shorter = min(image_size)
     limits = jnp.array(image_size, jnp.float32)
@@ -137,8 +134,8 @@ def free_form(
     rows = jnp.arange(image_size[0], dtype=jnp.float32)[:, None] + 0.5
     columns = jnp.arange(image_size[1], dtype=jnp.float32)[None, :] + 0.5
 
-    def paint(hole: jax.Array, piece: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        start, end, radius, drawn = piece
+    def paint(hole: jax.Array, segment: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        start, end, radius, drawn = segment
         along = end - start
         offset_row, offset_column = rows - start[0], columns - start[1]
         nearest = (offset_row * along[0] + offset_column * along[1]) / jnp.maximum((along**2).sum(), 1e-6)
@@ -156,15 +153,15 @@ def free_form(
         moves = lengths[:, None] * jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
         points = jnp.clip(jnp.concatenate([start[None], start + jnp.cumsum(moves, axis=0)]), 0.0, limits - 1)
         radius = jax.random.uniform(thick, minval=brush[0], maxval=brush[1]) * shorter / 2
-        # At least 0.75 px, so that every stroke covers the centre of some pixel.
+        # At least 0.75 px, so that every stroke covers the centre of a pixel.
         radii = jnp.full((most,), jnp.maximum(radius, 0.75))
         return points[:-1], points[1:], radii, jnp.arange(most) < _uniform_integer(many, vertices)
 
     starts, ends, radii, drawn = jax.vmap(one_stroke)(jnp.stack(keys))
     drawn &= (jnp.arange(strokes[1]) < _uniform_integer(number, strokes))[:, None]
-    pieces = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (starts, ends, radii, drawn))
-    # Piece after piece: all at once would hold strokes * vertices images in memory.
-    hole, _ = jax.lax.scan(paint, jnp.zeros(image_size, bool), pieces)
+    segments = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (starts, ends, radii, drawn))
+    # One segment at a time: all together would hold strokes * vertices images in memory.
+    hole, _ = jax.lax.scan(paint, jnp.zeros(image_size, bool), segments)
     return _as_mask(hole), _centred_local_box(hole, local_size)
 
 
@@ -172,9 +169,9 @@ def create_sampler(name: str, options: Mapping[str, Mapping[str, Any]]) -> Sampl
     """Returns a sampler with its options bound.
 
     Args:
-      name: A name in `SAMPLERS`, or several joined by "+": each image then draws one of them, all alike
-        likely ("rectangle+free_form").
-      options: The keyword arguments of every sampler, by its name.
+      name: A name in `SAMPLERS`, or several joined by "+" ("rectangle+free_form"): each image then uses one of
+        them, with equal probability.
+      options: Each sampler's keyword arguments, by its name.
 
     Raises:
       ConfigError: A name or an option is unknown, an option is missing, or a range is empty.
@@ -192,11 +189,10 @@ def create_sampler(name: str, options: Mapping[str, Mapping[str, Any]]) -> Sampl
 
 
 def hole_sides(name: str, options: Mapping[str, Mapping[str, Any]], image_size: int) -> tuple[int, int]:
-    """The smallest and the largest side, in pixels, of the holes that a sampler draws; of strokes, the thickness.
+    """The smallest and largest side, in pixels, of a sampler's holes; for strokes, their thickness.
 
     Args:
-      name: As in `create_sampler`, a mixture too.
-      options: The keyword arguments of every sampler, by its name.
+      name, options: As in `create_sampler`.
       image_size: Shorter side of the image in pixels.
 
     Raises:
@@ -229,7 +225,7 @@ SAMPLERS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
     "free_form": free_form,
 }
 
-# How thin and how thick the holes of each are, in pixels: options and image size to (smallest, largest).
+# Smallest and largest side of each sampler's holes in pixels: `(options, image size) -> (smallest, largest)`.
 _SIDES: dict[str, Callable[[Mapping[str, Any], int], tuple[float, float]]] = {
     "rectangle": lambda options, size: (options["min_side"], options["max_side"]),
     "rectangles": lambda options, size: (options["min_side"], options["max_side"]),

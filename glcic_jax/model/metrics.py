@@ -1,9 +1,8 @@
-"""How far a completed image is from the original: L1, L2, PSNR and SSIM, whole image and hole only.
+"""L1, L2, PSNR and SSIM of completed images, over the whole image and over the hole.
 
-Computed in float32, or in float64 where the images are, on images in [0, 1] of any size from 1 x 1 (SSIM: from
-11 x 11) on. SSIM has the settings of Wang et al. 2004: 11-tap Gaussian window of sigma 1.5, K1 = 0.01,
-K2 = 0.03, population covariance, the mean over the three channels; the mean over the image leaves out the 5 px
-border, as scikit-image does.
+Images are in [0, 1], at least 11 x 11 px; the arithmetic is float32, or float64 for float64 images. SSIM has the
+settings of Wang et al. 2004: 11-tap Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance,
+mean over the three channels. The mean over the image excludes the 5 px border, like scikit-image.
 """
 
 from typing import Any
@@ -20,13 +19,14 @@ _RADIUS = 5
 _SIGMA = 1.5
 _C1 = 0.01**2
 _C2 = 0.03**2
-SMALLEST_SIDE = 2 * _RADIUS + 1  # Of an image, for SSIM, in pixels.
+SMALLEST_SIDE = 2 * _RADIUS + 1  # Smallest side of an image for SSIM, in pixels.
+LARGEST_BATCH = 16  # Bounds the memory of a full-size evaluation on a small GPU.
 
 
 class ImageMetrics(struct.PyTreeNode):
-    """One number per image, each [N] float32. PSNR in dB, infinite for equal images.
+    """One number per image, each [N] float32; PSNR in dB, infinite for equal images.
 
-    The fields that begin with `hole` look at pixels inside the hole only; they are NaN where it is empty.
+    Fields that begin with `hole` cover the hole only, and are NaN for an empty hole.
     """
 
     l1: jax.Array
@@ -40,13 +40,13 @@ class ImageMetrics(struct.PyTreeNode):
 
 
 def _masked_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """The mean of [N, H, W, C] where weights [N, H, W, 1] are 1: [N]."""
+    """The mean of [N, H, W, C] over the pixels whose weight [N, H, W, 1] is 1, [N]."""
     count = weights.sum(axis=(1, 2, 3)) * values.shape[-1]
     return (values * weights).sum(axis=(1, 2, 3)) / count
 
 
 def psnr_of(mean_squared_error: jax.Array) -> jax.Array:
-    """Peak signal to noise ratio in dB for a peak of 1; any shape."""
+    """Peak signal-to-noise ratio in dB for a peak of 1, any shape."""
     return 0.0 - 10.0 * jnp.log10(mean_squared_error)  # Not -0.0 dB.
 
 
@@ -55,8 +55,8 @@ def ssim_map(image: jax.Array, other: jax.Array, valid_size: jax.Array | None = 
 
     Args:
       image, other: The images.
-      valid_size: [N, 2] int, how many rows and columns of each are image, each at least 11; None: all. What is
-        computed there is what the image alone would give, whatever lies beyond.
+      valid_size: [N, 2] int, the (height, width), at least 11, of the valid part at the top left of each image;
+        None for all. The map of the valid part does not depend on the rest.
 
     Raises:
       ValueError: A side is below 11 px.
@@ -80,8 +80,8 @@ def ssim_map(image: jax.Array, other: jax.Array, valid_size: jax.Array | None = 
 
     image, other = _mirrored(image, valid_size), _mirrored(other, valid_size)
     mean, other_mean = blur(image), blur(other)
-    # Second moments about each image's own mean and not about 0: where an image is flat, float32 would lose
-    # the variance to the difference of two large squares.
+    # Second moments about each image's mean, not about 0: in flat parts of an image, float32 would lose the
+    # variance in the difference of two large squares.
     centred = image - image.mean(axis=(1, 2), keepdims=True)
     other_centred = other - other.mean(axis=(1, 2), keepdims=True)
     shift, other_shift = blur(centred), blur(other_centred)
@@ -93,7 +93,7 @@ def ssim_map(image: jax.Array, other: jax.Array, valid_size: jax.Array | None = 
 
 
 def _mirrored(image: jax.Array, valid_size: jax.Array | None) -> jax.Array:
-    """Continues images [N, H, W, C] by the window's radius on every side, mirrored at their ends."""
+    """Pads images [N, H, W, C] by the window's radius on every side with their mirror image."""
     if valid_size is None:
         return jnp.pad(image, ((0, 0), (_RADIUS, _RADIUS), (_RADIUS, _RADIUS), (0, 0)), mode="symmetric")
     for axis in (1, 2):
@@ -114,7 +114,7 @@ def image_metrics(
       completed: [N, H, W, 3] float in [0, 1].
       image: [N, H, W, 3] float in [0, 1].
       mask: [N, H, W, 1] float, 1 = hole.
-      valid_size: As in `ssim_map`; what lies beyond counts nowhere.
+      valid_size: As in `ssim_map`; the rest of the image is ignored.
 
     Returns:
       `ImageMetrics`, each field [N].
@@ -140,7 +140,7 @@ def image_metrics(
 
 
 def _inside(mask: jax.Array, valid_size: jax.Array | None, border: int) -> jax.Array:
-    """[N, H, W, 1] float32: 1 where the image is, but for a border of so many pixels."""
+    """[N, H, W, 1]: 1 in the valid part except for a border of `border` pixels."""
     count, *sides = mask.shape[:3]
     if valid_size is None:
         valid_size = jnp.broadcast_to(jnp.array(sides), (count, 2))
@@ -152,14 +152,10 @@ def _inside(mask: jax.Array, valid_size: jax.Array | None, border: int) -> jax.A
     return inside[..., None].astype(mask.dtype)
 
 
-# Bounds the memory of a full-size evaluation on a small GPU.
-_LARGEST_BATCH = 16
-
-
 def measure(completed: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[str, np.ndarray]:
     """Compares completed pictures with the originals, on JAX's first device.
 
-    Pictures of 8 bits, so that a completion measures the same before and after it is written to a file.
+    Pictures are 8-bit, so a completion has the same metrics before and after it is written to a file.
 
     Args:
       completed: [N, H, W, 3] uint8; sides of at least 11 px.
@@ -167,36 +163,29 @@ def measure(completed: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[
       hole: [N, H, W] bool.
 
     Returns:
-      The fields of `metrics.ImageMetrics`, each [N] float64.
+      The fields of `ImageMetrics`, each [N] float64.
     """
-    parts = [
-        _measure_together(completed[start:stop], image[start:stop], hole[start:stop])
-        for start, stop in ((start, start + _LARGEST_BATCH) for start in range(0, len(image), _LARGEST_BATCH))
-    ]
+    batches = [slice(start, start + LARGEST_BATCH) for start in range(0, len(image), LARGEST_BATCH)]
+    parts = [_measure_batch(completed[batch], image[batch], hole[batch]) for batch in batches]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _measure_together(completed: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[str, np.ndarray]:
+def _measure_batch(completed: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[str, np.ndarray]:
     sides = image.shape[1:3]
     padded = bucket(sides[0]), bucket(sides[1])
-    # Divided here: a compiler may round the two differently where it does, and then equal pictures differ.
+    # Divided outside jit: a compiler may round the two divisions differently, and equal pictures would differ.
     arrays: list[np.ndarray] = [completed / 255.0, image / 255.0, hole[..., None]]
     valid_size = None
-    if padded != sides:  # Pictures of many sizes share few programs.
+    if padded != sides:  # So that pictures of many sizes share few compiled programs.
         padding = [(0, 0), *((0, to - side) for to, side in zip(padded, sides, strict=True)), (0, 0)]
         valid_size = np.tile(np.array(sides, np.int32), (len(image), 1))
         arrays = [np.pad(array, padding) for array in arrays]
-    # In float32, SSIM's variances lose more than 1e-5 where flat parts are bright and others dark.
-    with _float64():
+    # In float32 SSIM's variances lose more than 1e-5 in images with bright and dark flat parts.
+    # `enable_x64` leaves jax.experimental in newer versions of JAX.
+    float64: Any = jax if hasattr(jax, "enable_x64") else experimental
+    with float64.enable_x64(True):
         found = _measured(*arrays, valid_size)
     return {name: np.asarray(value, np.float64) for name, value in vars(jax.device_get(found)).items()}
 
 
 _measured = jax.jit(image_metrics)
-
-
-def _float64() -> Any:
-    """A context in which JAX computes in float64 what is given in it."""
-    # In JAX's newer versions it is no experiment any more.
-    where: Any = jax if hasattr(jax, "enable_x64") else experimental
-    return where.enable_x64(True)

@@ -1,8 +1,8 @@
 """The completion network C and the context discriminators D, as flax.linen modules.
 
-Every size is the paper's, as the authors' release has it. Padding is explicit and
-symmetric: "SAME" on an even input pads a stride of 2 by (0, 1), half a stride away from every published
-weight. Parameters are float32; `dtype` is the type of the arithmetic.
+Sizes are the paper's, as in the authors' release. Padding is explicit and symmetric: with stride 2, "SAME" pads an
+even input by (0, 1), which shifts it by half a stride relative to all published weights. Parameters are float32;
+`dtype` is the type of the arithmetic.
 
 Reference: Iizuka et al. 2017, Sections 3.2 and 3.3.
 """
@@ -20,15 +20,17 @@ from glcic_jax.model import images
 from glcic_jax.model.convolutions import convolution, upsampling_convolution
 from glcic_jax.model.images import OUTPUT_ACTIVATIONS, crop_patch, inside
 
-# ReLU follows almost every layer. The paper names no initialisation.
+Variables = Mapping[str, Any]
+
+# The paper names no initialisation; ReLU follows almost every layer.
 _INITIALIZER = nn.initializers.he_normal()
 
-_BATCH_NORM_MOMENTUM = 0.9  # Torch's 0.1: the share that the new batch gets is 1 - 0.9.
+_BATCH_NORM_MOMENTUM = 0.9  # Torch's 0.1, the weight of the new batch.
 BATCH_NORM_EPSILON = 1e-5
 
 
 class Layer(NamedTuple):
-    """A convolution; one whose name begins with "deconv" is transposed, of stride 1/2."""
+    """A convolution; transposed, with stride 1/2, if its name begins with "deconv"."""
 
     name: str
     features: int
@@ -37,7 +39,7 @@ class Layer(NamedTuple):
     dilation: int = 1
 
 
-# All that a BatchNorm follows; the last one, `LAST_COMPLETION_LAYER`, has none.
+# BatchNorm follows each of these, and not `LAST_COMPLETION_LAYER`.
 COMPLETION_LAYERS = (
     Layer("conv1", 64, kernel=5),
     Layer("conv2", 128, stride=2),
@@ -58,14 +60,12 @@ COMPLETION_LAYERS = (
 )
 LAST_COMPLETION_LAYER = Layer("conv17", 3)
 
-LAYER_ORDERS = ("conv_bn_relu", "conv_relu_bn")
-
 
 class Convolution(nn.Module):
     """The convolution of a `Layer`, with bias: [N, H, W, I] -> [N, H / stride, W / stride, features].
 
-    A transposed one, whose layer's name begins with "deconv", doubles the height and width instead.
-    Parameters: `kernel` [K, K, I, features] and `bias` [features], as `nn.Conv` and `nn.ConvTranspose` have them.
+    A transposed convolution doubles the height and width instead. Parameters: `kernel` [K, K, I, features] and
+    `bias` [features], as in `nn.Conv` and `nn.ConvTranspose`.
     """
 
     layer: Layer
@@ -96,38 +96,34 @@ def _normalise_and_activate(
         axis_name=axis_name if train else None,
         name=name,
     )
-    if order == "conv_bn_relu":
-        return nn.relu(norm(image))
-    if order == "conv_relu_bn":
-        return norm(nn.relu(image))
-    raise ConfigError(f"unknown layer order {order!r}: choose one of {', '.join(LAYER_ORDERS)}")
+    return lookup(LAYER_ORDERS, order, "layer order")(norm, image)
 
 
-def _cut(hidden: jax.Array, valid_size: jax.Array | None, height: int) -> jax.Array:
-    """Zeros, as a convolution pads with, beyond the valid_size of an image whose input is `height` px high."""
+def _zero_outside(hidden: jax.Array, valid_size: jax.Array | None, height: int) -> jax.Array:
+    """Sets pixels outside the valid part to zero, the padding of convolutions; the input is `height` px high."""
     if valid_size is None:
         return hidden
     return jnp.where(inside(valid_size // (height // hidden.shape[1]), *hidden.shape[1:3]), hidden, 0)
 
 
 def scaled(features: int, width: float) -> int:
-    """How many features a layer has at a width."""
+    """A layer's number of features at a width."""
     return max(1, round(features * width))
 
 
 class CompletionNetwork(nn.Module):
-    """Completes the hole of an image of any size: 17 convolutions, four of them dilated.
+    """C: 17 convolutions, four of them dilated, that complete an image of any size.
 
-    Collections: `params` (6,072,131 numbers at width 1) and `batch_stats` (5,952). Layers are named `conv1`
-    to `conv12`, `deconv13`, `conv14`, `deconv15`, `conv16`, `conv17` and `bn1` to `bn16`.
+    Collections: `params` (6,072,131 values at width 1) and `batch_stats` (5,952). Layers are named `conv1` to
+    `conv12`, `deconv13`, `conv14`, `deconv15`, `conv16`, `conv17` and `bn1` to `bn16`.
 
     Attributes:
-      width: Multiplies the features of every layer but the last.
-      layer_order: "conv_bn_relu" (the authors' release) or "conv_relu_bn" (some ports).
-      output_activation: A name in `OUTPUT_ACTIVATIONS`: "sigmoid" is the authors'.
+      width: Multiplies the features of every layer except the last.
+      layer_order: A name in `LAYER_ORDERS`.
+      output_activation: A name in `OUTPUT_ACTIVATIONS`.
       dtype: Type of the arithmetic; parameters and running statistics stay float32.
-      axis_name: The pmap axis over which batch statistics are averaged in training; None: each device's own.
-      remat: A name in `REMATS`: what training's backward pass computes again; changes no parameter or result.
+      axis_name: The pmap axis over which training averages batch statistics; None for each device's own.
+      remat: A name in `REMATS`: what the backward pass recomputes; changes no parameter or result.
 
     Reference: Iizuka et al. 2017, Section 3.2.
     """
@@ -147,13 +143,13 @@ class CompletionNetwork(nn.Module):
 
         Args:
           network_input: [N, H, W, 4] float, from `images.network_input`; H and W multiples of 4.
-          train: Normalise by the batch's statistics (and update the running ones) or by the running ones.
-          valid_size: [N, 2] int32, the height and width, multiples of 4, of the part at the top left that is the
-            image; None: all of it. What lies beyond is to every layer what lies beyond the image's border, so
-            that the output inside is that of the part alone. One compiled program serves many sizes so.
+          train: Normalise by the batch's statistics and update the running ones; else by the running ones.
+          valid_size: [N, 2] int32, the (height, width), multiples of 4, of the valid part at the top left of each
+            image; None for all. The output of the valid part is that of this part alone, because every layer
+            treats the rest as padding. One compiled program can so serve many sizes.
 
         Returns:
-          [N, H, W, 3] float32 in [0, 1]: the raw output, also outside the hole.
+          [N, H, W, 3] float32 in [0, 1]: the raw output, inside and outside the hole.
 
         Raises:
           ValueError: A side is not a multiple of 4.
@@ -167,13 +163,13 @@ class CompletionNetwork(nn.Module):
         layers.append(LAST_COMPLETION_LAYER)
 
         def run(network: nn.Module, hidden: jax.Array, first: int, end: int) -> jax.Array:
-            """Each convolution behind the normalisation of the one before: what is kept lies between the two."""
-            del network  # Flax passes it; a module made in here is its child by itself.
+            """Runs layers [first, end): each one normalises the output of the layer before, then convolves."""
+            del network  # nn.remat passes it; modules created here become its children.
             for index in range(first, end):
                 if index > 0:
                     names = self.layer_order, f"bn{index}"
                     hidden = _normalise_and_activate(hidden, *names, train, self.dtype, self.axis_name)
-                    hidden = _cut(hidden, valid_size, height)
+                    hidden = _zero_outside(hidden, valid_size, height)
                 layer = layers[index]
                 initializer = last_initializer if layer is LAST_COMPLETION_LAYER else _INITIALIZER
                 hidden = Convolution(layer, layer.features, self.dtype, initializer, name=layer.name)(hidden)
@@ -182,14 +178,14 @@ class CompletionNetwork(nn.Module):
         kept = lookup(REMATS, self.remat, "remat")
         ends = [index for index, layer in enumerate(layers, start=1) if layer.name in kept]
         stage = nn.remat(run, static_argnums=(2, 3)) if ends and train else run
-        hidden = _cut(network_input.astype(self.dtype), valid_size, height)
+        hidden = _zero_outside(network_input.astype(self.dtype), valid_size, height)
         for first, end in itertools.pairwise([0, *ends, len(layers)]):
             hidden = stage(self, hidden, first, end)
         return activate.apply(hidden.astype(jnp.float32), network_input[..., :3].astype(jnp.float32))
 
 
 class _Branch(nn.Module):
-    """5x5 convolutions of stride 2, then one fully connected layer: an image to a feature vector."""
+    """5x5 convolutions with stride 2, then a fully connected layer: an image to a feature vector."""
 
     width: float = 1.0
     channels: tuple[int, ...] = ()
@@ -214,10 +210,9 @@ class _Branch(nn.Module):
 
 
 class GlobalDiscriminator(_Branch):
-    """The branch that sees the whole image: 25.81 M parameters at width 1 and 256 x 256 px.
+    """The branch for the whole image: 25.81 M parameters at width 1 and 256 x 256 px.
 
-    [N, S, S, 3] float in [0, 1] to a feature vector [N, 1024 * width]. For 160 x 160 px (CelebA) give
-    `channels` five numbers.
+    [N, S, S, 3] float in [0, 1] to features [N, 1024 * width]. 160 x 160 px (CelebA) take five `channels`.
 
     Reference: Iizuka et al. 2017, Section 3.3.
     """
@@ -226,9 +221,9 @@ class GlobalDiscriminator(_Branch):
 
 
 class LocalDiscriminator(_Branch):
-    """The branch that sees the patch around the hole: 19.25 M parameters at width 1 and 128 x 128 px.
+    """The branch for the patch around the hole: 19.25 M parameters at width 1 and 128 x 128 px.
 
-    [N, S, S, 3] float in [0, 1] to a feature vector [N, 1024 * width].
+    [N, S, S, 3] float in [0, 1] to features [N, 1024 * width].
 
     Reference: Iizuka et al. 2017, Section 3.3.
     """
@@ -237,14 +232,14 @@ class LocalDiscriminator(_Branch):
 
 
 class ContextDiscriminator(nn.Module):
-    """Tells real images from completed ones, from the whole image and the patch around the hole.
+    """D: distinguishes real from completed images by the whole image and the patch around the hole.
 
     Attributes:
-      branches: Names in `BRANCHES`, each at most once; ("global", "local") is the paper's, one name alone is
-        an ablation of Section 4.3.
+      branches: Names in `BRANCHES`, each at most once; ("global", "local") in the paper, one alone in its
+        ablation (Section 4.3).
       local_size: Side of the local patch in pixels.
-      channels: One tuple of convolution channels for each branch; None: the branch's own.
-      width: Multiplies the features of every layer but the last.
+      channels: The convolution channels of each branch; None for the defaults.
+      width: Multiplies the features of every layer except the last.
       layer_order, dtype, axis_name: As in `CompletionNetwork`.
 
     Reference: Iizuka et al. 2017, Section 3.3.
@@ -260,7 +255,7 @@ class ContextDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, local_box: jax.Array, train: bool = False) -> jax.Array:
-        """Judges images.
+        """Runs the network.
 
         Args:
           image: [N, H, W, 3] float in [0, 1], real or completed; never a raw output.
@@ -268,10 +263,10 @@ class ContextDiscriminator(nn.Module):
           train: As in `CompletionNetwork`.
 
         Returns:
-          [N] float32 logits, positive = real. The sigmoid lives in the loss.
+          [N] float32 logits, positive = real; the loss applies the sigmoid.
 
         Raises:
-          ConfigError: No branch, or an unknown one.
+          ConfigError: There is no branch, or an unknown one.
         """
         if not self.branches:
             raise ConfigError("a context discriminator needs at least one branch")
@@ -292,29 +287,6 @@ class ContextDiscriminator(nn.Module):
         return logits[:, 0].astype(jnp.float32)
 
 
-def _whole_image(image: jax.Array, local_box: jax.Array, local_size: int) -> jax.Array:
-    del local_box, local_size
-    return image
-
-
-# Each branch of the context discriminator, and the part of the image that it is shown.
-BRANCHES: dict[str, tuple[type[_Branch], Callable[[jax.Array, jax.Array, int], jax.Array]]] = {
-    "global": (GlobalDiscriminator, _whole_image),
-    "local": (LocalDiscriminator, crop_patch),
-}
-
-# The convolutions of C whose outputs alone are kept for the backward pass, which computes again what lies between;
-# (): everything is kept. "activations" repeats no convolution; "stages" cuts where the outputs are small.
-REMATS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "activations": tuple(layer.name for layer in COMPLETION_LAYERS),
-    "stages": ("conv4", "conv9", "conv12", "conv14"),
-}
-
-
-Variables = Mapping[str, Any]
-
-
 def complete(
     network: CompletionNetwork,
     variables: Variables,
@@ -323,20 +295,40 @@ def complete(
     mean_pixel: jax.Array,
     input_form: str,
 ) -> tuple[jax.Array, jax.Array]:
-    """Fills the holes of images whose sides are multiples of 4, with the running statistics.
+    """Completes images with the running statistics.
 
     Args:
       network: The completion network.
       variables: Its `params` and `batch_stats`.
-      image: [N, H, W, 3] float in [0, 1]; what lies inside the hole is not looked at.
+      image: [N, H, W, 3] float in [0, 1], sides multiples of 4; pixels inside the hole are ignored.
       mask: [N, H, W, 1] float, 1 = hole.
       mean_pixel: [3] float in [0, 1], the mean colour of the training set.
-      input_form: As in `images.network_input`; the one that the network was trained with.
+      input_form: The form that the network was trained with, see `images.network_input`.
 
     Returns:
-      `(output, completed)`, each [N, H, W, 3] float32 in [0, 1]: the raw output, and the image with its hole
-      filled by it. Pixels of `completed` outside the hole are bit-identical to the image's.
+      `(output, completed)`, each [N, H, W, 3] float32 in [0, 1]; `completed` is bit-identical to the image outside
+      the hole.
     """
     network_input = images.network_input(image, mask, mean_pixel, input_form)
     output: Any = network.apply(variables, network_input, train=False)
     return output, images.composite(image, output, mask)
+
+
+LAYER_ORDERS: dict[str, Callable[[nn.Module, jax.Array], jax.Array]] = {
+    "conv_bn_relu": lambda norm, image: nn.relu(norm(image)),  # The authors' release.
+    "conv_relu_bn": lambda norm, image: norm(nn.relu(image)),  # Some ports.
+}
+
+# Each branch of D, and the part of the image that it sees: `(image, local_box, local_size) -> view`.
+BRANCHES: dict[str, tuple[type[_Branch], Callable[[jax.Array, jax.Array, int], jax.Array]]] = {
+    "global": (GlobalDiscriminator, lambda image, local_box, local_size: image),
+    "local": (LocalDiscriminator, crop_patch),
+}
+
+# The convolutions of C whose outputs are kept for the backward pass, which recomputes everything between them; ()
+# for everything kept. "activations" recomputes no convolution; "stages" cuts where the outputs are small.
+REMATS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "activations": tuple(layer.name for layer in COMPLETION_LAYERS),
+    "stages": ("conv4", "conv9", "conv12", "conv14"),
+}

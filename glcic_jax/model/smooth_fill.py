@@ -1,16 +1,16 @@
-"""A smooth fill of holes from the pixels around them: near to what Laplace's equation gives, in few operations.
+"""Fills holes smoothly from the pixels around them: an approximation of Laplace's equation in few operations.
 
-Known pixels are averaged down a pyramid until every cell knows a colour, and on the way back each level's unknown
-cells begin with the colour of the cell above and are relaxed towards the mean of their neighbours. The pyramid is
-that of pull and push (Gortler et al., "The Lumigraph", SIGGRAPH 1996), the relaxation Jacobi's.
+Known pixels are averaged down a pyramid until every cell has a colour. On the way back up, the unknown cells of
+each level start from the coarser level's colour, and Jacobi relaxation moves them towards the mean of their
+neighbours. The pyramid is that of pull-push (Gortler et al., "The Lumigraph", SIGGRAPH 1996).
 """
 
 import jax
 import jax.numpy as jnp
 
-_LEVELS_OF_OPEN_SIZES = 12  # Enough for 4,096 px; beyond them the inside of larger holes gets the mean pixel.
-# On every level. More bring the fill nearer to Laplace's equation, and cost as much each. Files of weights do not
-# say with how many they were trained: another number is another input form.
+_SYMBOLIC_LEVELS = 12  # For images up to 4,096 px; the inside of larger holes gets the mean pixel.
+# Iterations per level. More would be closer to Laplace's equation, but weight files do not record the number: a
+# different number needs a new input form.
 _RELAXATIONS = 24
 
 
@@ -18,16 +18,15 @@ def smooth_fill(image: jax.Array, hole: jax.Array, known: jax.Array, mean_pixel:
     """Fills holes with a smooth continuation of their surroundings.
 
     Args:
-      image: [N, H, W, 3] float in [0, 1]; what is in the holes has no influence.
+      image: [N, H, W, 3] float in [0, 1]; pixels in holes are ignored.
       hole: [N, H, W, 1] bool.
-      known: [N, H, W, 1] bool, the rest of the picture. A pixel that is neither lies beyond it, and has no
-        influence.
-      mean_pixel: [3] float in [0, 1], the colour of an image that is nothing but hole.
+      known: [N, H, W, 1] bool, the rest of the picture. Pixels that are neither lie outside it and are ignored.
+      mean_pixel: [3] float in [0, 1], the colour of an image that is all hole.
 
     Returns:
       [N, H, W, 3], the dtype of `image`: the image itself outside the holes.
     """
-    # Selected, not multiplied: what is in a hole need not be finite.
+    # Selects instead of multiplying, because pixels in a hole may be NaN or Inf.
     colour = jnp.where(known, image, 0.0)
     inside = (known | hole).astype(image.dtype)
     filled = _fill(colour, known.astype(image.dtype), inside, mean_pixel, _levels(*hole.shape[1:3]))
@@ -35,22 +34,22 @@ def smooth_fill(image: jax.Array, hole: jax.Array, known: jax.Array, mean_pixel:
 
 
 def _levels(height: int, width: int) -> int:
-    """How many times a picture is halved until one cell is left."""
-    # A program that is exported for pictures of any size has no numbers here.
+    """How often a picture is halved until one cell is left."""
+    # Sizes are symbolic in a program that is exported for pictures of any size.
     if isinstance(height, int) and isinstance(width, int):
         return (max(height, width) - 1).bit_length()
-    return _LEVELS_OF_OPEN_SIZES
+    return _SYMBOLIC_LEVELS
 
 
 def _fill(colour: jax.Array, known: jax.Array, inside: jax.Array, mean_pixel: jax.Array, levels: int) -> jax.Array:
     """Fills one level.
 
     Args:
-      colour: [N, H, W, 3], the colours of known cells, 0 in the others.
-      known: [N, H, W, 1], 1 for cells of a known colour.
+      colour: [N, H, W, 3], the colours of known cells, 0 elsewhere.
+      known: [N, H, W, 1], 1 for known cells.
       inside: [N, H, W, 1], 1 for cells of the picture.
       mean_pixel: As in `smooth_fill`.
-      levels: How many there are above.
+      levels: Number of coarser levels.
     """
     height, width = colour.shape[1:3]
     if not levels:
@@ -70,13 +69,13 @@ def _fill(colour: jax.Array, known: jax.Array, inside: jax.Array, mean_pixel: ja
 
 
 def _sums_of_four(cells: jax.Array) -> jax.Array:
-    """[N, H, W, C] to [N, ceil(H / 2), ceil(W / 2), C]: sums over squares of two by two."""
+    """[N, H, W, C] to [N, ceil(H / 2), ceil(W / 2), C]: sums over 2x2 cells."""
     count, height, width, channels = cells.shape
     even = jnp.pad(cells, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     return even.reshape(count, (height + 1) // 2, 2, (width + 1) // 2, 2, channels).sum(axis=(2, 4))
 
 
 def _sums_of_neighbours(cells: jax.Array) -> jax.Array:
-    """The sum of the four neighbours of every cell; beyond the border there are none."""
+    """The sum of each cell's four neighbours, which are 0 outside the image."""
     wide = jnp.pad(cells, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return wide[:, :-2, 1:-1] + wide[:, 2:, 1:-1] + wide[:, 1:-1, :-2] + wide[:, 1:-1, 2:]

@@ -1,14 +1,14 @@
-"""Small convolutions of stride 1 with about half the multiplications, by Winograd's minimal filtering.
+"""Small convolutions with stride 1 and about half the multiplications, by Winograd's minimal filtering.
 
-F(2x2, RxR): the output is cut into tiles of 2x2 pixels, each of which sees (R + 1) x (R + 1) pixels of the input.
-A tile and the kernel are transformed by additions (matrices B and G), multiplied element by element, and the
-product is transformed back (matrix A): Y = A ((G k G') * (B d B')) A'. Summed over the channels, the elements are
-(R + 1)^2 matrix products on a quarter of the pixels: for each pixel 4 multiplications instead of 9 where R is 3,
-and 2.25 instead of 4 where it is 2.
-Rounding stays that of float32 sums: every entry of A and B is 0, 1 or -1, and of G a half or a whole one.
+F(2x2, RxR): the output is divided into tiles of 2x2 pixels, each of which depends on (R + 1) x (R + 1) input
+pixels. Additions transform an input tile and the kernel (matrices B and G), the results are multiplied element by
+element, and matrix A transforms the product back: Y = A ((G k G') * (B d B')) A'. Summed over channels, the
+elements are (R + 1)^2 matrix products on a quarter of the pixels: 4 multiplications per pixel instead of 9 for R =
+3, and 2.25 instead of 4 for R = 2. Rounding is that of float32 sums, because the entries of A and B are 0, 1 and
+-1, and those of G at most 1.
 
-The pixels of a tile lie `dilation` apart. An image is seen as [N, tiles, 2, dilation, tiles, 2, dilation, C], so
-that a dilated convolution needs no other code, and no copy, than an ordinary one.
+The pixels of a tile lie `dilation` apart. An image is viewed as [N, tiles, 2, dilation, tiles, 2, dilation, C], so
+a dilated convolution needs neither other code nor a copy.
 
 Reference: Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", Section 4.1.
 """
@@ -47,15 +47,15 @@ _MATRICES = {
 # Layers of one shape are traced and lowered once.
 @functools.partial(jax.jit, static_argnums=2)
 def convolve(image: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """Convolves an image padded by `dilation` on every side; all arrays float32.
+    """Convolves an image that is padded by `dilation` on every side; all arrays are float32.
 
     Args:
       image: [N, H, W, I].
-      kernel: [R, R, I, O], R is 2 or 3.
+      kernel: [R, R, I, O] with R = 2 or 3.
       dilation: Distance between the kernel's taps in pixels.
 
     Returns:
-      [N, H', W', O], where H' is H + (3 - R) * dilation, and W' likewise.
+      [N, H', W', O] with H' = H + (3 - R) * dilation and W' = W + (3 - R) * dilation.
     """
     size = kernel.shape[0]
     matrices = _MATRICES[size]
@@ -66,7 +66,7 @@ def convolve(image: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=3)
 def image_gradient(image: jax.Array, kernel: jax.Array, cotangent: jax.Array, dilation: int) -> jax.Array:
-    """The gradient of `convolve` in its image (of which only the shape is used): [N, H, W, I]."""
+    """The gradient of `convolve` with respect to its image, [N, H, W, I]; uses only the image's shape."""
     size = kernel.shape[0]
     matrices = _MATRICES[size]
     products = _transform(_transposed(matrices.of_output), _own(cotangent, dilation))
@@ -79,7 +79,7 @@ def image_gradient(image: jax.Array, kernel: jax.Array, cotangent: jax.Array, di
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def kernel_gradient(image: jax.Array, cotangent: jax.Array, size: int, dilation: int) -> jax.Array:
-    """The gradient of `convolve` in its kernel of `size` x `size` taps: [size, size, I, O]."""
+    """The gradient of `convolve` with respect to its kernel, [size, size, I, O]."""
     matrices = _MATRICES[size]
     pixels = _transform(matrices.of_pixels, _seen(image, size, dilation))
     products = _transform(_transposed(matrices.of_output), _own(cotangent, dilation))
@@ -88,7 +88,7 @@ def kernel_gradient(image: jax.Array, cotangent: jax.Array, size: int, dilation:
 
 
 def saving(height: int, width: int, size: int, dilation: int) -> float:
-    """How many times fewer multiplications there are, the padding's among them: at best 2.25 or 1.78."""
+    """The factor by which Winograd saves multiplications, counting padded tiles: at most 2.25 or 1.78."""
     sides = [_output_side(side, size, dilation) for side in (height, width)]
     padded = [2 * dilation * _tiles(side, dilation) for side in sides]
     return (2 * size / (size + 1)) ** 2 * sides[0] * sides[1] / (padded[0] * padded[1])
@@ -103,21 +103,22 @@ def _tiles(side: int, dilation: int) -> int:
 
 
 def _seen(image: jax.Array, size: int, dilation: int) -> Grid:
-    """The (size + 1) x (size + 1) pixels that each tile of the output sees."""
+    """The (size + 1) x (size + 1) input pixels of each output tile."""
     tiles = [_tiles(_output_side(side, size, dilation), dilation) for side in image.shape[1:3]]
     return _pixels(image, tiles, dilation, before=1, count=size + 1)
 
 
 def _own(output: jax.Array, dilation: int) -> Grid:
-    """The 2x2 pixels of each tile of the output."""
+    """The 2x2 pixels of each output tile."""
     tiles = [_tiles(side, dilation) for side in output.shape[1:3]]
     return _pixels(output, tiles, dilation, before=0, count=2)
 
 
 def _pixels(image: jax.Array, tiles: Sequence[int], dilation: int, before: int, count: int) -> Grid:
-    """The pixel at each place of all tiles: `count` x `count` of [N, tiles, dilation, tiles, dilation, C].
+    """For each of `count` x `count` positions in a tile, that pixel of all tiles.
 
-    A tile begins `before` pixels (`dilation` apart) above and left of its own 2x2.
+    Each is [N, tiles, dilation, tiles, dilation, C]. A tile begins `before` pixels (`dilation` apart) above and
+    left of its output pixels.
     """
     pads, blocks = [(0, 0, 0)], []
     for side, number in zip(image.shape[1:3], tiles, strict=True):
@@ -145,7 +146,7 @@ def _from_tiles(pixels: Grid, height: int, width: int) -> jax.Array:
 
 
 def _gather_borders(pixels: Sequence[jax.Array], axis: int) -> list[jax.Array]:
-    """A tile's own two pixels from all that it sees, with what the tiles around it see of them added."""
+    """A tile's two output pixels, plus the contributions of the neighbouring tiles that overlap them."""
     before, first, second, *after = pixels
     count = first.shape[axis]
     nothing = jnp.zeros_like(jax.lax.slice_in_dim(first, 0, 1, axis=axis))
@@ -168,7 +169,7 @@ def _multiply(pixel: jax.Array, tap: jax.Array) -> jax.Array:
 
 
 def _contract(pixel: jax.Array, product: jax.Array) -> jax.Array:
-    """[..., I] and [..., O], summed over all that comes before, to [I, O]."""
+    """[..., I] and [..., O] to [I, O], summed over the leading dimensions."""
     left, right = pixel.reshape(-1, pixel.shape[-1]), product.reshape(-1, product.shape[-1])
     return jax.lax.dot_general(left, right, (((0,), (0,)), ((), ())))
 
@@ -180,7 +181,7 @@ def _each(operation: Callable[[jax.Array, jax.Array], jax.Array], left: Grid, ri
 
 
 def _transform(matrix: Matrix, grid: Grid) -> Grid:
-    """`matrix @ grid @ matrix'` over the two lists; zeros cost nothing."""
+    """`matrix @ grid @ matrix'` for a grid of arrays; skips zeros."""
     columns = [_combine(matrix, column) for column in zip(*grid, strict=True)]
     return [_combine(matrix, row) for row in zip(*columns, strict=True)]
 

@@ -1,4 +1,4 @@
-"""What training carries from step to step, and how it is built from a configuration."""
+"""The training state, and how it is built from a configuration."""
 
 import dataclasses
 import functools
@@ -17,28 +17,28 @@ from glcic_jax.model.networks import Variables
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-_LEAST_RATE = 0.1  # Where the decay of Adam's learning rate ends, as a fraction of where it begins.
+_FINAL_RATE = 0.1  # Adam's learning rate after its decay, as a fraction of the initial rate.
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSpec:
-    """Everything about the training that is not an array: static under jit.
+    """Everything about the training that is not an array; static under jit.
 
     Attributes:
       completion_network: C.
-      context_discriminator: D; None where only the MSE trains.
+      context_discriminator: D; None when only the reconstruction loss trains.
       completion_optimizer: A chain that begins with `balance_gradients`.
-      discriminator_optimizer: The chain for D.
-      balance: What C's chain begins with.
-      mask_sampler: One example's mask and local box, see `masks`.
+      discriminator_optimizer: D's chain.
+      balance: The settings of `balance_gradients`.
+      mask_sampler: Draws one example's mask and local box, see `masks`.
       reconstruction_loss, adversarial_loss, discriminator_loss: Per-example losses, see `losses`.
       discriminator_weight: Factor on D's loss.
-      input_form: How C's input is filled, see `images.network_input`.
+      input_form: How the hole in C's input is filled, see `images.network_input`.
       local_size: Side of the local patch in pixels.
-      sync_batch_norm: Whether the networks normalise over all devices together.
-      accumulation: Number of parts that each device's batch is worked through in.
-      ema_decay: Decay of the moving average of C; 0: none is kept.
-      axis_name: The pmap axis; None on a single device outside pmap.
+      sync_batch_norm: Whether batch statistics are computed over all devices.
+      accumulation: Number of parts into which each device's batch is split.
+      ema_decay: Decay of C's moving average; 0 for none.
+      axis_name: The pmap axis; None outside pmap.
     """
 
     completion_network: networks.CompletionNetwork
@@ -60,22 +60,27 @@ class TrainingSpec:
 
 
 class NetworkState(struct.PyTreeNode):
-    """One network's parameters and running statistics, float32, and the state of its optimizer."""
+    """One network's float32 parameters and running statistics, and its optimizer's state."""
 
     params: Any
     batch_stats: Any
     optimizer_state: Any
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The collections that `Module.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
 
 class TrainState(struct.PyTreeNode):
-    """The whole of training at one step; frozen.
+    """The whole training state at one step.
 
     Attributes:
-      step: int32 scalar, updates done in all phases together.
-      mean_pixel: [3] float32 in [0, 1], the mean colour of the training set.
+      step: int32 scalar, number of updates in all phases.
+      mean_pixel: [3] float32 in [0, 1], mean colour of the training set.
       completion: C.
-      discriminator: D; None where only the MSE trains.
-      ema: `params` and `batch_stats` of C, averaged over steps; None when the average is off.
+      discriminator: D; None when only the reconstruction loss trains.
+      ema: `params` and `batch_stats` of C, averaged over steps; None without a moving average.
       spec: The static part.
     """
 
@@ -88,36 +93,8 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def inference_variables(self) -> dict[str, Any]:
-        """What C completes images with: the moving average when it is kept, the trained weights if not."""
-        if self.ema is not None:
-            return self.ema
-        return {"params": self.completion.params, "batch_stats": self.completion.batch_stats}
-
-
-def _adadelta(options: Mapping[str, Any]) -> optax.GradientTransformation:
-    # optax.adadelta leaves the sign of its update as it is, and climbs, unless a learning rate is given.
-    return optax.adadelta(learning_rate=options["learning_rate"], rho=options["rho"], eps=options["eps"])
-
-
-def _adam(options: Mapping[str, Any]) -> optax.GradientTransformation:
-    rate, steps = options["learning_rate"], options["decay_steps"]
-    decaying = optax.cosine_decay_schedule(rate, steps, _LEAST_RATE) if steps else rate
-    return optax.adam(decaying, b1=options["b1"], b2=options["b2"])
-
-
-def create_optimizers(
-    name: str, options: Mapping[str, Mapping[str, Any]], balance: Balance
-) -> tuple[optax.GradientTransformationExtraArgs, optax.GradientTransformationExtraArgs]:
-    """Returns the optax chains of C (gradient balance, then the optimizer) and of D (the optimizer).
-
-    Args:
-      name: A name in `OPTIMIZERS`.
-      options: The hyperparameters of every optimizer, by its name.
-      balance: Of the adversarial gradient against that of the MSE.
-    """
-    create = lookup(OPTIMIZERS, name, "optimizer")
-    completion = optax.chain(balance_gradients(balance), create(options[name]))
-    return completion, optax.with_extra_args_support(create(options[name]))
+        """C's variables for inference: the moving average if there is one."""
+        return self.completion.variables if self.ema is None else self.ema
 
 
 def create_spec(config: Any, axis_name: str | None = None) -> TrainingSpec:
@@ -125,7 +102,7 @@ def create_spec(config: Any, axis_name: str | None = None) -> TrainingSpec:
 
     Args:
       config: The ConfigDict.
-      axis_name: The pmap axis that the steps will run under; None: none.
+      axis_name: The pmap axis under which the steps run; None outside pmap.
 
     Raises:
       ConfigError: A name is unknown, or sizes do not fit together.
@@ -137,7 +114,7 @@ def create_spec(config: Any, axis_name: str | None = None) -> TrainingSpec:
         raise ConfigError(f"discriminator.local_size {local_size} is larger than data.image_size {size}")
     _check_names(config)
     mask_sampler = masks.create_sampler(config.mask.sampler, config.mask.to_dict())
-    # Tells of holes that do not fit, before anything is compiled.
+    # Rejects holes that do not fit before anything is compiled.
     jax.eval_shape(lambda key: mask_sampler(key, (size, size), local_size), jax.random.key(0))
     balance = Balance(alpha=config.loss.alpha, **config.balance.to_dict())
     completion_optimizer, discriminator_optimizer = create_optimizers(
@@ -165,12 +142,12 @@ def create_spec(config: Any, axis_name: str | None = None) -> TrainingSpec:
 
 
 def _check_names(config: Any) -> None:
-    """Refuses names that the networks would look up only when they run."""
+    """Rejects names that the networks would look up only when they run."""
     lookup(images.OUTPUT_ACTIVATIONS, config.completion.output_activation, "output activation")
     lookup(images.INPUT_FORMS, config.completion.input_form, "input form")
     images.check_input_form(config.completion.output_activation, config.completion.input_form)
     for order in (config.completion.layer_order, config.discriminator.layer_order):
-        lookup(dict.fromkeys(networks.LAYER_ORDERS), order, "layer order")
+        lookup(networks.LAYER_ORDERS, order, "layer order")
     lookup(networks.REMATS, config.remat, "remat")
     branches = config.discriminator.branches
     for branch in branches:
@@ -209,54 +186,76 @@ def _create_networks(
     return completion_network, context_discriminator
 
 
+def create_optimizers(
+    name: str, options: Mapping[str, Mapping[str, Any]], balance: Balance
+) -> tuple[optax.GradientTransformationExtraArgs, optax.GradientTransformationExtraArgs]:
+    """Returns the optax chains of C (`balance_gradients`, then the optimizer) and of D (the optimizer).
+
+    Args:
+      name: A name in `OPTIMIZERS`.
+      options: Each optimizer's hyperparameters, by its name.
+      balance: The settings of `balance_gradients`.
+    """
+    create = lookup(OPTIMIZERS, name, "optimizer")
+    completion = optax.chain(balance_gradients(balance), create(options[name]))
+    return completion, optax.with_extra_args_support(create(options[name]))
+
+
+def _adadelta(options: Mapping[str, Any]) -> optax.GradientTransformation:
+    # Without a learning rate optax.adadelta does not flip the update's sign, and ascends.
+    return optax.adadelta(learning_rate=options["learning_rate"], rho=options["rho"], eps=options["eps"])
+
+
+def _adam(options: Mapping[str, Any]) -> optax.GradientTransformation:
+    rate, steps = options["learning_rate"], options["decay_steps"]
+    schedule = optax.cosine_decay_schedule(rate, steps, _FINAL_RATE) if steps else rate
+    return optax.adam(schedule, b1=options["b1"], b2=options["b2"])
+
+
 def create_state(spec: TrainingSpec, key: jax.Array, image_size: int, mean_pixel: jax.Array) -> TrainState:
-    """Returns a fresh state at step 0.
+    """Returns a new state at step 0.
 
     Args:
       spec: From `create_spec`.
-      key: Of the initial parameters.
+      key: Key of the initial parameters.
       image_size: Side of the training crops in pixels; fixes D's fully connected layers.
       mean_pixel: [3] float in [0, 1].
     """
-    # Runs once, and spends its time in the compiler: most of a minute of optimising random number generators.
+    # Runs once; optimising the random number generators would take most of a minute.
     create = jax.jit(
-        functools.partial(_fresh_state, spec, image_size=image_size, mean_pixel=mean_pixel),
+        functools.partial(_initial_state, spec, image_size=image_size, mean_pixel=mean_pixel),
         compiler_options={"xla_backend_optimization_level": 0},
     )
     return create(key)
 
 
 def state_shapes(spec: TrainingSpec, image_size: int) -> TrainState:
-    """The state that `create_state` would return, of `jax.ShapeDtypeStruct` instead of arrays; costs no memory."""
-    create = functools.partial(_fresh_state, spec, image_size=image_size, mean_pixel=jnp.zeros(3))
+    """The result of `create_state` as `jax.ShapeDtypeStruct`s; allocates nothing."""
+    create = functools.partial(_initial_state, spec, image_size=image_size, mean_pixel=jnp.zeros(3))
     return jax.eval_shape(create, jax.random.key(0))
 
 
-def _fresh_state(spec: TrainingSpec, key: jax.Array, image_size: int, mean_pixel: jax.Array) -> TrainState:
+def _initial_state(spec: TrainingSpec, key: jax.Array, image_size: int, mean_pixel: jax.Array) -> TrainState:
     completion_key, discriminator_key = jax.random.split(key)
     image = jnp.zeros((1, image_size, image_size, 4))
-    completion = _create_network_state(
-        spec.completion_network.init(completion_key, image), spec.completion_optimizer
-    )
+    variables = spec.completion_network.init(completion_key, image)
+    completion = _network_state(variables, spec.completion_optimizer)
     discriminator = None
     if spec.context_discriminator is not None:
         corner = jnp.zeros((1, 2), jnp.int32)
         variables = spec.context_discriminator.init(discriminator_key, image[..., :3], corner)
-        discriminator = _create_network_state(variables, spec.discriminator_optimizer)
-    ema = None
-    if spec.ema_decay:
-        ema = {"params": completion.params, "batch_stats": completion.batch_stats}
+        discriminator = _network_state(variables, spec.discriminator_optimizer)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         mean_pixel=jnp.asarray(mean_pixel, jnp.float32),
         completion=completion,
         discriminator=discriminator,
-        ema=ema,
+        ema=completion.variables if spec.ema_decay else None,
         spec=spec,
     )
 
 
-def _create_network_state(variables: Variables, optimizer: optax.GradientTransformation) -> NetworkState:
+def _network_state(variables: Variables, optimizer: optax.GradientTransformation) -> NetworkState:
     params = variables["params"]
     return NetworkState(params, variables["batch_stats"], optimizer.init(params))
 

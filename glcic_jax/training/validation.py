@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from glcic_jax.model import images
-from glcic_jax.model.metrics import _LARGEST_BATCH, measure
+from glcic_jax.model.metrics import LARGEST_BATCH, measure
 from glcic_jax.model.networks import Variables, complete
 from glcic_jax.pictures.fills import FILLS
 from glcic_jax.pictures.rgb_files import save_image
@@ -68,8 +68,8 @@ class FixedExamples:
           variables: `params` and `batch_stats` of the completion network.
         """
         outputs, completed = [], []
-        for start in range(0, len(self.image), _LARGEST_BATCH):
-            chosen = slice(start, start + _LARGEST_BATCH)
+        for start in range(0, len(self.image), LARGEST_BATCH):
+            chosen = slice(start, start + LARGEST_BATCH)
             found = self._complete(variables, self.image[chosen], self.mask[chosen], self.mean_pixel)
             output, one = jax.device_get(found)
             outputs.append(output)
