@@ -1,1 +1,1 @@
-"""A page and an HTTP endpoint in front of a Completer."""
+"""A page and an HTTP endpoint in front of a `Completer`."""

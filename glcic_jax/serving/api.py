@@ -1,4 +1,4 @@
-"""The HTTP endpoint of the service: what it takes, what it answers, and as which problem (RFC 9457) it refuses."""
+"""The HTTP endpoint of the service; refusals are problems as of RFC 9457."""
 
 import asyncio
 import contextlib
@@ -19,38 +19,38 @@ from starlette.types import Receive, Scope, Send
 
 from glcic_jax import __version__
 from glcic_jax.errors import MemoryExhaustedError, TooLargeError, UserError, WeightsError
-from glcic_jax.serving.forms import _PROBLEM, Refusal, order_of, problem, read_form, request_body
+from glcic_jax.serving.forms import PROBLEM_TYPE, Refusal, completion_request, problem, read_form, request_body
 from glcic_jax.serving.service import (
     STOPPING,
-    BusyError,
-    GoneError,
+    ClientGoneError,
+    CompletionRequest,
+    CompletionResult,
     NotAnImageError,
     NotReadyError,
-    Order,
-    Result,
+    QueueFullError,
     Service,
 )
 from glcic_jax.weights.file import Description
 
 _log = logging.getLogger(__name__)
-_METHODS = {"complete": "POST", "weights": "GET"}  # By the paths below /v1.
-_PIECE = 256 << 10  # Bytes of an answer that are sent at a time.
+_METHODS = {"complete": "POST", "weights": "GET"}  # By the path below /v1.
+_CHUNK = 256 << 10  # Bytes of an answer that are sent at a time.
 
 
-class Weights(BaseModel):
-    """Weights that may be asked for."""
+class WeightsInfo(BaseModel):
+    """Weights that a client may choose."""
 
     name: str
     default: bool
     origin: str
     licence: str
-    image_size: int = Field(description="Side of the crops trained on, in pixels.")
-    hole_sides: tuple[int, int] = Field(description="Smallest and largest side of the holes trained on.")
-    limits: str = Field(description="What they cannot do.")
+    image_size: int = Field(description="Side of the training crops, in pixels.")
+    hole_sides: tuple[int, int] = Field(description="Smallest and largest side of the training holes, in pixels.")
+    limits: str = Field(description="What the network cannot do.")
 
 
 class Problem(BaseModel):
-    """What is wrong, of RFC 9457."""
+    """A refusal, as of RFC 9457."""
 
     type: str
     title: str
@@ -59,21 +59,18 @@ class Problem(BaseModel):
 
 
 def limits_of(description: Description) -> str:
-    """What weights cannot do, in a sentence that holds for all."""
+    """Says in words what a network cannot do."""
     size, hole = description.image_size, description.hole_sides[1]
     return (
-        f"Trained on crops of {size} px with holes of up to {hole} px: thicker ones are filled at a reduced size, "
-        "and blurry. What the surroundings do not show, as the other half of a face or a word, does not come back."
+        f"Trained on crops of {size} px with holes of up to {hole} px: thicker holes are filled at a reduced "
+        "size, and blurry. What the surroundings do not show, such as the other half of a face or a word, is not "
+        "restored."
     )
 
 
 def create_app(service: Service) -> FastAPI:
-    """The endpoint, without the page.
-
-    Args:
-      service: What completes; the app closes nothing.
-    """
-    # Their pages of documentation load scripts from elsewhere.
+    """Returns the endpoint without the page; the caller closes the service."""
+    # FastAPI's documentation pages load scripts from other hosts.
     app = FastAPI(title="glcic", version=__version__, docs_url=None, redoc_url=None, lifespan=None)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http_error)
@@ -83,15 +80,15 @@ def create_app(service: Service) -> FastAPI:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz", summary="Whether pictures are completed.", responses=_problems(503))
+    @app.get("/readyz", summary="Whether images are completed.", responses=_problems(503))
     async def readyz() -> dict[str, str]:
         _require_ready(service)
         return {"status": "ready"}
 
-    @app.get("/v1/weights", summary="What may be named as `weights`, the default first.")
-    async def weights() -> list[Weights]:
+    @app.get("/v1/weights", summary="The names that `weights` accepts, the default first.")
+    async def weights() -> list[WeightsInfo]:
         return [
-            Weights(
+            WeightsInfo(
                 name=name,
                 default=name == service.default,
                 origin=completer.description.origin,
@@ -108,7 +105,7 @@ def create_app(service: Service) -> FastAPI:
 
     app.post(
         "/v1/complete",
-        summary="Fill the hole of a picture.",
+        summary="Fill the hole of an image.",
         response_class=Response,
         responses={200: _ANSWER, **_problems(408, 413, 415, 422, 429, 503)},
         openapi_extra={"requestBody": request_body()},
@@ -119,69 +116,46 @@ def create_app(service: Service) -> FastAPI:
     @app.api_route("/v1/{rest:path}", methods=methods, include_in_schema=False)
     async def unknown(rest: str) -> None:
         if rest in _METHODS:
-            raise HTTPException(405, f"{_METHODS[rest]} alone", {"Allow": _METHODS[rest]})
-        raise HTTPException(404, "there is nothing here: see /openapi.json")
+            raise HTTPException(405, f"use {_METHODS[rest]}", {"Allow": _METHODS[rest]})
+        raise HTTPException(404, "no such path: see /openapi.json")
 
     return app
 
 
-_ANSWER: dict[str, Any] = {
-    "description": "The completed picture, in the image's format or the one that was asked for.",
-    "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
-    "headers": {
-        "Server-Timing": {
-            "description": "Milliseconds: upload, queue, read, complete.",
-            "schema": {"type": "string"},
-        },
-        "X-Glcic-Weights": {"description": "Their name.", "schema": {"type": "string"}},
-        "X-Glcic-Notes": {"description": "What was noticed and done: JSON.", "schema": {"type": "string"}},
-    },
-}
-
-
-def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
-    schema = {"schema": Problem.model_json_schema()}
-    return {code: {"description": HTTPStatus(code).phrase, "content": {_PROBLEM: schema}} for code in codes}
-
-
 async def _complete(service: Service, request: Request) -> Response:
-    begun = time.perf_counter()
+    begin = time.perf_counter()
     _require_ready(service)
-    with contextlib.ExitStack() as place:
-        place.enter_context(_refusals())
-        place.enter_context(service.admitted())
-        order = order_of(await read_form(request, service.limits), service)
-        uploaded = time.perf_counter() - begun
-        result = await _result(service, order, request)
-        kept = place.pop_all()
-    name = order.weights or service.default
-    timings = {
-        "upload": uploaded,
-        "queue": result.waited,
-        "read": result.read,
-        "complete": result.completed,
-    }
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_errors_as_refusals())
+        stack.enter_context(service.queue_place())
+        asked = completion_request(await read_form(request, service.limits), service)
+        timings = {"upload": time.perf_counter() - begin}
+        result = await _result(service, asked, request)
+        place = stack.pop_all()
+    timings |= {"queue": result.waited, "read": result.read, "complete": result.completed}
     size = len(result.content)
     _log.info("complete: %s, %d bytes, %s", result.file_format, size, _in_milliseconds(timings, ": ", " ms"))
     headers = {
         "Server-Timing": _in_milliseconds(timings, ";dur=", ""),
-        "X-Glcic-Weights": json.dumps(name)[1:-1],
+        "X-Glcic-Weights": json.dumps(asked.weights or service.default)[1:-1],
         "X-Glcic-Notes": json.dumps(result.notes),
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
     }
-    media_type = _media_type(result.file_format)
-    return _Held(kept, service.limits.upload_seconds, result.content, media_type=media_type, headers=headers)
+    media_type = Image.MIME.get(result.file_format, "application/octet-stream")
+    return _QueuedResponse(
+        place, service.limits.upload_seconds, result.content, media_type=media_type, headers=headers
+    )
 
 
-class _Held(Response):
-    """An answer that keeps its place in the queue until it is sent: until then it takes memory.
+class _QueuedResponse(Response):
+    """An answer that keeps its place in the queue until it is sent, because until then it takes memory.
 
     Args:
-      place: What is left then.
-      seconds: For sending it.
+      place: Closed when the answer is sent.
+      seconds: Time for sending it.
       content: The body.
-      **options: As a Response takes them.
+      **options: As of a Response.
     """
 
     def __init__(self, place: contextlib.ExitStack, seconds: float, content: bytes, **options: Any):
@@ -190,15 +164,15 @@ class _Held(Response):
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it, piece by piece: the server waits for slow readers between them."""
+        """Sends the answer in chunks: between them the server waits for slow readers."""
         with self._place, contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._seconds):
                 await send(
                     {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
                 )
-                for start in range(0, len(self.body), _PIECE):
-                    piece = bytes(self.body[start : start + _PIECE])
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                for start in range(0, len(self.body), _CHUNK):
+                    chunk = bytes(self.body[start : start + _CHUNK])
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -206,32 +180,28 @@ def _in_milliseconds(timings: dict[str, float], equals: str, unit: str) -> str:
     return ", ".join(f"{name}{equals}{1000 * seconds:.0f}{unit}" for name, seconds in timings.items())
 
 
-def _media_type(file_format: str) -> str:
-    return Image.MIME.get(file_format, "application/octet-stream")
-
-
-async def _result(service: Service, order: Order, request: Request) -> Result:
-    """Waits for the result, or until the client is gone."""
+async def _result(service: Service, asked: CompletionRequest, request: Request) -> CompletionResult:
+    """Waits for the result, or until the client disconnects."""
     gone = threading.Event()
-    future = asyncio.wrap_future(service.submit(order, gone))
-    watch = asyncio.ensure_future(_until_gone(request))
+    future = asyncio.wrap_future(service.submit(asked, gone))
+    watch = asyncio.ensure_future(_until_disconnected(request))
     try:
         await asyncio.wait((future, watch), return_when=asyncio.FIRST_COMPLETED)
         if not future.done():
             gone.set()
-            # The place in the queue stays taken until the work has really ended.
+            # The place in the queue stays taken until the work has ended.
             await asyncio.wait((future,))
-            future.exception()  # Or it is logged as one that nobody looked at.
-            raise Refusal(HTTPStatus.BAD_REQUEST, "nobody waits for the answer")
+            future.exception()  # Retrieved, or asyncio logs it.
+            raise Refusal(HTTPStatus.BAD_REQUEST, "the client has disconnected")
         return future.result()
-    except (GoneError, asyncio.CancelledError) as error:
+    except (ClientGoneError, asyncio.CancelledError) as error:
         gone.set()
         raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, STOPPING) from error
     finally:
         watch.cancel()
 
 
-async def _until_gone(request: Request) -> None:
+async def _until_disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -242,24 +212,15 @@ def _require_ready(service: Service) -> None:
 
 
 @contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """Turns what a person can mend into problems."""
+def _errors_as_refusals() -> Iterator[None]:
     try:
         yield
-    except BusyError as error:
-        raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, str(error)) from error
-    except NotReadyError as error:
-        raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
-    except TooLargeError as error:
-        raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error.fact) from error
-    except MemoryExhaustedError as error:
-        raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
-    except NotAnImageError as error:
-        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, str(error)) from error
     except WeightsError:
-        raise  # Those that were named are there: it is no fault of the request.
+        raise  # Known weights that fail are no fault of the request.
     except UserError as error:
-        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
+        status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), _OTHER_STATUS)
+        # Without the remedy, which the client cannot apply.
+        raise Refusal(status, error.fact if isinstance(error, TooLargeError) else str(error)) from error
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -275,3 +236,31 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed: its log says where")
+
+
+def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
+    schema = {"schema": Problem.model_json_schema()}
+    return {code: {"description": HTTPStatus(code).phrase, "content": {PROBLEM_TYPE: schema}} for code in codes}
+
+
+_STATUSES = {
+    QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
+    NotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
+    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    MemoryExhaustedError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    NotAnImageError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+}
+_OTHER_STATUS = HTTPStatus.UNPROCESSABLE_ENTITY
+
+_ANSWER: dict[str, Any] = {
+    "description": "The completed image, in the format of the original or the one asked for.",
+    "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+    "headers": {
+        "Server-Timing": {
+            "description": "Milliseconds: upload, queue, read, complete.",
+            "schema": {"type": "string"},
+        },
+        "X-Glcic-Weights": {"description": "Name of the weights used.", "schema": {"type": "string"}},
+        "X-Glcic-Notes": {"description": "What was noticed and done: JSON.", "schema": {"type": "string"}},
+    },
+}

@@ -1,4 +1,4 @@
-"""What the endpoint is sent: read into the memory as far as it may go, and turned into an order."""
+"""Reads a request's form into memory, within the limits, and turns it into a `CompletionRequest`."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -15,62 +15,71 @@ from starlette.requests import ClientDisconnect
 from glcic_jax.completion.files import Settings
 from glcic_jax.completion.windows import MAX_SIDE, SMALLEST_MAX_SIDE
 from glcic_jax.errors import WeightsError, one_line, printable
-from glcic_jax.pictures.mask_files import ChooseHole, MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
-from glcic_jax.serving.service import (
-    Limits,
-    Order,
-    Service,
-)
+from glcic_jax.pictures import ChooseHole, MaskSettings
+from glcic_jax.pictures.mask_files import hole_at_random, hole_of_alpha, hole_of_file
+from glcic_jax.serving.service import CompletionRequest, Limits, Service
 
-# What a request may have beside its two files.
-_REST_BYTES = 64 << 10
-# How much of what is too large is taken and thrown away, so that its sender can read why.
-_THROWN_AWAY = 4
+PROBLEM_TYPE = "application/problem+json"
+_RETRY_AFTER = "5"  # Seconds.
+_REST_BYTES = 64 << 10  # Of a request in addition to its two files.
+# Times the limit that is received and discarded: a client that still sends does not read the answer.
+_DISCARDED = 4
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer.
-    """A request is answered by a problem.
+    """A request is answered with a problem.
 
     Attributes:
       status: Of the answer.
-      detail: What is wrong, in a line.
+      detail: What is wrong, in one line.
     """
 
     def __init__(self, status: HTTPStatus, detail: str):
         super().__init__(detail)
         self.status = status
-        self.detail = printable(detail)  # It goes to the log, too.
+        self.detail = printable(detail)  # It is logged, too.
 
 
 class Options(BaseModel, extra="forbid"):
-    """How a picture is completed; as the options of `glcic complete`."""
+    """How an image is completed; as the options of `glcic complete`."""
 
-    alpha_mask: bool = Field(False, description="What is transparent in the image is the hole, instead of a mask.")
-    random_mask: bool = Field(False, description="Draw a hole, to try the weights, instead of a mask.")
-    seed: int = Field(0, ge=0, lt=1 << 63, description="Of random_mask.")
+    alpha_mask: bool = Field(False, description="Transparent pixels of the image are the hole, instead of a mask.")
+    random_mask: bool = Field(False, description="Draw a random hole, to try the weights, instead of a mask.")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="Seed of random_mask.")
     invert_mask: bool = Field(False, description="Black is the hole.")
     fit_mask: bool = Field(False, description="Stretch a mask of another aspect ratio.")
-    grow: int = Field(0, ge=0, le=10_000, description="Grow the hole by so many pixels.")
-    weights: str | None = Field(None, description="A name that GET /v1/weights shows; else its first.")
+    grow: int = Field(0, ge=0, le=10_000, description="Grow the hole by this number of pixels.")
+    weights: str | None = Field(None, description="A name that GET /v1/weights lists; by default its first.")
     strategy: Literal["auto", "original", "resize", "crop"] = "auto"
-    max_side: int = Field(MAX_SIDE, ge=SMALLEST_MAX_SIDE, le=4096, description="As of --max-side.")
+    max_side: int = Field(MAX_SIDE, ge=SMALLEST_MAX_SIDE, le=4096, description="As --max-side.")
     blend: bool = Field(False, description="Fit the fill to its surroundings: fast marching, then Poisson.")
-    format: str | None = Field(None, max_length=16, description="png, jpeg, webp, tiff ...; else the image's own.")
-    quality: int = Field(95, ge=1, le=100, description="Of JPEG, WebP, AVIF and HEIC.")
-    keep_exif: bool = Field(False, description="Keep the EXIF block, with place and time; else it is left out.")
+    format: str | None = Field(
+        None, max_length=16, description="png, jpeg, webp, tiff ...; by default the image's."
+    )
+    quality: int = Field(95, ge=1, le=100, description="Quality of JPEG, WebP, AVIF and HEIC.")
+    keep_exif: bool = Field(False, description="Keep the EXIF block, which holds place and time.")
 
 
 class _InMemory(MultiPartParser):
-    """Writes nothing to the disk: how large a request may be is known before it is taken apart."""
+    """Writes no file to the disk; the size of the request is checked before it is parsed."""
 
     spool_max_size = 1 << 40
 
 
+def problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Returns an answer as of RFC 9457."""
+    content = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
+    sent = {"X-Content-Type-Options": "nosniff", **(headers or {})}
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        sent["Retry-After"] = _RETRY_AFTER
+    return JSONResponse(content, status.value, sent, PROBLEM_TYPE)
+
+
 def request_body() -> dict[str, Any]:
-    """How OpenAPI describes the form."""
+    """Describes the form for OpenAPI."""
     schema = Options.model_json_schema()
     files = {
-        "image": {"type": "string", "format": "binary", "description": "The picture."},
+        "image": {"type": "string", "format": "binary", "description": "The image."},
         "mask": {"type": "string", "format": "binary", "description": "White is the hole."},
     }
     schema["properties"] = {**files, **schema["properties"]}
@@ -79,10 +88,10 @@ def request_body() -> dict[str, Any]:
 
 
 async def read_form(request: Request, limits: Limits) -> dict[str, bytes | str]:
-    """Reads a multipart request into the memory, as far as it may go.
+    """Reads a multipart request into memory.
 
     Raises:
-      Refusal: It is too large, too slow, none, or has a part twice.
+      Refusal: It is too large, too slow, not multipart, or has a part twice.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
@@ -91,64 +100,55 @@ async def read_form(request: Request, limits: Limits) -> dict[str, bytes | str]:
     if body is None:
         raise _too_large("the request", limits.max_bytes)
     try:
-        parser = _InMemory(request.headers, _once(body), max_files=2, max_fields=len(Options.model_fields))
+        parser = _InMemory(request.headers, _stream(body), max_files=2, max_fields=len(Options.model_fields))
         parts = (await parser.parse()).multi_items()
     except (MultiPartException, ValueError, KeyError) as error:
-        raise _unprocessable(f"no multipart/form-data: {one_line(error)}") from error
+        raise _unprocessable(f"not multipart/form-data: {one_line(error)}") from error
     form: dict[str, bytes | str] = {}
     for name, part in parts:
         if name in form:
-            raise _unprocessable(f"{name[:100]} is there twice")
+            raise _unprocessable(f"{name[:100]} appears twice")
         form[name] = await part.read() if isinstance(part, UploadFile) else part
     return form
 
 
-async def read_body(request: Request, most: int, seconds: float) -> bytes | None:
-    """Reads what a client sends.
+async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes | None:
+    """Reads the body of a request.
 
     Args:
-      request: Whose body was not read yet.
-      most: Bytes that are kept.
-      seconds: For all to arrive.
+      request: The request.
+      max_bytes: The most that is kept.
+      seconds: Time for all of it to arrive.
 
     Returns:
-      The body, or None where there is more of it; then its sender has been listened to for a while, as one that
-      still sends reads no answer.
+      The body, or None if it is larger.
 
     Raises:
-      Refusal: It took too long, or the client hung up.
+      Refusal: It took too long, or the client disconnected.
     """
-    body, seen = bytearray(), 0
+    body, received = bytearray(), 0
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
-                seen += len(chunk)
-                if seen <= most:
+                received += len(chunk)
+                if received <= max_bytes:
                     body += chunk
                 else:
                     body.clear()
-                if seen > _THROWN_AWAY * most:
+                if received > _DISCARDED * max_bytes:
                     break
     except TimeoutError as error:
         raise Refusal(HTTPStatus.REQUEST_TIMEOUT, f"the request took longer than {seconds:g} s") from error
     except ClientDisconnect as error:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "the client hung up before it had sent all") from error
-    return bytes(body) if seen <= most else None
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the client disconnected before it had sent all") from error
+    return bytes(body) if received <= max_bytes else None
 
 
-async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
-    yield body
-
-
-def _too_large(what: str, most: int) -> Refusal:
-    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{what}: at most {most:,} bytes are taken for a file")
-
-
-def order_of(form: Mapping[str, bytes | str], service: Service) -> Order:
-    """Turns a form into an order.
+def completion_request(form: Mapping[str, bytes | str], service: Service) -> CompletionRequest:
+    """Turns a form into a request to the service.
 
     Raises:
-      Refusal: Something in it is missing, unknown, too much or too large.
+      Refusal: A part is missing, unknown, wrong or too large.
     """
     form = dict(form)
     image, mask = form.pop("image", None), form.pop("mask", None)
@@ -156,17 +156,17 @@ def order_of(form: Mapping[str, bytes | str], service: Service) -> Order:
         options = Options.model_validate(form)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])[:100]
-        raise _unprocessable(f"{where}: {first['msg']}") from error
+        name = ".".join(str(part) for part in first["loc"])[:100]
+        raise _unprocessable(f"{name}: {first['msg']}") from error
     for name, part in (("image", image), ("mask", mask)):
         if isinstance(part, str):
             raise _unprocessable(f"{name}: is text: send a file, with a file name")
         if part is not None and len(part) > service.limits.max_bytes:
             raise _too_large(name, service.limits.max_bytes)
     if not isinstance(image, bytes):
-        raise _unprocessable("image: there is none: send a file of that name")
+        raise _unprocessable("image: is missing: send a file of that name")
     try:
-        service.completer(options.weights)  # An unknown name is told before the work.
+        service.completer(options.weights)  # Refuses an unknown name before the work.
     except WeightsError as error:
         raise _unprocessable(str(error)) from error
     settings = Settings(
@@ -177,12 +177,11 @@ def order_of(form: Mapping[str, bytes | str], service: Service) -> Order:
         quality=options.quality,
         drop_exif=not options.keep_exif,
     )
-    return Order(image, _chooser(service, options, mask), settings, options.weights)
+    return CompletionRequest(image, _choose_hole(service, options, mask), settings, options.weights)
 
 
-def _chooser(service: Service, options: Options, mask: Any) -> ChooseHole:
-    given = [mask is not None, options.alpha_mask, options.random_mask]
-    if sum(given) != 1:
+def _choose_hole(service: Service, options: Options, mask: Any) -> ChooseHole:
+    if sum([mask is not None, options.alpha_mask, options.random_mask]) != 1:
         raise _unprocessable("send one of a mask file, alpha_mask=true and random_mask=true")
     settings = MaskSettings(options.invert_mask, options.fit_mask, options.grow, service.limits.max_pixels)
     if mask is not None:
@@ -190,19 +189,13 @@ def _chooser(service: Service, options: Options, mask: Any) -> ChooseHole:
     return hole_of_alpha(settings) if options.alpha_mask else hole_at_random(options.seed, settings)
 
 
+async def _stream(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body
+
+
+def _too_large(what: str, max_bytes: int) -> Refusal:
+    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{what}: a file may have at most {max_bytes:,} bytes")
+
+
 def _unprocessable(detail: str) -> Refusal:
     return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
-
-
-_RETRY_AFTER = "5"
-_PROBLEM = "application/problem+json"
-
-
-def problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An answer of RFC 9457."""
-    content = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
-    again = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-    sent = {"X-Content-Type-Options": "nosniff", **(headers or {})}
-    if again:
-        sent["Retry-After"] = _RETRY_AFTER
-    return JSONResponse(content, status.value, sent, _PROBLEM)

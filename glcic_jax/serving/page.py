@@ -18,7 +18,7 @@ from glcic_jax.errors import DataError, TooLargeError, UserError, WeightsError, 
 from glcic_jax.serving import page_actions as actions
 from glcic_jax.serving.api import limits_of
 from glcic_jax.serving.private_folder import PrivateFolder
-from glcic_jax.serving.service import STOPPING, GoneError, NotReadyError, Service
+from glcic_jax.serving.service import STOPPING, ClientGoneError, NotReadyError, Service
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -263,7 +263,7 @@ def _filled(
 
     begun = time.perf_counter()
     try:
-        with service.admitted():
+        with service.queue_place():
             future = actions.ordered(service, path, operations, choices, gone, on_window)
             while not future.done():
                 # Gradio's progress is that of this thread, and the work is done in another.
@@ -273,7 +273,7 @@ def _filled(
                 yield (gr.skip(),) * len(_nothing())
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
             found = actions.shown(service, folder, path, future.result())
-    except (GoneError, CancelledError) as error:
+    except (ClientGoneError, CancelledError) as error:
         raise NotReadyError(STOPPING) from error
     finally:
         gone.set()

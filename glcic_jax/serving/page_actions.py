@@ -27,7 +27,7 @@ from glcic_jax.pictures.mask_files import (
 from glcic_jax.pictures.picture import Picture, suffix_for
 from glcic_jax.serving.painted_holes import mask_operation, painted_hole
 from glcic_jax.serving.private_folder import PrivateFolder
-from glcic_jax.serving.service import Limits, Order, Result, Service
+from glcic_jax.serving.service import CompletionRequest, CompletionResult, Limits, Service
 
 _LONGEST_PREVIEW = 1600
 _NOTHING_PAINTED = "nothing is painted: paint over what is to vanish, take a mask's file, or a random hole"
@@ -156,8 +156,8 @@ def ordered(
     choices: Choices,
     gone: threading.Event,
     on_window: OnWindow,
-) -> "Future[Result]":
-    """Orders what is painted to be filled; to be called by who is `Service.admitted`.
+) -> "Future[CompletionResult]":
+    """Orders what is painted to be filled; the caller holds a `Service.queue_place`.
 
     The result is the command's for the same photograph, the file of `mask_file`, and the same options.
 
@@ -175,11 +175,11 @@ def ordered(
         file_format=choices.file_format,
         drop_exif=not choices.keep_exif,
     )
-    order = Order(_content(photograph, service.limits), choose, settings, choices.weights)
-    return service.submit(order, gone, on_window)
+    request = CompletionRequest(_content(photograph, service.limits), choose, settings, choices.weights)
+    return service.submit(request, gone, on_window)
 
 
-def shown(service: Service, folder: PrivateFolder, photograph: Path, result: Result) -> Shown:
+def shown(service: Service, folder: PrivateFolder, photograph: Path, result: CompletionResult) -> Shown:
     """Puts a result where the page can fetch it."""
     smalls = []
     for name, load in (

@@ -1,4 +1,4 @@
-"""One network that many ask: one after the other, no more than fit the queue, until it is stopped."""
+"""A bounded queue in front of one Completer at a time."""
 
 import contextlib
 import dataclasses
@@ -12,37 +12,38 @@ from glcic_jax.completion.completer import Completer, OnWindow
 from glcic_jax.completion.files import CompletionJob, Settings
 from glcic_jax.errors import DataError, TooLargeError, UserError, WeightsError, printable
 from glcic_jax.pictures import ChooseHole, Picture, read_picture
+from glcic_jax.progress import Log
 from glcic_jax.runtime import enough_memory_for
 
 T = TypeVar("T")
-STOPPING = "the service is being stopped: try again later"
+STOPPING = "the service is stopping: try again later"
 
 
-class BusyError(UserError):
-    """The queue is full."""
+class QueueFullError(UserError):
+    """Every place in the queue is taken."""
 
 
 class NotReadyError(UserError):
-    """The service compiles, or is being stopped."""
+    """The service still compiles, or is stopping."""
 
 
 class NotAnImageError(DataError):
-    """The picture's file cannot be read as one."""
+    """The image file cannot be read."""
 
 
-class GoneError(Exception):
+class ClientGoneError(Exception):
     """Nobody waits for the result any more."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the service takes at most.
+    """The most that the service accepts.
 
     Attributes:
-      max_bytes: Of a file that is sent.
-      max_pixels: Of a picture, and of a mask.
-      queue: Requests at a time, with the one that is worked on.
-      upload_seconds: For a request to arrive, and for its answer to be read.
+      max_bytes: Bytes of a file.
+      max_pixels: Pixels of an image or mask.
+      queue: Requests at a time, including the one in progress.
+      upload_seconds: Seconds for a request to arrive, and for its answer to be read.
     """
 
     max_bytes: int = 32 << 20
@@ -51,14 +52,14 @@ class Limits:
     upload_seconds: float = 60.0
 
 
-class Order(NamedTuple):
-    """What is to be completed, and how.
+class CompletionRequest(NamedTuple):
+    """What to complete, and how.
 
     Attributes:
-      image: The picture's file.
+      image: The encoded image.
       choose_hole: As in `CompletionJob`.
-      settings: How; where to write and comparisons have no meaning here.
-      weights: A name that `Service.completers` has; None: its first.
+      settings: As in `CompletionJob`; `comparison` and `overwrite` are not used.
+      weights: A name in `Service.completers`; None is the default.
     """
 
     image: bytes
@@ -67,14 +68,14 @@ class Order(NamedTuple):
     weights: str | None = None
 
 
-class Result(NamedTuple):
-    """What came out.
+class CompletionResult(NamedTuple):
+    """A completed image.
 
     Attributes:
-      content: The completed picture's file.
-      file_format: As Pillow names it.
+      content: The encoded image.
+      file_format: Its format, as Pillow names it.
       notes: What was noticed and done, a line each.
-      waited, read, completed: Seconds in the queue, for decoding the picture, and for all the rest.
+      waited, read, completed: Seconds in the queue, of decoding, and of all the rest.
     """
 
     content: bytes
@@ -86,41 +87,36 @@ class Result(NamedTuple):
 
 
 class Service:
-    """Completes pictures with one network at a time.
+    """Completes one image at a time, in the order of the requests.
 
-    Pictures are decoded, completed and encoded in one thread, in the order in which they were asked for: two
-    networks at once on the same cores take longer than one after the other, and every decoded picture takes
-    memory. What waits is held as the files that came. Previews have a thread of their own.
+    Images are decoded, completed and encoded in one thread: two networks at once on the same cores take longer
+    than one after the other, and every decoded image takes memory. Waiting requests hold encoded files only.
+    Previews have a thread of their own.
 
     Args:
-      completers: By the names that may be asked for; the first is the default.
-      limits: What it takes at most.
+      completers: By the names that clients may choose; the first is the default.
+      limits: The most that the service accepts.
     """
 
     def __init__(self, completers: Mapping[str, Completer], limits: Limits):
         self.completers = dict(completers)
         self.limits = limits
+        self.default = next(iter(self.completers))
+        self.ready = False
         self._worker = ThreadPoolExecutor(1, "completing")
         self._previewer = ThreadPoolExecutor(1, "previewing")
-        self._admitted = 0
-        self._changing = threading.Lock()
-        self._closed = False
-        self._given_up = threading.Event()
-        self.ready = False
-
-    @property
-    def default(self) -> str:
-        """The weights that are taken where none are named."""
-        return next(iter(self.completers))
+        self._lock = threading.Lock()  # Of the next two and `ready`.
+        self._taken = 0
+        self._stopping = False
+        self._cancelled = threading.Event()
 
     def completer(self, name: str | None) -> Completer:
-        """The network of a name; None: the default.
+        """Returns the completer of that name; None is the default.
 
         Raises:
-          WeightsError: There is none of that name here.
+          WeightsError: There is no such name.
         """
-        if name is None:
-            return self.completers[self.default]
+        name = self.default if name is None else name
         if name not in self.completers:
             raise WeightsError(
                 f"{printable(name)[:100]}: no such weights here: choose one of {', '.join(self.completers)}"
@@ -128,72 +124,112 @@ class Service:
         return self.completers[name]
 
     @contextlib.contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Takes a place in the queue: before a request is read, as what it sends takes memory too.
+    def queue_place(self) -> Iterator[None]:
+        """Takes a place in the queue; to be held from before the request is read, as its body takes memory too.
 
         Raises:
-          BusyError: There is none.
-          NotReadyError: It is being stopped.
+          QueueFullError: No place is free.
+          NotReadyError: The service is stopping.
         """
-        with self._changing:
-            if self._closed:
+        with self._lock:
+            if self._stopping:
                 raise NotReadyError(STOPPING)
-            if self._admitted >= self.limits.queue:
-                raise BusyError(f"{self._admitted} requests are waiting, as many as are taken: try again later")
-            self._admitted += 1
+            if self._taken >= self.limits.queue:
+                raise QueueFullError(f"all {self._taken} places in the queue are taken: try again later")
+            self._taken += 1
         try:
             yield
         finally:
-            with self._changing:
-                self._admitted -= 1
+            with self._lock:
+                self._taken -= 1
 
-    def submit(self, order: Order, gone: threading.Event, on_window: OnWindow | None = None) -> "Future[Result]":
-        """Puts an order behind those that are there; to be called by who is `admitted`.
+    def submit(
+        self, request: CompletionRequest, gone: threading.Event, on_window: OnWindow | None = None
+    ) -> "Future[CompletionResult]":
+        """Queues a request; the caller holds a `queue_place`.
 
         Args:
-          order: What to do.
-          gone: Set where nobody waits any more; then the work ends after the window that it is at.
+          request: What to complete.
+          gone: To be set when nobody waits any more: the work then ends after the current window.
           on_window: As in `CompletionJob.run`.
 
         Returns:
-          A future of the result; it raises UserError where the order cannot be done, and GoneError.
+          A future that raises UserError if the request cannot be fulfilled, and ClientGoneError.
         """
-        asked = time.perf_counter()
+        submitted = time.perf_counter()
 
-        def watched(done: int, count: int) -> None:
-            if gone.is_set() or self._given_up.is_set():
-                raise GoneError
+        def check_window(done: int, total: int) -> None:
+            if gone.is_set() or self._cancelled.is_set():
+                raise ClientGoneError
             if on_window is not None:
-                on_window(done, count)
+                on_window(done, total)
 
-        def work() -> Result:
+        def work() -> CompletionResult:
             if gone.is_set():
-                raise GoneError
-            return self._completed(order, time.perf_counter() - asked, watched)
+                raise ClientGoneError
+            return self._complete(request, time.perf_counter() - submitted, check_window)
 
-        return _accepted(self._worker, work)
+        return _submit(self._worker, work)
 
     def preview(self, load: Callable[[], bytes], name: str, make: Callable[[Picture], T]) -> "Future[T]":
-        """Reads a picture to show it, beside the queue but one at a time.
+        """Reads an image to show it, outside the queue but one at a time.
 
         Args:
-          load: Gives its file, when it is its turn: many may wait.
-          name: What errors call it.
-          make: From the picture to what is shown.
+          load: Returns the encoded image; called when its turn comes, as many may wait.
+          name: Stands for it in errors.
+          make: Makes what is shown from the image.
 
         Returns:
-          A future of what `make` gives; it raises UserError where the picture cannot be read.
+          A future of the result of `make`, which raises UserError if the image cannot be read.
         """
-        return _accepted(self._previewer, lambda: make(self.read(load(), name)))
+        return _submit(self._previewer, lambda: make(self._read(load(), name)))
 
-    def read(self, content: bytes, name: str) -> Picture:
-        """Reads a picture.
+    def warm_up(self, sizes: Iterable[tuple[int, int]], log: Log) -> None:
+        """Compiles the default network for windows of (height, width); then the service is ready."""
+        completer = self.completers[self.default]
+        for height, width in sizes:
+            begin = time.perf_counter()
+            completer.warmup([(height, width)], strategy="original")
+            log(f"ready for windows of {width} x {height} px after {time.perf_counter() - begin:.1f} s")
+            if self._stopping:
+                return
+        with self._lock:
+            self.ready = not self._stopping
 
-        Raises:
-          NotAnImageError: It is none that can be read.
-          TooLargeError: It has too many pixels.
-          MemoryExhaustedError: The memory is too small.
+    def stop_accepting(self) -> None:
+        """Refuses new requests; those in the queue go on."""
+        with self._lock:
+            self._stopping, self.ready = True, False
+
+    @property
+    def idle(self) -> bool:
+        """Whether the queue is empty."""
+        return not self._taken
+
+    def close(self) -> bool:
+        """Refuses new requests and cancels those in the queue; the current one ends after its window.
+
+        Returns:
+          Whether the queue was empty.
         """
+        self.stop_accepting()
+        empty = self.idle
+        self._cancelled.set()
+        for pool in (self._worker, self._previewer):
+            pool.shutdown(wait=False, cancel_futures=True)
+        return empty
+
+    def _complete(self, request: CompletionRequest, waited: float, on_window: OnWindow) -> CompletionResult:
+        begin = time.perf_counter()
+        picture = self._read(request.image, "image")
+        read = time.perf_counter()
+        notes: list[str] = []
+        job = CompletionJob.create(picture, request.choose_hole, request.settings)
+        content = job.run(self.completer(request.weights), notes.append, on_window)
+        seconds = time.perf_counter() - read
+        return CompletionResult(content, job.file_format, tuple(notes), waited, read - begin, seconds)
+
+    def _read(self, content: bytes, name: str) -> Picture:
         try:
             with enough_memory_for(f"reading {name}"):
                 return read_picture(content, name, self.limits.max_pixels)
@@ -202,54 +238,9 @@ class Service:
         except DataError as error:
             raise NotAnImageError(str(error)) from error
 
-    def warm_up(self, sizes: Iterable[tuple[int, int]], tell: Callable[[str], None]) -> None:
-        """Compiles for the default's network what windows of (height, width) need; then the service is ready."""
-        completer = self.completers[self.default]
-        for height, width in sizes:
-            begun = time.perf_counter()
-            completer.warmup([(height, width)], strategy="original")
-            tell(f"ready for windows of {width} x {height} px after {time.perf_counter() - begun:.1f} s")
-            if self._closed:
-                return
-        with self._changing:
-            self.ready = not self._closed
 
-    def refuse(self) -> None:
-        """Takes nothing more; what was taken goes on."""
-        with self._changing:
-            self._closed, self.ready = True, False
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is waiting or being done."""
-        return not self._admitted
-
-    def close(self) -> bool:
-        """Takes nothing more, and gives up what is not done, after the window that it is at.
-
-        Returns:
-          Whether all was done.
-        """
-        self.refuse()
-        done = self.idle
-        self._given_up.set()
-        for pool in (self._worker, self._previewer):
-            pool.shutdown(wait=False, cancel_futures=True)
-        return done
-
-    def _completed(self, order: Order, waited: float, on_window: OnWindow) -> Result:
-        begun = time.perf_counter()
-        picture = self.read(order.image, "image")
-        read = time.perf_counter()
-        notes: list[str] = []
-        job = CompletionJob.create(picture, order.choose_hole, order.settings)
-        content = job.run(self.completer(order.weights), notes.append, on_window)
-        done = time.perf_counter()
-        return Result(content, job.file_format, tuple(notes), waited, read - begun, done - read)
-
-
-def _accepted(pool: ThreadPoolExecutor, work: Callable[[], T]) -> "Future[T]":
+def _submit(pool: ThreadPoolExecutor, work: Callable[[], T]) -> "Future[T]":
     try:
         return pool.submit(work)
-    except RuntimeError as error:  # It was shut down.
+    except RuntimeError as error:  # The pool has been shut down.
         raise NotReadyError(STOPPING) from error

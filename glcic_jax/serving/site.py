@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glcic_jax.serving.forms import Refusal, problem, read_body
@@ -72,9 +73,9 @@ _log = logging.getLogger(__name__)
 _ENDPOINT = "/v1/"
 _ASKED = ("/healthz", "/readyz", "/openapi.json")
 _API = "/gradio_api/"
-_UPLOAD = f"{_API}upload"
-_PAGE = {"/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", _UPLOAD, f"{_API}upload_progress"}
-_PAGE |= {f"{_API}{name}" for name in ("queue/join", "queue/data", "startup-events", "app_id", "cancel", "reset")}
+_UPLOAD, _CANCEL = f"{_API}upload", f"{_API}cancel"
+_PAGE = {"/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", _UPLOAD, _CANCEL, f"{_API}upload_progress"}
+_PAGE |= {f"{_API}{name}" for name in ("queue/join", "queue/data", "startup-events", "app_id", "reset")}
 _PAGE_FOLDERS = ("/assets/", "/static/", "/svelte/", f"{_API}heartbeat/")
 # What was painted, with the mask of a picture as large as may be; other requests are far smaller.
 _MOST_PAINTED = 16 << 20
@@ -153,7 +154,10 @@ class Guard:
                 body = await self._body(scope, receive)
                 with _logged():
                     await self._app(scope, _replayed(body, receive), noticed)
-            if status == 0 or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            if scope["path"] == _CANCEL and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                # Gradio raises KeyError if the event ended meanwhile, or if the page cancels it twice at once.
+                await JSONResponse({"success": True})(scope, receive, send)
+            elif status == 0 or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise Refusal(HTTPStatus.BAD_REQUEST, "this is no event of the page")
         except Refusal as refusal:
             await problem(refusal.status, refusal.detail)(scope, receive, send)

@@ -1,6 +1,7 @@
 """`glcic serve` as a process: hostile and hurried clients, and its end."""
 
 import concurrent.futures
+import contextlib
 import io
 import json
 import os
@@ -16,24 +17,14 @@ import httpx
 import numpy as np
 import pytest
 from helpers.common import command_runner
-from helpers.served import served
-from helpers.tiny import tiny_weights
+from helpers.served import image, mask, png_of, served
 from PIL import Image
-from serving.test_serve_app import image, mask, png_of
 
 from glcic_jax.commands.main import cli
 from glcic_jax.errors import UserError
-from glcic_jax.weights.file import save_weights
 
 LIMITS = ("--max-megabytes", "2", "--max-megapixels", "1", "--queue", "4", "--upload-seconds", "4")
 GROWTH = 400 << 20  # Bytes; four requests at a time, one of them decoded.
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(tiny_weights(), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -83,20 +74,20 @@ def answered_bytes(connection: socket.socket) -> bytes:
     return b"".join(received)
 
 
-def test_a_stranger_gets_a_picture(service):
+def test_complete_image_is_returned(service):
     answer = complete(service)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-glcic-weights"] == "tiny.safetensors"
 
 
-def test_where_things_lie_on_this_machine_is_told_to_nobody(service, weights):
+def test_paths_of_this_machine_are_not_disclosed(service, weights):
     told = [complete(service).headers, httpx.get(f"{service.url}/v1/weights").text, httpx.get(service.url).text]
     for text in map(str, told):
         assert weights.name in text
         assert str(weights.parent) not in text
 
 
-def test_it_listens_on_this_machine_alone(service):
+def test_it_listens_on_the_local_host_only(service):
     (listening,) = {
         line.split()[1].split(":")[0]
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
@@ -105,7 +96,7 @@ def test_it_listens_on_this_machine_alone(service):
     assert listening == "0100007F"
 
 
-def test_its_folder_is_nobody_elses(service):
+def test_folder_is_private(service):
     (folder,) = service.folder.iterdir()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -130,7 +121,7 @@ def test_its_folder_is_nobody_elses(service):
         "/login",
     ],
 )
-def test_what_the_page_does_not_need_is_not_there(service, path):
+def test_paths_that_the_page_does_not_need_are_404(service, path):
     (folder,) = service.folder.iterdir()
     with socket.create_connection(("127.0.0.1", service.port)) as connection:  # httpx would tidy the path.
         wanted = path.format(folder=folder)
@@ -141,14 +132,14 @@ def test_what_the_page_does_not_need_is_not_there(service, path):
     assert b"serving" not in received
 
 
-def test_the_page_loads_nothing_from_elsewhere(service):
+def test_page_loads_nothing_from_other_hosts(service):
     answer = httpx.get(service.url)
     assert answer.status_code == 200
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert "glcicPainter" in answer.text
 
 
-def test_an_upload_to_the_page_that_is_too_large_is_refused_and_not_kept(service):
+def test_too_large_upload_is_refused_and_not_kept(service):
     url = f"{service.url}/gradio_api/upload"
     assert httpx.post(url, files={"files": ("a.png", b"\0" * 2_500_000)}).status_code == 413
 
@@ -162,7 +153,7 @@ def test_an_upload_to_the_page_that_is_too_large_is_refused_and_not_kept(service
     assert service.files() == []
 
 
-def test_a_large_event_is_refused(service):
+def test_large_event_is_refused(service):
     answer = httpx.post(f"{service.url}/gradio_api/queue/join", content=b"[" * (17 << 20), timeout=60)
     assert answer.status_code == 413
 
@@ -172,7 +163,7 @@ FOREIGN += ["{folder}/\0", "{folder}/\ud800", "{folder}/" + 5000 * "a"]
 
 
 @pytest.mark.parametrize("path", FOREIGN)
-def test_a_file_that_was_not_sent_is_not_opened(service, path):
+def test_foreign_file_is_not_opened(service, path):
     """Gradio's own requests name files by their paths, at any depth."""
     (folder,) = service.folder.iterdir()
     if isinstance(path, str):
@@ -194,7 +185,7 @@ def test_a_file_that_was_not_sent_is_not_opened(service, path):
     assert service.files() == before
 
 
-def test_a_file_that_was_sent_is_opened(service):
+def test_uploaded_file_is_opened(service):
     (path,) = httpx.post(f"{service.url}/gradio_api/upload", files={"files": ("a.png", image())}).json()
     named = {"path": path, "meta": {"_type": "gradio.FileData"}}
     config = httpx.get(f"{service.url}/config").json()
@@ -205,21 +196,40 @@ def test_a_file_that_was_sent_is_opened(service):
         file.unlink()
 
 
+def test_cancelling_an_event_several_times_at_once_is_no_error(service):
+    """Gradio fails where it ended meanwhile; the page cancels twice where another photograph is opened."""
+    (path,) = httpx.post(f"{service.url}/gradio_api/upload", files={"files": ("a.png", image())}).json()
+    config = httpx.get(f"{service.url}/config").json()
+    event = max((one for one in config["dependencies"] if one["backend_fn"]), key=lambda one: len(one["inputs"]))
+    defaults = {one["id"]: one["props"].get("value") for one in config["components"]}
+    stroke = {"kind": "stroke", "size": 9, "erase": False, "points": [[9, 9]]}
+    inputs = [{"path": path, "meta": {"_type": "gradio.FileData"}}, json.dumps([stroke])]
+    inputs += [defaults[component] for component in event["inputs"][2:]]
+    body = {"data": inputs, "fn_index": event["id"], "session_hash": "d"}
+    joined = httpx.post(f"{service.url}/gradio_api/queue/join", json=body).json()
+    cancel = {"event_id": joined["event_id"], "session_hash": "d", "fn_index": event["id"]}
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        sent = [pool.submit(httpx.post, f"{service.url}/gradio_api/cancel", json=cancel) for _ in range(8)]
+        assert {future.result().status_code for future in sent} == {200}
+    for file in service.files():
+        file.unlink()
+
+
 @pytest.mark.parametrize("number", [-1, 999, "a", None])
-def test_an_event_that_no_page_sends_is_refused(service, number):
+def test_unknown_event_is_refused(service, number):
     body = {"data": [], "fn_index": number, "session_hash": "c"}
     answer = httpx.post(f"{service.url}/gradio_api/queue/join", json=body)
     assert 400 <= answer.status_code < 500, answer.text
 
 
-def test_other_sites_are_let_in_nowhere(service):
+def test_other_origins_are_not_allowed(service):
     foreign = {"Host": "fill.example.org", "Origin": "http://evil.example"}
     for method, path in (("GET", "/config"), ("POST", "/gradio_api/queue/join"), ("OPTIONS", "/config")):
         answer = httpx.request(method, f"{service.url}{path}", headers=foreign)
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_a_slow_client_is_sent_away(service):
+def test_slow_client_is_408(service):
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
         connection.sendall(raw_request(b"--x\r\n", 1000))
         status, received = answered(connection)
@@ -269,7 +279,7 @@ def test_sixty_four_clients_at_once(service):
     assert "Traceback" not in service.log.read_text()[said:]
 
 
-def test_the_log_holds_no_names(service):
+def test_log_has_no_file_names(service):
     httpx.post(f"{service.url}/v1/complete", files={"image": ("my secret.png", b"x"), "mask": mask()})
     complete(service)
     log = service.log.read_text()
@@ -277,31 +287,31 @@ def test_the_log_holds_no_names(service):
     assert "complete: PNG" in log
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_finishes_what_is_begun_and_leaves_nothing(tmp_path, weights, number):
-    with served(tmp_path, weights, "--no-page") as service:
+def assert_ended_cleanly(service) -> None:
+    assert service.process.wait(120) == 0, service.log.read_text()
+    assert list(service.folder.iterdir()) == []
+    assert service.log.read_text().splitlines()[-1] == "stopped"
+
+
+def test_sigterm_finishes_requests_in_progress_and_leaves_no_files(tmp_path, weights):
+    with served(tmp_path, weights, "--no-page", "--queue", "1") as service:
         assert httpx.get(service.url).status_code == 404
         body = multipart()
         with socket.create_connection(("127.0.0.1", service.port), timeout=60) as begun:
             begun.sendall(raw_request(body)[:-100])
-            time.sleep(0.5)
-            service.process.send_signal(number)
-            for _ in range(100):
-                try:
+            while complete(service).status_code != 429:  # Until the request has the place in the queue.
+                pass
+            service.process.send_signal(signal.SIGTERM)
+            service.wait_for("stopping")
+            with contextlib.suppress(ConnectionRefusedError):
+                while True:
                     socket.create_connection(("127.0.0.1", service.port)).close()
-                except ConnectionRefusedError:
-                    break
-                time.sleep(0.1)
-            else:
-                pytest.fail("still listening")
             begun.sendall(raw_request(body)[-100:])
             assert answered(begun)[0] == 200
-        assert service.process.wait(30) == 0
-        assert list(service.folder.iterdir()) == []
-        assert service.log.read_text().splitlines()[-1] == "stopped"
+        assert_ended_cleanly(service)
 
 
-def test_a_slow_reader_gets_all_of_what_was_begun(tmp_path, weights):
+def test_sigint_waits_for_a_slow_reader(tmp_path, weights):
     noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3)).astype(np.uint8)
     content = io.BytesIO()
     Image.fromarray(noise).save(content, "PNG", compress_level=1)
@@ -314,32 +324,29 @@ def test_a_slow_reader_gets_all_of_what_was_begun(tmp_path, weights):
             reader.sendall(raw_request(body))
             received = reader.recv(1000)
             assert received.startswith(b"HTTP/1.1 200")
-            assert complete(service).status_code == 429  # An answer that is being sent takes its place.
-            service.process.send_signal(signal.SIGTERM)
-            time.sleep(1)
-            assert service.process.poll() is None
+            assert complete(service).status_code == 429  # An answer keeps its place until it is sent.
+            service.process.send_signal(signal.SIGINT)
+            service.wait_for("stopping")
             received += answered_bytes(reader)
         head, _, rest = received.partition(b"\r\n\r\n")
         assert len(rest) == int(re.search(rb"content-length: (\d+)", head)[1]) > 10_000_000
-        assert service.process.wait(30) == 0
+        assert_ended_cleanly(service)
 
 
-@pytest.mark.parametrize("said", ["", "serving"])
-def test_it_ends_well_before_it_is_ready(tmp_path, weights, said):
+@pytest.mark.parametrize("listening", [False, True])
+def test_sigterm_ends_a_service_that_is_not_ready(tmp_path, weights, listening):
     sizes = ",".join(f"{side}x{side}" for side in range(64, 640, 64))
-    with served(tmp_path, weights, "--warmup", sizes, ready=False, said=said) as service:
-        if not said:
+    with served(tmp_path, weights, "--warmup", sizes, ready=False, listening=listening) as service:
+        if not listening:
             for _ in range(600):
                 if list(service.folder.iterdir()):
                     break
                 time.sleep(0.05)
         service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(120) == 0, service.log.read_text()
-        assert list(service.folder.iterdir()) == []
-        assert service.log.read_text().splitlines()[-1] == "stopped"
+        assert_ended_cleanly(service)
 
 
-def test_a_page_that_is_open_does_not_hold_up_the_end(tmp_path, weights):
+def test_open_page_does_not_delay_the_end(tmp_path, weights):
     with served(tmp_path, weights) as service:
         with httpx.stream("GET", f"{service.url}/gradio_api/heartbeat/abc", timeout=30) as stream:
             next(stream.iter_raw())
@@ -357,7 +364,7 @@ def refused(*arguments: str) -> UserError:
     return result.exception
 
 
-def test_a_port_that_is_taken_is_told_in_a_line():
+def test_port_in_use_is_reported_in_one_line():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         error = refused("--port", str(taken.getsockname()[1]))
     assert error.exit_code == 2
@@ -365,13 +372,13 @@ def test_a_port_that_is_taken_is_told_in_a_line():
     assert refused("--host", "no such host").exit_code == 2
 
 
-def test_weights_that_are_not_there_end_it(tmp_path, monkeypatch):
+def test_missing_weights_end_it(tmp_path, monkeypatch):
     monkeypatch.setenv("GLCIC_HOME", str(tmp_path))
     monkeypatch.setattr(os, "environ", os.environ.copy())  # What gradio is told by it is not for other tests.
     assert refused("--port", "0", "--weights", "nowhere").exit_code == 3
 
 
-def test_weights_are_called_by_the_last_part_of_their_path(tmp_path, monkeypatch, weights):
+def test_weights_are_named_by_the_last_part_of_their_path(tmp_path, monkeypatch, weights):
     from glcic_jax.commands import serve
 
     monkeypatch.setenv("GLCIC_HOME", str(tmp_path))
@@ -392,13 +399,13 @@ def test_weights_are_called_by_the_last_part_of_their_path(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("option", ["--max-megabytes", "--max-megapixels", "--upload-seconds", "--stop-seconds"])
-def test_limits_are_numbers(option):
+def test_limits_are_finite_numbers(option):
     for value in ("nan", "inf", "-1"):
         assert command_runner().invoke(cli, ["serve", option, value]).exit_code == 2
 
 
 @pytest.mark.parametrize("sizes", ["64", "64x", "0x4", "9999x64", "64x64;32x32", "1" * 5000 + "x4"])
-def test_sizes_that_are_none_are_refused(sizes):
+def test_malformed_sizes_are_refused(sizes):
     result = command_runner().invoke(cli, ["serve", "--warmup", sizes])
     assert result.exit_code == 2
-    assert "is no size" in result.stderr
+    assert "is not a size" in result.stderr

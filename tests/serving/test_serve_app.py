@@ -1,4 +1,4 @@
-"""The endpoint, in this process: its answers, and as which problem it refuses."""
+"""The endpoint, in this process: its answers and its refusals."""
 
 import dataclasses
 import io
@@ -10,9 +10,9 @@ import zlib
 import numpy as np
 import pytest
 from helpers.common import command_runner
-from helpers.tiny import tiny_weights
+from helpers.served import image, mask, png_of
 from PIL import Image
-from serving.test_serving import LIMITS, completer
+from serving.test_serving import LIMITS
 from starlette.testclient import TestClient
 
 from glcic_jax.commands.main import cli
@@ -20,9 +20,6 @@ from glcic_jax.completion.windows import STRATEGIES
 from glcic_jax.serving.api import create_app
 from glcic_jax.serving.forms import Options
 from glcic_jax.serving.service import Service
-from glcic_jax.weights.file import save_weights
-
-__all__ = ["completer"]
 
 
 @pytest.fixture
@@ -36,22 +33,6 @@ def service(completer):
 @pytest.fixture
 def client(service):
     return TestClient(create_app(service), raise_server_exceptions=False)
-
-
-def image(mode="RGB", size=(48, 40), kind="PNG", **options) -> bytes:
-    channels = {"RGB": 3, "RGBA": 4, "L": 1}[mode]
-    pixels = np.random.default_rng(1).integers(0, 256, (size[1], size[0], channels)).astype(np.uint8)
-    content = io.BytesIO()
-    Image.fromarray(pixels.squeeze()).save(content, kind, **options)
-    return content.getvalue()
-
-
-def mask(size=(48, 40)) -> bytes:
-    hole = np.zeros((size[1], size[0]), np.uint8)
-    hole[size[1] // 4 : size[1] // 2, size[0] // 4 : size[0] // 2] = 255
-    content = io.BytesIO()
-    Image.fromarray(hole).save(content, "PNG")
-    return content.getvalue()
 
 
 def send(client, picture=None, hole=None, **options):
@@ -71,7 +52,7 @@ def assert_problem(answer, status) -> str:
     return content["detail"]
 
 
-def test_a_picture_is_completed_where_the_mask_is_white(client):
+def test_white_of_the_mask_is_completed(client):
     answer = send(client)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "image/png"
@@ -86,37 +67,32 @@ def test_a_picture_is_completed_where_the_mask_is_white(client):
     assert any("the hole covers" in note for note in json.loads(answer.headers["x-glcic-notes"]))
 
 
-CASES = [
-    ([], {}),
-    (["--blend", "--grow", "3"], {"blend": "true", "grow": "3"}),
-    (["--strategy", "crop", "--max-side", "200"], {"strategy": "crop", "max_side": "200"}),
-    (["--format", "jpeg", "--quality", "60"], {"format": "jpeg", "quality": "60"}),
-    (["--invert-mask"], {"invert_mask": "true"}),
-]
-
-
-@pytest.mark.parametrize(("flags", "options"), CASES)
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_the_command_and_the_endpoint_give_the_same_bytes(
-    client, completer, tmp_path, monkeypatch, flags, options, kind
-):
-    weights = tmp_path / "tiny.safetensors"
-    save_weights(tiny_weights(), weights)
+@pytest.mark.parametrize(
+    ("kind", "keep_exif", "flags", "options"),
+    [
+        ("PNG", True, [], {}),
+        ("JPEG", False, [], {}),
+        ("JPEG", True, ["--blend", "--grow", "3"], {"blend": "true", "grow": "3"}),
+        ("PNG", False, ["--strategy", "crop", "--max-side", "200"], {"strategy": "crop", "max_side": "200"}),
+        ("PNG", True, ["--format", "jpeg", "--quality", "60"], {"format": "jpeg", "quality": "60"}),
+        ("JPEG", False, ["--invert-mask"], {"invert_mask": "true"}),
+    ],
+)
+def test_command_and_endpoint_give_the_same_bytes(client, weights, tmp_path, kind, keep_exif, flags, options):
     exif = Image.Exif()
     exif[0x010F] = "a camera"
     picture = image(kind=kind, exif=exif)
     (tmp_path / "in").write_bytes(picture)
     (tmp_path / "mask.png").write_bytes(mask())
-    for keep in (False, True):
-        arguments = ["complete", str(tmp_path / "in"), str(tmp_path / "mask.png"), "-", "--weights", str(weights)]
-        done = command_runner().invoke(cli, [*arguments, *flags, *([] if keep else ["--drop-exif"])])
-        assert done.exit_code == 0, done.stderr
-        answer = send(client, picture, keep_exif=str(keep).lower(), **options)
-        assert answer.content == done.stdout_bytes
-        assert (b"a camera" in answer.content) == keep
+    arguments = ["complete", str(tmp_path / "in"), str(tmp_path / "mask.png"), "-", "--weights", str(weights)]
+    done = command_runner().invoke(cli, [*arguments, *flags, *([] if keep_exif else ["--drop-exif"])])
+    assert done.exit_code == 0, done.stderr
+    answer = send(client, picture, keep_exif=str(keep_exif).lower(), **options)
+    assert answer.content == done.stdout_bytes
+    assert (b"a camera" in answer.content) == keep_exif
 
 
-def test_the_hole_may_be_what_is_transparent_or_drawn(client):
+def test_hole_may_be_transparent_or_random(client):
     picture = image("RGBA")
     answer = send(client, picture, hole=False, alpha_mask="true")
     before, after = (np.asarray(Image.open(io.BytesIO(content))) for content in (picture, answer.content))
@@ -127,7 +103,7 @@ def test_the_hole_may_be_what_is_transparent_or_drawn(client):
     assert one.content == same.content != other.content
 
 
-def test_place_and_time_are_left_out_unless_they_are_asked_for(client):
+def test_place_and_time_are_dropped_unless_kept(client):
     exif = Image.Exif()
     exif.get_ifd(0x8825)[1] = "N"
     exif[0x0132] = "2001:02:03 04:05:06"
@@ -138,50 +114,39 @@ def test_place_and_time_are_left_out_unless_they_are_asked_for(client):
     assert not dropped.getexif()
 
 
-def png_of(width, height) -> bytes:
-    """A PNG that says it has so many pixels, in a hundred bytes."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
-
-
-def test_what_is_too_large_is_413(client):
+def test_too_large_files_are_413(client):
     assert "at most 10,000 are read" in assert_problem(send(client, image(size=(200, 200))), 413)
     detail = assert_problem(send(client, png_of(60_000, 60_000)), 413)
     assert "--max-pixels" not in detail  # Who sends a picture cannot give it.
     assert detail.startswith("image: has 60000 x 60000")
     assert assert_problem(send(client, hole=png_of(60_000, 60_000)), 413).startswith("mask: has")
     over = b"\0" * (LIMITS.max_bytes + 1)
-    assert assert_problem(send(client, over), 413).startswith("image: at most 1,048,576 bytes")
-    assert assert_problem(send(client, hole=over), 413).startswith("mask: at most")
-    assert assert_problem(send(client, over * 3), 413).startswith("the request: at most")
+    assert assert_problem(send(client, over), 413).startswith("image: a file may have at most 1,048,576 bytes")
+    assert assert_problem(send(client, hole=over), 413).startswith("mask: a file may have at most")
+    assert assert_problem(send(client, over * 3), 413).startswith("the request: a file may have at most")
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"<svg xmlns='http://www.w3.org/2000/svg'/>"]
 )
-def test_what_is_no_image_is_415(client, content):
+def test_unreadable_image_is_415(client, content):
     assert assert_problem(send(client, content), 415).startswith("image: ")
 
 
-def test_half_an_image_is_415(client):
+def test_truncated_image_is_415(client):
     assert_problem(send(client, image(kind="JPEG")[:-200]), 415)
 
 
-def test_another_kind_of_request_is_415(client):
+def test_other_content_type_is_415(client):
     assert "multipart/form-data" in assert_problem(client.post("/v1/complete", json={"image": "a"}), 415)
 
 
-def test_mask_problems_are_422_with_the_words_of_the_command(client, tmp_path, completer):
-    save_weights(tiny_weights(), tmp_path / "w.safetensors")
+def test_mask_problems_are_422_with_the_message_of_the_command(client, tmp_path, weights):
     (tmp_path / "in.png").write_bytes(image())
     for hole in (mask((30, 40)), b"hello", mask((48, 40))[:60]):
         (tmp_path / "mask").write_bytes(hole)
         arguments = ["complete", str(tmp_path / "in.png"), str(tmp_path / "mask"), "-"]
-        done = command_runner().invoke(cli, [*arguments, "--weights", str(tmp_path / "w.safetensors")])
+        done = command_runner().invoke(cli, [*arguments, "--weights", str(weights)])
         said = str(done.exception).replace(str(tmp_path / "mask"), "mask")
         assert assert_problem(send(client, hole=hole), 422) == said
     assert "no transparency" in assert_problem(send(client, hole=False, alpha_mask="true"), 422)
@@ -203,15 +168,15 @@ def test_mask_problems_are_422_with_the_words_of_the_command(client, tmp_path, c
         ({"url": "http://127.0.0.1/"}, "url"),
     ],
 )
-def test_options_that_are_wrong_are_422(client, options, named):
+def test_wrong_options_are_422(client, options, named):
     assert named in assert_problem(send(client, **options), 422)
 
 
-def test_what_is_missing_or_there_twice_is_422(client):
-    assert "image: there is none" in assert_problem(client.post("/v1/complete", files={"mask": mask()}), 422)
+def test_missing_or_repeated_parts_are_422(client):
+    assert "image: is missing" in assert_problem(client.post("/v1/complete", files={"mask": mask()}), 422)
     assert "one of" in assert_problem(send(client, hole=False), 422)
     twice = [("image", ("a", image())), ("image", ("b", image()))]
-    assert "twice" in assert_problem(client.post("/v1/complete", files=twice), 422)
+    assert "appears twice" in assert_problem(client.post("/v1/complete", files=twice), 422)
     assert "is text" in assert_problem(
         client.post("/v1/complete", data={"image": "/etc/passwd"}, files={"mask": mask()}), 422
     )
@@ -222,15 +187,15 @@ def test_what_is_missing_or_there_twice_is_422(client):
     assert_problem(client.post("/v1/complete", content=b"", headers=headers), 422)
 
 
-def test_a_full_queue_is_429_and_says_when_to_come_again(client, service):
-    with service.admitted(), service.admitted(), service.admitted():
+def test_full_queue_is_429_with_retry_after(client, service):
+    with service.queue_place(), service.queue_place(), service.queue_place():
         answer = send(client)
-    assert "waiting" in assert_problem(answer, 429)
+    assert "places in the queue" in assert_problem(answer, 429)
     assert int(answer.headers["retry-after"]) > 0
     assert send(client).status_code == 200
 
 
-def test_until_it_is_ready_it_is_503(client, service):
+def test_unready_service_is_503(client, service):
     assert client.get("/readyz").json() == {"status": "ready"}
     service.ready = False
     answer = send(client)
@@ -240,7 +205,7 @@ def test_until_it_is_ready_it_is_503(client, service):
     assert client.get("/healthz").json() == {"status": "ok"}
 
 
-def test_an_unexpected_error_is_500_without_its_words(client, service, monkeypatch):
+def test_unexpected_error_is_500_without_its_message(client, service, monkeypatch):
     def fail(*_):
         raise RuntimeError("a secret")
 
@@ -259,7 +224,7 @@ def test_unknown_paths_and_methods_are_problems(client):
     assert_problem(client.put("/healthz"), 405)
 
 
-def test_what_clients_call_things_cannot_forge_the_log(client, caplog):
+def test_part_names_cannot_forge_log_lines(client, caplog):
     with caplog.at_level("INFO", "glcic_jax"):
         files = {"image": ("a", image()), "mask": ("m", mask())}
         client.post("/v1/complete", files=files, data={"a\nforged\x1b[2J": "1"})
@@ -268,7 +233,7 @@ def test_what_clients_call_things_cannot_forge_the_log(client, caplog):
         assert record.getMessage().isprintable()
 
 
-def test_what_is_sent_goes_to_no_disk(completer, monkeypatch):
+def test_requests_are_not_written_to_disk(completer, monkeypatch):
     """Beyond a megabyte, files go to the temporary folder unless the parser is told otherwise."""
     monkeypatch.setattr("tempfile.tempdir", "/nowhere/at/all")
     service = Service({"tiny": completer}, dataclasses.replace(LIMITS, max_bytes=4 << 20))
@@ -279,7 +244,7 @@ def test_what_is_sent_goes_to_no_disk(completer, monkeypatch):
     service.close()
 
 
-def test_text_that_unpacks_to_much_is_no_bomb(client):
+def test_compressed_metadata_is_not_unpacked_without_limit(client):
     """A hundred kilobytes that would be a hundred megabytes."""
     packed = zlib.compress(b"\0" * (100 << 20), 9)
     for kind, data in ((b"zTXt", b"a\0\0" + packed), (b"iCCP", b"a\0\0" + packed)):
@@ -298,7 +263,7 @@ def test_text_that_unpacks_to_much_is_no_bomb(client):
     assert seen > 100 << 20  # What was looked for would have been seen.
 
 
-def test_weights_are_listed_the_default_first(client):
+def test_weights_are_listed_with_the_default_first(client):
     first, second = client.get("/v1/weights").json()
     assert (first["name"], first["default"], second["name"], second["default"]) == ("tiny", True, "other", False)
     assert first["hole_sides"] == [8, 16]
@@ -307,7 +272,7 @@ def test_weights_are_listed_the_default_first(client):
     assert send(client, weights="other").headers["x-glcic-weights"] == "other"
 
 
-def test_openapi_tells_the_truth(client):
+def test_openapi_describes_the_endpoint(client):
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {"/healthz", "/readyz", "/v1/weights", "/v1/complete"}
     complete = described["paths"]["/v1/complete"]["post"]
@@ -328,4 +293,4 @@ def test_openapi_tells_the_truth(client):
     for code in ("413", "415", "422", "429", "503"):
         assert "application/problem+json" in complete["responses"][code]["content"]
     answer = client.get("/v1/weights").json()[0]
-    assert set(described["components"]["schemas"]["Weights"]["properties"]) == set(answer)
+    assert set(described["components"]["schemas"]["WeightsInfo"]["properties"]) == set(answer)

@@ -1,24 +1,25 @@
-"""One network that many ask."""
+"""The queue in front of a Completer."""
 
 import threading
 from concurrent.futures import TimeoutError as NotYet
 
 import numpy as np
 import pytest
-from helpers.tiny import tiny_weights
 
-from glcic_jax.completion.completer import Completer
 from glcic_jax.completion.files import CompletionJob, Settings
 from glcic_jax.errors import DataError, TooLargeError, WeightsError
 from glcic_jax.pictures import Hole, Picture, encode_picture, read_picture
-from glcic_jax.serving.service import BusyError, GoneError, Limits, NotAnImageError, NotReadyError, Order, Service
+from glcic_jax.serving.service import (
+    ClientGoneError,
+    CompletionRequest,
+    Limits,
+    NotAnImageError,
+    NotReadyError,
+    QueueFullError,
+    Service,
+)
 
 LIMITS = Limits(max_bytes=1 << 20, max_pixels=10_000, queue=3)
-
-
-@pytest.fixture(scope="module")
-def completer() -> Completer:
-    return Completer(tiny_weights())
 
 
 @pytest.fixture
@@ -39,12 +40,12 @@ def choose(picture: Picture) -> tuple[Picture, Hole]:
     return picture, Hole(hole, ("a note",))
 
 
-def order(image: bytes, choose_hole=choose, **settings) -> Order:
-    return Order(image, choose_hole, Settings(**settings))
+def request(image: bytes, choose_hole=choose, **settings) -> CompletionRequest:
+    return CompletionRequest(image, choose_hole, Settings(**settings))
 
 
 class Held:
-    """A hole that is chosen when it is let go: the work stands still there."""
+    """Blocks the work until `let_go` is set, where the hole is chosen."""
 
     def __init__(self):
         self.begun, self.let_go = threading.Event(), threading.Event()
@@ -55,9 +56,9 @@ class Held:
         return choose(picture)
 
 
-def test_the_result_is_that_of_a_file(service, completer):
-    with service.admitted():
-        result = service.submit(order(png(), blend=True), threading.Event()).result(60)
+def test_result_equals_a_completion_job(service, completer):
+    with service.queue_place():
+        result = service.submit(request(png(), blend=True), threading.Event()).result(60)
     notes = []
     job = CompletionJob.create(read_picture(png(), "a"), choose, Settings(blend=True))
     expected = job.run(completer, notes.append)
@@ -68,12 +69,12 @@ def test_the_result_is_that_of_a_file(service, completer):
     assert min(result.waited, result.read, result.completed) >= 0
 
 
-def test_orders_are_done_one_after_the_other_in_their_order(service):
+def test_requests_are_completed_one_at_a_time_in_order(service):
     held, done = Held(), []
-    with service.admitted():
-        first = service.submit(order(png(), held), threading.Event())
+    with service.queue_place():
+        first = service.submit(request(png(), held), threading.Event())
         assert held.begun.wait(60)
-        others = [service.submit(order(png()), threading.Event()) for _ in range(3)]
+        others = [service.submit(request(png()), threading.Event()) for _ in range(3)]
         for index, future in enumerate(others):
             future.add_done_callback(lambda _, index=index: done.append(index))
         with pytest.raises(NotYet):
@@ -84,26 +85,26 @@ def test_orders_are_done_one_after_the_other_in_their_order(service):
     assert [result.waited >= 0.2 for result in results] == [False, True, True, True]
 
 
-def test_a_full_queue_takes_nothing_until_a_place_is_free(service):
-    with service.admitted(), service.admitted():
-        with service.admitted(), pytest.raises(BusyError, match="3 requests"), service.admitted():
+def test_full_queue_refuses_until_a_place_is_free(service):
+    with service.queue_place(), service.queue_place():
+        with service.queue_place(), pytest.raises(QueueFullError, match="all 3 places"), service.queue_place():
             pass
-        with service.admitted():
+        with service.queue_place():
             pass
 
 
-def test_nobody_is_worked_for_who_has_gone(service):
+def test_request_of_a_gone_client_is_skipped(service):
     held, gone = Held(), threading.Event()
-    with service.admitted():
-        service.submit(order(png(), held), threading.Event())
-        waiting = service.submit(order(png()), gone)
+    with service.queue_place():
+        service.submit(request(png(), held), threading.Event())
+        waiting = service.submit(request(png()), gone)
         gone.set()
         held.let_go.set()
-        with pytest.raises(GoneError):
+        with pytest.raises(ClientGoneError):
             waiting.result(60)
 
 
-def test_work_ends_after_the_window_at_which_its_client_goes(service):
+def test_work_ends_after_the_window_at_which_the_client_goes(service):
     def two_holes(picture):
         hole = np.zeros(picture.pixels.shape[:2], bool)
         hole[4:8, 4:8] = hole[4:8, -8:-4] = True
@@ -115,64 +116,67 @@ def test_work_ends_after_the_window_at_which_its_client_goes(service):
         seen.append((done, count))
         gone.set()
 
-    wide = order(png(24, 400), two_holes, strategy="crop", max_side=200)
-    with service.admitted(), pytest.raises(GoneError):
+    wide = request(png(24, 400), two_holes, strategy="crop", max_side=200)
+    with service.queue_place(), pytest.raises(ClientGoneError):
         service.submit(wide, gone, on_window).result(60)
     assert seen == [(1, 2)]
 
 
-def test_what_cannot_be_done_is_an_error_of_its_kind(service):
+def test_each_failure_has_its_error_class(service):
     def refuse(picture):
         raise DataError("mask: none")
 
     cases = [
-        (order(b"no picture"), NotAnImageError),
-        (order(png(200, 200)), TooLargeError),
-        (order(png(), refuse), DataError),
-        (order(png())._replace(weights="unknown"), WeightsError),
+        (request(b"no picture"), NotAnImageError),
+        (request(png(200, 200)), TooLargeError),
+        (request(png(), refuse), DataError),
+        (request(png())._replace(weights="unknown"), WeightsError),
     ]
     for asked, kind in cases:
-        with service.admitted(), pytest.raises(kind) as caught:
+        with service.queue_place(), pytest.raises(kind) as caught:
             service.submit(asked, threading.Event()).result(60)
         assert type(caught.value) is kind
-    with service.admitted():
-        assert service.submit(order(png())._replace(weights="other"), threading.Event()).result(60).content
+    with service.queue_place():
+        assert service.submit(request(png())._replace(weights="other"), threading.Event()).result(60).content
 
 
-def test_what_was_taken_goes_on_and_nothing_more_is_taken(completer):
+def test_stopping_finishes_requests_and_accepts_no_more(completer):
     service, held = Service({"tiny": completer}, LIMITS), Held()
-    with service.admitted():
-        future = service.submit(order(png(), held), threading.Event())
+    with service.queue_place():
+        future = service.submit(request(png(), held), threading.Event())
         assert held.begun.wait(60)
-        service.refuse()
-        with pytest.raises(NotReadyError), service.admitted():
+        service.stop_accepting()
+        with pytest.raises(NotReadyError), service.queue_place():
             pass
         assert not service.idle
         held.let_go.set()
         assert future.result(60).content
     assert service.idle
     assert service.close()
-    for begin in (lambda: service.submit(order(png()), threading.Event()), lambda: service.preview(png, "a", id)):
+    for begin in (
+        lambda: service.submit(request(png()), threading.Event()),
+        lambda: service.preview(png, "a", id),
+    ):
         with pytest.raises(NotReadyError):
             begin()
     service.warm_up((), print)
     assert not service.ready
 
 
-def test_what_is_given_up_ends_after_its_window(completer):
+def test_close_cancels_requests_after_the_current_window(completer):
     service, held, gone = Service({"tiny": completer}, LIMITS), Held(), threading.Event()
-    with service.admitted():
-        future = service.submit(order(png(), held), gone)
-        waiting = service.submit(order(png()), gone)
+    with service.queue_place():
+        future = service.submit(request(png(), held), gone)
+        waiting = service.submit(request(png()), gone)
         assert held.begun.wait(60)
         assert not service.close()
         held.let_go.set()
-        with pytest.raises(GoneError):
+        with pytest.raises(ClientGoneError):
             future.result(60)
         assert waiting.cancelled()
 
 
-def test_it_is_ready_once_it_is_warm(completer):
+def test_service_is_ready_after_warm_up(completer):
     service, lines = Service({"tiny": completer}, LIMITS), []
     assert not service.ready
     service.warm_up([(32, 40)], lines.append)
@@ -182,10 +186,10 @@ def test_it_is_ready_once_it_is_warm(completer):
     assert not service.ready
 
 
-def test_a_preview_passes_the_queue(service):
+def test_preview_does_not_wait_for_the_queue(service):
     held = Held()
-    with service.admitted():
-        service.submit(order(png(), held), threading.Event())
+    with service.queue_place():
+        service.submit(request(png(), held), threading.Event())
         assert service.preview(png, "a", lambda picture: picture.size).result(30) == (48, 40)
         held.let_go.set()
     with pytest.raises(NotAnImageError, match=r"^a\.txt: "):
