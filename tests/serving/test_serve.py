@@ -1,7 +1,6 @@
 """`glcic serve` as a process: hostile and hurried clients, and its end."""
 
 import concurrent.futures
-import contextlib
 import io
 import json
 import os
@@ -270,11 +269,7 @@ def test_sixty_four_clients_at_once(service):
     assert set(statuses) <= {0, 200, 408, 413, 415, 429}, set(statuses)
     assert {0, 200, 413, 415} <= set(statuses)
     assert service.memory("VmHWM") - before < GROWTH
-    for _ in range(100):
-        if complete(service).status_code == 200:
-            break
-        time.sleep(0.1)
-    assert complete(service).status_code == 200
+    eventually(lambda: complete(service).status_code == 200)
     assert service.files() == []
     assert "Traceback" not in service.log.read_text()[said:]
 
@@ -285,6 +280,22 @@ def test_log_has_no_file_names(service):
     log = service.log.read_text()
     assert "secret" not in log
     assert "complete: PNG" in log
+
+
+def eventually(condition) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail("waited in vain")
+
+
+def refuses_connections(service) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", service.port)).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def assert_ended_cleanly(service) -> None:
@@ -299,13 +310,10 @@ def test_sigterm_finishes_requests_in_progress_and_leaves_no_files(tmp_path, wei
         body = multipart()
         with socket.create_connection(("127.0.0.1", service.port), timeout=60) as begun:
             begun.sendall(raw_request(body)[:-100])
-            while complete(service).status_code != 429:  # Until the request has the place in the queue.
-                pass
+            eventually(lambda: complete(service).status_code == 429)  # The request has the place in the queue.
             service.process.send_signal(signal.SIGTERM)
             service.wait_for("stopping")
-            with contextlib.suppress(ConnectionRefusedError):
-                while True:
-                    socket.create_connection(("127.0.0.1", service.port)).close()
+            eventually(lambda: refuses_connections(service))
             begun.sendall(raw_request(body)[-100:])
             assert answered(begun)[0] == 200
         assert_ended_cleanly(service)
@@ -338,10 +346,7 @@ def test_sigterm_ends_a_service_that_is_not_ready(tmp_path, weights, listening):
     sizes = ",".join(f"{side}x{side}" for side in range(64, 640, 64))
     with served(tmp_path, weights, "--warmup", sizes, ready=False, listening=listening) as service:
         if not listening:
-            for _ in range(600):
-                if list(service.folder.iterdir()):
-                    break
-                time.sleep(0.05)
+            eventually(lambda: list(service.folder.iterdir()))
         service.process.send_signal(signal.SIGTERM)
         assert_ended_cleanly(service)
 
