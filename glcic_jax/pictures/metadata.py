@@ -20,6 +20,7 @@ _DESCRIPTIVE = (
     *range(0x9C9B, 0x9CA0),
 )
 _ICC_COLOUR_SPACES = {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4, b"Lab ": 0, b"YCbr": 0}  # With their channels.
+_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # Bytes of a value.
 _JPEG = re.compile(rb"\xff\xd8\xff.*?(?:\xff\xd9|\Z)", re.DOTALL)
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
 _XMP_IMAGE = re.compile(rb'(xmpGImg:image|xapGImg:image|GImage:Data)(?:="[^"]*"|>[^<]*</\1>)')
@@ -37,8 +38,9 @@ def orientation_of(image: Image.Image) -> int:
 
 def read_exif(image: Image.Image, notes: list[str]) -> tuple[int, bytes]:
     """Returns the orientation, and the EXIF block as `upright_exif` encodes it; damage is noted."""
-    block = image.info.get("exif") or b""  # pillow_heif sets None.
+    block = re.sub(rb"^(?:Exif\0\0)+", b"", image.info.get("exif") or b"")  # pillow_heif sets None.
     try:
+        tags = _count_tags(block) if block else 0
         orientation = orientation_of(image)
         if image.format == "TIFF":
             exif = descriptive_tags(image.getexif())
@@ -46,7 +48,8 @@ def read_exif(image: Image.Image, notes: list[str]) -> tuple[int, bytes]:
             exif = image.getexif()
         else:
             exif = parse_exif(block)
-            if block and _lacks_tags(exif, re.sub(rb"^(?:Exif\0\0)+", b"", block)):
+            directories = (exif, *(exif.get_ifd(tag) for tag in (IFD.Exif, IFD.GPSInfo) if tag in exif))
+            if sum(map(len, directories)) < tags:  # Pillow skips damaged ones.
                 notes.append("the EXIF block is damaged in part, and that part was left out")
         return orientation, upright_exif(exif, turned=orientation >= 5)
     except Exception:  # Pillow raises nearly every type on damaged blocks.
@@ -54,12 +57,26 @@ def read_exif(image: Image.Image, notes: list[str]) -> tuple[int, bytes]:
         return 1, b""
 
 
-def _lacks_tags(exif: Image.Exif, block: bytes) -> bool:
-    """Whether Pillow found fewer tags in a block than its directories count: it skips damaged ones."""
+def _count_tags(block: bytes) -> int:
+    """Returns the number of tags in the directories of an EXIF block.
+
+    Raises:
+      ValueError: Its values overlap, so that parsing would take far more memory than the block.
+    """
     order = "<" if block[:2] == b"II" else ">"
-    directories: list[tuple[Any, int]] = [(exif, struct.unpack_from(order + "L", block, 4)[0])]
-    directories += [(exif.get_ifd(tag), exif[tag]) for tag in (IFD.Exif, IFD.GPSInfo) if tag in exif]
-    return any(len(tags) < struct.unpack_from(order + "H", block, place)[0] for tags, place in directories)
+    tags = size = 0
+    places = [struct.unpack_from(order + "L", block, 4)[0]]
+    for place in places:
+        number = struct.unpack_from(order + "H", block, place)[0]
+        tags += number
+        entries = block[place + 2 : place + 2 + 12 * number]
+        for tag, kind, count, value in struct.iter_unpack(order + "HHLL", entries[: len(entries) // 12 * 12]):
+            size += min(count * _TYPE_SIZES.get(kind, 0), len(block))
+            if tag in (IFD.Exif, IFD.GPSInfo) and len(places) < 3:
+                places.append(value)
+    if size > 2 * len(block):
+        raise ValueError("overlapping values")
+    return tags
 
 
 def parse_exif(block: bytes) -> Image.Exif:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -74,6 +75,17 @@ def test_damaged_exif_is_left_out_and_reported():
         picture = read_picture(encode(noise(3), "JPEG", exif=block))
         assert parse_exif(picture.exif)[0x10F] == "Cam"
         assert "in part" in picture.notes[0]
+
+
+def test_an_exif_block_of_overlapping_values_costs_little():
+    number = 50_000
+    entries = b"".join(struct.pack("<HHII", 1000 + index, 7, 2_000_000, 8) for index in range(number))
+    block = b"II*\0" + struct.pack("<IH", 8, number) + entries + bytes(2_000_000)
+    content = with_chunk(encode(noise(3), "PNG"), b"eXIf", block)
+    start = time.process_time()
+    picture = read_picture(content)
+    assert time.process_time() - start < 3
+    assert (picture.exif, len(picture.notes)) == (b"", 1)
 
 
 def test_exif_sizes_do_not_overrule_those_of_a_tiff():
