@@ -1,13 +1,13 @@
-"""From encoded photographs to batches of uint8 crops, on the host, with Grain.
+"""From encoded images to batches of uint8 crops, on the host, with Grain.
 
-The order of the images and every crop follow from the seed and a position in the stream, and the position is
-all that a checkpoint has to remember. Each epoch shows every image once, over all processes together.
+The seed and a position in the stream determine the order of the images and every crop; a checkpoint stores the
+position alone. Each epoch shows every image once, over all processes together.
 """
 
 import concurrent.futures
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ from glcic_jax.pictures.rgb_files import load_image
 def random_crop(
     image: np.ndarray, rng: np.random.Generator, image_size: int, resize_range: tuple[int, int]
 ) -> np.ndarray:
-    """Resizes the shorter side to a random number of pixels in the range, and cuts a random square.
+    """Resizes the shorter side to a random length in the range and cuts a random square.
 
     Args:
-      image: [H, W, 3] uint8, any size; smaller images are enlarged.
-      rng: The source of chance.
+      image: [H, W, 3] uint8, any size; small images are enlarged.
+      rng: Source of randomness.
       image_size: Side of the square in pixels.
-      resize_range: Smallest and largest shorter side, both included; at least `image_size`.
+      resize_range: Smallest and largest shorter side in pixels, both included; at least `image_size`.
 
     Returns:
       [image_size, image_size, 3] uint8.
@@ -42,7 +42,7 @@ def random_crop(
     scale = int(rng.integers(resize_range[0], resize_range[1] + 1)) / sides.min()
     resized_sides = np.maximum(np.round(sides * scale).astype(int), image_size)
     corner = rng.integers(0, resized_sides - image_size + 1)
-    # Only the part that the square needs is resized: a strip of 20 x 20,000 px would fill the memory.
+    # Resizes only the part that the square needs: a whole strip of 20 x 20,000 px would fill the memory.
     first = np.minimum(np.floor(corner / scale).astype(int), sides - 1)
     last = np.minimum(np.ceil((corner + image_size) / scale).astype(int), sides)
     part = image[first[0] : last[0], first[1] : last[1]]
@@ -64,42 +64,38 @@ def train_batches(
 ) -> grain.DatasetIterator:
     """Returns an endless iterator over `{"image": [batch_size, S, S, 3] uint8}`.
 
-    Its `get_state()` is `{"next_index": n}`, the images that this process has gone through, readable or not;
-    `set_state` goes on from exactly there. The stream of images is the same for any number of processes:
-    of every `process_count` images in a row each process takes one.
+    Its state `{"next_index": n}` counts the images that this process has passed, readable or not; `set_state`
+    resumes exactly there. The stream does not depend on the number of processes: each takes one of every
+    `process_count` images in a row.
 
     Args:
       source: The training images.
       data: `config.data`.
-      batch_size: Images in each of this process's batches.
-      seed: Fixes the order and the crops.
-      skipped: Told of every image that cannot be read.
-      process_index, process_count: This process's place among all, each of which reads its own share.
-
+      batch_size: Images per batch of this process.
+      seed: Determines the order and the crops.
+      skipped: Receives every image that cannot be read.
+      process_index, process_count: Which part of the stream to take.
     """
     cv2.setNumThreads(0)  # Grain's threads already fill the cores.
-
     decode = functools.lru_cache(maxsize=data.cache_images)(lambda index: _read(source, index, data))
-
     unreadable: set[int] = set()
 
     def load(index: int, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
-        # None is left out of the stream, and the next image takes its place.
         try:
             image = decode(index)
         except (DataError, OSError) as error:
             skipped.add(source.name(index), error)
             unreadable.add(index)
-            # Or the stream would look for a readable one for ever.
+            # Without a readable image, Grain would search for one forever.
             if len(unreadable) == len(source):
                 raise DataError(f"none of the {len(source)} training images can be read: {error}") from error
-            return None
+            return None  # Grain drops it; the next image takes its place.
         crop = random_crop(image, rng, data.image_size, data.resize_range)
-        # Drawn only where it is wanted: without, crops are what they were before there was a choice.
+        # Drawn only if wanted: otherwise the crops stay those of versions without mirroring.
         mirrored = data.flip and rng.integers(2) == 1
         return {"image": np.ascontiguousarray(crop[:, ::-1]) if mirrored else crop}
 
-    # Cut into shares last: neither the order, the crops nor the epochs then depend on the number of processes.
+    # Split between the processes last, so that order, crops and epochs do not depend on their number.
     dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().random_map(load).repeat()
     dataset = dataset[process_index::process_count]
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
@@ -107,12 +103,12 @@ def train_batches(
 
 
 def next_index(indices: Sequence[int], process_count: int) -> list[int]:
-    """Where each process goes on in its share, from where they all were.
+    """Returns the position at which each process resumes.
 
     Args:
-      indices: `next_index` of each process that there was.
-      process_count: How many there are now; where it is another number, they go on where the first of the
-        others would have, and no image is left out: an unreadable one may have put the shares out of step.
+      indices: `next_index` of each process of the saved run.
+      process_count: Number of processes now. If it differs, all resume from the slowest: unreadable images may
+        have put them out of step, and no image is left out.
     """
     if len(indices) == process_count:
         return list(indices)
@@ -120,13 +116,12 @@ def next_index(indices: Sequence[int], process_count: int) -> list[int]:
 
 
 def validation_batch(source: ImageSource, data: Any, count: int, seed: int, skipped: SkippedFiles) -> np.ndarray:
-    """Returns [count, S, S, 3] uint8: fixed crops of held-out images, the same at every call.
+    """Returns fixed crops of held-out images, [count, S, S, 3] uint8, in an order that the seed determines.
 
-    Images are taken in an order that the seed fixes; a source with fewer images than `count` gives several
-    crops of each.
+    A source with fewer than `count` images gives several crops of each.
 
     Raises:
-      DataError: None of the images can be read.
+      DataError: No image can be read.
     """
     waiting = [int(index) for index in np.random.default_rng(seed).permutation(len(source))]
     crops: list[np.ndarray] = []
@@ -146,15 +141,15 @@ def validation_batch(source: ImageSource, data: Any, count: int, seed: int, skip
 
 
 def mean_pixel(source: ImageSource, data: Any, skipped: SkippedFiles) -> np.ndarray:
-    """Returns [3] float32 in [0, 1]: the mean colour of the training images, each weighing the same.
+    """Returns the mean over the training images of their mean colours, [3] float32 in [0, 1].
 
-    Looks at all of them, or at `data.mean_pixel_images` spread evenly over a larger source.
+    Reads all images, or `data.mean_pixel_images` spread evenly over a larger source.
 
     Raises:
       DataError: No image can be read.
     """
     count = min(len(source), data.mean_pixel_images)
-    chosen = np.linspace(0, len(source) - 1, count).astype(int)
+    indices = (int(index) for index in np.linspace(0, len(source) - 1, count))
 
     def mean_of(index: int) -> np.ndarray | None:
         try:
@@ -164,18 +159,18 @@ def mean_pixel(source: ImageSource, data: Any, skipped: SkippedFiles) -> np.ndar
             return None
 
     with concurrent.futures.ThreadPoolExecutor(data.threads) as pool:
-        means = [mean for mean in _in_order(pool, mean_of, chosen) if mean is not None]
+        means = [mean for mean in pool.map(mean_of, indices) if mean is not None]
     if not means:
         raise DataError(f"none of the {count} training images looked at can be read")
     return (np.mean(means, axis=0) / 255.0).astype(np.float32)
 
 
 def kept_mean_pixel(
-    path: Path, source: ImageSource, data: Any, skipped: SkippedFiles, say: Callable[[str], None]
+    path: Path, source: ImageSource, data: Any, skipped: SkippedFiles, log: Callable[[str], None]
 ) -> np.ndarray:
-    """Returns [3] float32: `data.mean_pixel` if given, else the mean pixel that `path` keeps for this source.
+    """Returns the mean pixel, [3] float32: `data.mean_pixel` if given, else that of the file, else a new one.
 
-    Computes it and writes the file where there is none, or one of another source.
+    A new mean pixel is written to the file `path`; one of another source is replaced.
     """
     if data.mean_pixel:
         return np.asarray(data.mean_pixel, np.float32)
@@ -189,22 +184,14 @@ def kept_mean_pixel(
     } | ({"listing": data.listing} if data.listing else {})
     try:
         found = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):  # Not there, or no JSON text.
+    except (FileNotFoundError, ValueError):  # ValueError: not JSON.
         found = {}
-    if (
-        isinstance(found, dict)
-        and "mean_pixel" in found
-        and all(found.get(key) == value for key, value in identity.items())
-    ):
+    if isinstance(found, dict) and "mean_pixel" in found and identity.items() <= found.items():
         return np.asarray(found["mean_pixel"], np.float32)
-    say(f"computing the mean pixel of {count} training images")
+    log(f"computing the mean pixel of {count} training images")
     mean = mean_pixel(source, data, skipped)
     write_atomically(path, json.dumps({**identity, "mean_pixel": [float(value) for value in mean]}) + "\n")
     return mean
-
-
-def _in_order(pool: concurrent.futures.Executor, work: Any, indices: np.ndarray) -> Iterator[Any]:
-    return pool.map(work, (int(index) for index in indices))
 
 
 def _read(source: ImageSource, index: int, data: Any) -> np.ndarray:
