@@ -6,7 +6,6 @@ import functools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +13,8 @@ from glcic_jax.errors import DataError
 from glcic_jax.evaluation.images import MaskedImage, MaskedImages, Unreadable
 from glcic_jax.evaluation.mask_sets.sets import MaskDigest
 from glcic_jax.evaluation.methods import Method, blended
-from glcic_jax.evaluation.perceptual.fid import Statistics, frechet_distance
+from glcic_jax.evaluation.perceptual.fid import InceptionFeatures, Statistics, frechet_distance
+from glcic_jax.evaluation.perceptual.lpips import Lpips
 from glcic_jax.evaluation.scores import BLENDED, METRICS, Scores
 from glcic_jax.model.metrics import measure
 from glcic_jax.pictures.colours import from_colour
@@ -22,24 +22,6 @@ from glcic_jax.pictures.rgb_files import save_image
 
 # Folders below `save`, beside those of the rows.
 _ORIGINALS, _MASKS = "originals", "masks"
-
-
-class Distance(Protocol):
-    """A perceptual metric of pairs of images, such as `lpips.Lpips`."""
-
-    description: str
-
-    def distances(self, completed: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """Compares [N, H, W, 3] uint8 with [N, H, W, 3] uint8: [N]."""
-
-
-class Features(Protocol):
-    """The features that FID compares, such as `fid.InceptionFeatures`."""
-
-    description: str
-
-    def features(self, image: np.ndarray) -> np.ndarray:
-        """[N, H, W, 3] uint8 to [N, D] float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +92,8 @@ class Evaluator:
     images: MaskedImages
     rows: Sequence[Row]
     batch_size: int = 16
-    lpips: Distance | None = None
-    inception: Features | None = None
+    lpips: Lpips | None = None
+    inception: InceptionFeatures | None = None
     save: Path | None = None
 
     def run(self, advance: Callable[[int], None]) -> Measurements:

@@ -143,9 +143,11 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], phase_starts: S
         for title, keys in _CURVES
     }
     drawn = {title: lines for title, lines in curves.items() if any(len(points) for _, _, points in lines)}
-    figure = Figure(figsize=(13, 3.5 * -(-len(drawn) // 3) or 1), layout="constrained")
+    columns = min(3, len(drawn))
+    lines_of_plots = -(-len(drawn) // 3)
+    figure = Figure(figsize=(13, 3.5 * max(1, lines_of_plots)), layout="constrained")
     for index, (title, lines) in enumerate(drawn.items()):
-        axes = figure.add_subplot(-(-len(drawn) // 3), 3, index + 1)
+        axes = figure.add_subplot(lines_of_plots, columns, index + 1)
         _draw_plot(axes, list(runs), lines)
         for start in phase_starts:
             axes.axvline(start, color="grey", linewidth=0.8, linestyle=":")

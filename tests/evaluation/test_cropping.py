@@ -1,4 +1,4 @@
-"""Images to squares."""
+"""Resizing and cropping of evaluation images."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from glcic_jax.evaluation.cropping import centre_square
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (40, 40), (33, 64), (20, 31)])
-def test_the_shorter_side_is_resized_and_the_middle_cut_out(height, width):
+def test_the_shorter_side_is_resized_and_the_centre_cropped(height, width):
     image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8), (0, 0), 2)
     square = centre_square(image, 32)
     assert (square.shape, square.dtype) == ((32, 32, 3), np.uint8)
@@ -19,12 +19,12 @@ def test_the_shorter_side_is_resized_and_the_middle_cut_out(height, width):
     np.testing.assert_array_equal(square, whole[top : top + 32, left : left + 32])
 
 
-def test_a_square_of_the_size_stays_as_it_is():
+def test_a_square_of_the_size_is_unchanged():
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     np.testing.assert_array_equal(centre_square(image, 32), image)
 
 
-def test_a_mask_goes_with_its_image():
+def test_a_mask_is_cropped_like_its_image():
     hole = np.zeros((60, 90), bool)
     hole[20:40, 45:60] = True
     square = centre_square(hole, 30)
@@ -36,7 +36,7 @@ def test_a_mask_goes_with_its_image():
     assert ((shown > 127) != square).sum() <= 10
 
 
-def test_a_strip_is_cut_before_it_is_enlarged():
+def test_a_strip_is_cropped_before_it_is_enlarged():
     strip = np.repeat(np.arange(20_000, dtype=np.uint32) % 251, 12).reshape(20_000, 12).T.astype(np.uint8)
     square = centre_square(np.repeat(strip[..., None], 3, axis=-1), 128)
     assert square.shape == (128, 128, 3)

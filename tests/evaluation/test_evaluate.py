@@ -19,6 +19,7 @@ from glcic_jax.commands.main import cli
 from glcic_jax.completion.completer import Completer
 from glcic_jax.errors import UserError
 from glcic_jax.evaluation import evaluate
+from glcic_jax.evaluation.evaluator import MeasuredImage, Measurements
 from glcic_jax.evaluation.images import Selection, open_images
 from glcic_jax.evaluation.mask_sets.sets import open_mask_set, summarise
 from glcic_jax.evaluation.perceptual import fid
@@ -258,11 +259,11 @@ def test_a_finished_report_is_replaced_only_if_asked(here, photographs):
 
 def test_images_of_any_size_are_measured_as_they_are(here, photographs, weights_file):
     run(
-        weights_file, "--data", f"folder:{photographs}", "--size", "original", "--masks", "centre",
+        weights_file, "--data", f"folder:{photographs}", "--size", "original", "--masks", "centre", "--count", 4,
         "--save", "saved", "--baselines", "mean", "--no-blending",
     )  # fmt: skip
     found = table()
-    assert len(found) == 2 * len(SIZES)
+    assert len(found) == 2 * 3
     for (method, name), numbers in found.items():
         image = load_image(photographs / name)
         hole = open_mask_set("centre").hole(0, image.shape[:2])
@@ -387,12 +388,11 @@ def test_unprintable_names_keep_their_masks_and_completions(here, photographs):
 
 
 def test_training_images_among_those_measured_are_noted(here, photographs, finished_run):
-    shutil.copytree(finished_run, "run")
-    notes = []
+    notes, measured = [], Measurements(images=[MeasuredImage(0, "a.png", "", b"", 0.5)])
     for source, split in ((f"folder:{photographs}", "all"), ("samples", "train"), ("samples", "validation")):
-        options = ("--split", split, "--baselines", "", "--no-blending", "--count", 2)
-        run("run", "--data", source, *options, report=split)
-        notes.append(" ".join(json.loads(Path(split, "evaluation.json").read_text())["notes"]))
+        request = evaluate.Request([str(finished_run)], source, Selection(split), baselines=())
+        evaluation = evaluate.conclude(evaluate.open_evaluator(request), measured, "a title")
+        notes.append(" ".join(evaluation.notes))
     assert ["was trained on images of samples" in note for note in notes] == [False, True, False]
 
 

@@ -1,4 +1,4 @@
-"""FID's statistics, its distance, and its network against second implementations and pytorch-fid's numbers."""
+"""FID against second implementations and pytorch-fid's numbers."""
 
 import re
 
@@ -31,7 +31,7 @@ def draw(count, dimensions, seed=0, shift=0.0):
 
 
 def direct_distance(a, b):
-    """The formula as it stands in the paper."""
+    """The formula of the paper."""
     covariances = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = linalg.sqrtm(covariances[0] @ covariances[1]).real
     difference = a.mean(axis=0) - b.mean(axis=0)
@@ -40,7 +40,7 @@ def direct_distance(a, b):
 
 @pytest.mark.parametrize("shift", [0.0, 1e5])
 @pytest.mark.parametrize("parts", [1, 7, 60])
-def test_batches_give_the_mean_and_covariance_of_all(parts, shift):
+def test_statistics_by_batches_are_those_of_all_features(parts, shift):
     features = draw(50, 6, shift=shift)
     found = statistics(features, parts)  # Some of 60 parts are empty.
     assert found.count == 50
@@ -48,7 +48,7 @@ def test_batches_give_the_mean_and_covariance_of_all(parts, shift):
     np.testing.assert_allclose(found.covariance, np.cov(features, rowvar=False), rtol=1e-7, atol=1e-9)
 
 
-def test_features_that_cannot_be_taken_are_refused():
+def test_features_of_wrong_shape_or_value_leave_the_statistics_unchanged():
     found = statistics(draw(9, 3))
     with pytest.raises(ValueError, match=re.escape("not [N, 3]")):
         found.add(np.zeros((2, 4)))
@@ -58,34 +58,34 @@ def test_features_that_cannot_be_taken_are_refused():
 
 
 @pytest.mark.parametrize(("count", "tolerance"), [(200, 1e-10), (6, 1e-5)])
-def test_the_distance_is_that_of_the_direct_formula(count, tolerance):
+def test_distance_agrees_with_the_direct_formula(count, tolerance):
     a, b = draw(count, 12, 1), draw(count + 3, 12, 2, shift=0.3)
     found = frechet_distance(statistics(a), statistics(b))
     assert found == pytest.approx(direct_distance(a, b), rel=tolerance)
     assert found == pytest.approx(frechet_distance(statistics(b), statistics(a)), rel=1e-10)
 
 
-def test_the_distance_of_single_numbers_is_in_closed_form():
-    a, b = np.array([[0.0], [2.0]]), np.array([[5.0], [11.0]])  # Deviations of the roots of 2 and 18.
+def test_distance_in_one_dimension_agrees_with_the_closed_form():
+    a, b = np.array([[0.0], [2.0]]), np.array([[5.0], [11.0]])  # Standard deviations: the roots of 2 and 18.
     assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(7**2 + (3 - 1) ** 2 * 2)
 
 
 @pytest.mark.parametrize("count", [2, 5, 300])
-def test_a_set_is_at_no_distance_from_itself(count):
+def test_distance_of_a_set_to_itself_is_zero(count):
     features = 1e3 * draw(count, 20)
     found = frechet_distance(statistics(features), statistics(features))
     assert 0 <= found < 1e-12 * (features**2).sum()
     assert frechet_distance(statistics(features), statistics(features[::-1])) < 1e-9 * (features**2).sum()
 
 
-def test_equal_pictures_throughout_leave_the_difference_of_the_means():
+def test_distance_of_constant_features_is_that_of_their_means():
     a, b = np.tile([1.0, 2.0, 3.0], (4, 1)), np.tile([1.0, 4.0, 3.0], (5, 1))
     assert frechet_distance(statistics(a), statistics(b)) == 4
     assert frechet_distance(statistics(a), statistics(a)) == 0
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_images_have_no_distance(count):
+def test_fewer_than_two_images_are_refused(count):
     with pytest.raises(DataError) as caught:
         frechet_distance(statistics(draw(9, 3)), statistics(draw(count, 3)))
     assert f"not {count}" in one_line(caught)
@@ -93,14 +93,14 @@ def test_fewer_than_two_images_have_no_distance(count):
         frechet_distance(statistics(draw(9, 3)), statistics(draw(9, 4)))
 
 
-def test_few_images_are_told():
+def test_few_images_are_noted_as_biased():
     assert "300 images is biased" in fid.bias_note(300)
     assert "2,048" in fid.bias_note(2048)
     assert fid.bias_note(2049) is None
 
 
 class Reference:
-    """The network in NumPy, float64 and channels first, with its BatchNorms as they are."""
+    """The network in NumPy: float64, channels first, BatchNorms not folded."""
 
     def __init__(self, arrays):
         self.arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
@@ -117,7 +117,7 @@ class Reference:
         return np.maximum((hidden - mean) / np.sqrt(variance + 0.001) * weight + bias, 0)
 
     def chain(self, image, block, *names):
-        """Layers one after the other: (name, padding) or (name, padding, stride)."""
+        """Consecutive layers: (name, padding) or (name, padding, stride)."""
         for name, padding, *stride in names:
             image = self.convolve(image, f"{block}.{name}", *(stride or [1]), padding)
         return image
@@ -190,7 +190,7 @@ class Reference:
 
 
 def resized(image, side):
-    """Bilinear between the pixels' centres, the border's pixels going on outside: [H, W, C] to [side, side, C]."""
+    """Bilinear between pixel centres, the border replicated: [H, W, C] to [side, side, C]."""
     for axis in (0, 1):
         count = image.shape[axis]
         place = np.clip((np.arange(side) + 0.5) * count / side - 0.5, 0, None)
@@ -202,8 +202,8 @@ def resized(image, side):
 
 
 @pytest.fixture(autouse=True)
-def few_at_a_time(monkeypatch):
-    """Batches are filled up, and most tests have two pictures."""
+def small_batches(monkeypatch):
+    """Batches are padded, and most tests have two images."""
     monkeypatch.setattr(fid, "_BATCH_SIZE", 2)
 
 
@@ -222,7 +222,7 @@ def narrow(narrow_arrays):
 
 
 @pytest.mark.parametrize(("height", "width"), [(79, 79), (40, 61), (150, 200)])
-def test_the_features_are_those_of_a_second_implementation(height, width, narrow, narrow_arrays):
+def test_features_agree_with_a_second_implementation(height, width, narrow, narrow_arrays):
     pictures = random_pictures(2, height, width)
     found = narrow.features(pictures)
     assert found.dtype == np.float32
@@ -232,7 +232,7 @@ def test_the_features_are_those_of_a_second_implementation(height, width, narrow
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_pictures_do_not_see_each_other(narrow):
+def test_features_do_not_depend_on_the_batch(narrow):
     pictures = random_pictures(5, 79, 79)
     whole = narrow.features(pictures)
     assert whole.shape == (5, 128)
@@ -251,7 +251,7 @@ def test_the_network_has_the_published_arrays():
     assert shapes["fc.weight"] == (1008, 2048)
 
 
-def test_a_whole_file_gives_what_pytorch_fid_gives(tmp_path):
+def test_the_full_network_agrees_with_pytorch_fid(tmp_path):
     arrays = random_arrays(inception_shapes(Inception()))
     path = tmp_path / "inception.pth"
     path.write_bytes(torch_file(arrays | {"Conv2d_1a_3x3.bn.num_batches_tracked": np.zeros((), np.int64)}))
@@ -288,7 +288,7 @@ def test_other_networks_are_refused(narrow_arrays):
         assert "copy it again" in message or "pt_inception-2015-12-05-6726825d.pth of pytorch-fid" in message
 
 
-def test_a_file_of_something_else_is_refused(tmp_path):
+def test_a_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "alexnet.safetensors"
     path.write_bytes(safetensors.numpy.save({"features.0.weight": np.zeros((64, 3, 11, 11), np.float32)}))
     with pytest.raises(WeightsError) as caught:

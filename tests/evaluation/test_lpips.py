@@ -1,7 +1,6 @@
-"""LPIPS against a second implementation, the authors' package's numbers, and files that are not its own."""
+"""LPIPS against a second implementation and the authors' package's numbers; files of other networks."""
 
 import hashlib
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -120,13 +119,13 @@ def written(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def few_at_a_time(monkeypatch):
-    """Batches are filled up, and most tests have two pictures."""
+def small_batches(monkeypatch):
+    """Batches are padded, and most tests have two images."""
     monkeypatch.setattr(lpips, "_BATCH_SIZE", 2)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_the_distance_is_that_of_a_second_implementation(name):
+def test_distance_agrees_with_a_second_implementation(name):
     measure, backbone, heads = small(name)
     completed, image = random_pictures(2, 41, 50, 1), random_pictures(2, 41, 50, 2)
     found = measure.distances(completed, image)
@@ -135,7 +134,7 @@ def test_the_distance_is_that_of_a_second_implementation(name):
     np.testing.assert_allclose(found, expected, rtol=2e-5)
 
 
-# What lpips 0.1.4 on PyTorch 2.13 gives in float64 with the same weights.
+# From lpips 0.1.4 on PyTorch 2.13 in float64 with the same weights.
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -143,9 +142,9 @@ def test_the_distance_is_that_of_a_second_implementation(name):
         ("vgg16", [1.3636677400107706, 1.2777031560535963]),
     ],
 )
-def test_the_whole_network_gives_what_the_package_gives(name, expected, written):
+def test_the_full_network_agrees_with_the_package(name, expected, written):
     backbone = random_arrays(backbone_shapes(name))
-    # torchvision's files hold the classifier, too.
+    # torchvision's files also hold the classifier.
     file = written("backbone.pth", backbone | {"classifier.6.bias": np.zeros(1000, np.float32)})
     heads = written("heads.pth", published(random_arrays(head_shapes(name), 1)))
     measure = lpips.load([heads, file])
@@ -168,7 +167,7 @@ def test_one_file_may_hold_both_in_either_format(alexnet, written):
         np.testing.assert_allclose(found, [2.026484057798729, 2.0110353637579697], rtol=2e-6)
 
 
-def test_equal_pictures_have_no_distance_and_the_order_does_not_count():
+def test_distance_is_symmetric_and_zero_for_equal_images():
     measure, *_ = small("alexnet")
     completed, image = random_pictures(3, 40, 33, 1), random_pictures(3, 40, 33, 2)
     completed[1] = image[1]
@@ -178,7 +177,7 @@ def test_equal_pictures_have_no_distance_and_the_order_does_not_count():
     np.testing.assert_allclose(found, measure.distances(image, completed), rtol=1e-5)
 
 
-def test_pictures_do_not_see_each_other():
+def test_distance_does_not_depend_on_the_batch():
     measure, *_ = small("alexnet")
     completed, image = random_pictures(5, 32, 32, 1), random_pictures(5, 32, 32, 2)
     whole = measure.distances(completed, image)
@@ -189,7 +188,7 @@ def test_pictures_do_not_see_each_other():
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_pictures_that_are_too_small_are_refused(name):
+def test_too_small_images_are_refused(name):
     measure, *_ = small(name)
     side = BACKBONES[name].smallest
     assert np.isfinite(measure.distances(*2 * [random_pictures(1, side, side + 9)])).all()
@@ -198,9 +197,7 @@ def test_pictures_that_are_too_small_are_refused(name):
     assert f"at least {side} px" in one_line(caught)
 
 
-def test_published_files_are_told_by_their_checksums_and_the_withdrawn_heads_refused(
-    alexnet, written, monkeypatch
-):
+def test_published_files_are_recognised_and_withdrawn_heads_refused(alexnet, written, monkeypatch):
     backbone, heads = alexnet
     paths = [written("backbone.pth", backbone), written("alex.pth", published(heads))]
     numbers = b"".join(heads[f"lin{index}.weight"].astype("<f4").tobytes() for index in range(5))
@@ -219,46 +216,38 @@ def test_published_files_are_told_by_their_checksums_and_the_withdrawn_heads_ref
     assert "heads of LPIPS v0.0" in one_line(caught)
 
 
-class Files(NamedTuple):
-    """What is written, and a part of what is said against it."""
-
-    said: str
-    arrays: tuple
-
-
 def other_networks(backbone, heads):
+    """By what is wrong: a part of the message, and the arrays of the files."""
     heads = published(heads)
     zeros = np.zeros((4, 4, 3, 3), np.float32)
     bias = "features.10.bias"
     vgg_heads = published(random_arrays(head_shapes("vgg16")))
     whole = combined(backbone, {name.replace(".model.1", ""): array for name, array in heads.items()})
     return {
-        "no heads": Files("no heads", (backbone,)),
-        "no backbone": Files("no backbone", (heads,)),
-        "two backbones": Files("two files with backbone", (backbone, backbone)),
-        "heads twice": Files("two files with heads", (whole, heads)),
-        "SqueezeNet": Files("neither AlexNet's nor VGG16's", (backbone | {"features.3.weight2": zeros}, heads)),
-        "a BatchNorm": Files("neither AlexNet's", (backbone | {"features.1.running_mean": zeros}, heads)),
-        "a layer less": Files("neither AlexNet's", ({k: v for k, v in backbone.items() if k != bias}, heads)),
-        "another shape": Files(
-            "features.10.bias has the shape (9,)", (backbone | {bias: zeros.ravel()[:9]}, heads)
-        ),
-        "whole numbers": Files("holds int64", (backbone | {bias: np.zeros(256, np.int64)}, heads)),
-        "not finite": Files("not finite", (backbone | {bias: np.full(256, np.nan, np.float32)}, heads)),
-        "VGG16's heads": Files("weights/v0.1/alex.pth", (backbone, vgg_heads)),
-        "more heads": Files("more than 5 layers", (backbone, heads | {"lin5.model.1.weight": zeros})),
-        "another thing": Files("neither a backbone nor heads", (backbone, {"fc.weight": zeros})),
-        "another scale": Files("scaling_layer.scale", (whole | {"scaling_layer.scale": np.ones(3, np.float32)},)),
+        "no heads": ("no heads", (backbone,)),
+        "no backbone": ("no backbone", (heads,)),
+        "two backbones": ("two files with backbone", (backbone, backbone)),
+        "heads twice": ("two files with heads", (whole, heads)),
+        "SqueezeNet": ("neither AlexNet's nor VGG16's", (backbone | {"features.3.weight2": zeros}, heads)),
+        "a BatchNorm": ("neither AlexNet's", (backbone | {"features.1.running_mean": zeros}, heads)),
+        "a layer less": ("neither AlexNet's", ({k: v for k, v in backbone.items() if k != bias}, heads)),
+        "another shape": ("features.10.bias has the shape (9,)", (backbone | {bias: zeros.ravel()[:9]}, heads)),
+        "whole numbers": ("holds int64", (backbone | {bias: np.zeros(256, np.int64)}, heads)),
+        "not finite": ("not finite", (backbone | {bias: np.full(256, np.nan, np.float32)}, heads)),
+        "VGG16's heads": ("weights/v0.1/alex.pth", (backbone, vgg_heads)),
+        "more heads": ("more than 5 layers", (backbone, heads | {"lin5.model.1.weight": zeros})),
+        "another thing": ("neither a backbone nor heads", (backbone, {"fc.weight": zeros})),
+        "another scale": ("scaling_layer.scale", (whole | {"scaling_layer.scale": np.ones(3, np.float32)},)),
     }
 
 
 def test_other_networks_are_refused(alexnet, written):
-    for case, files in other_networks(*alexnet).items():
-        paths = [written(f"{index}.safetensors", arrays) for index, arrays in enumerate(files.arrays)]
+    for case, (expected, files) in other_networks(*alexnet).items():
+        paths = [written(f"{index}.safetensors", arrays) for index, arrays in enumerate(files)]
         with pytest.raises(WeightsError) as caught:
             lpips.load(paths)
         message = one_line(caught)
-        assert files.said in message, case
+        assert expected in message, case
         assert "copy it again" in message or "pth of" in message, case
 
 

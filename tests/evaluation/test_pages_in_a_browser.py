@@ -1,13 +1,11 @@
-"""The page's script, where a browser is installed."""
+"""The script of the report in a real browser."""
 
 import re
 import shutil
 import subprocess
 
 import pytest
-from helpers.pages import Drawn, Page, evaluation
-
-from glcic_jax.evaluation.report.report import write_report
+from helpers.pages import Page, evaluation, write_page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome")
@@ -36,7 +34,7 @@ document.title = seen.join(" | ");
 
 
 def shown(path, profile):
-    """The page's elements after its script has run."""
+    """The elements of a page after its script has run."""
     options = [
         "--headless",
         "--no-sandbox",
@@ -49,23 +47,21 @@ def shown(path, profile):
     return Page(re.sub(r"<!DOCTYPE[^>]*>", "", process.stdout.decode()))
 
 
-def test_the_policy_lets_the_script_run(tmp_path):
-    found = evaluation(4)
-    write_report(found, Drawn(found), tmp_path / "a.html")
-    page = shown(tmp_path / "a.html", tmp_path / "profile")
+def test_the_policy_allows_the_script(tmp_path):
+    write_page(evaluation(4), tmp_path)
+    page = shown(tmp_path / "report.html", tmp_path / "profile")
     assert not [attributes for _, attributes, _ in page.elements if "hidden" in attributes]
     over, under = (page.all("img", class_=name)[0][0]["src"] for name in ("over", "under"))
     assert over == page.all("img", data_row="0", data_kind="0")[0][0]["src"]
     assert under == page.all("img", data_row="0", data_kind="1")[0][0]["src"]
 
 
-def test_columns_sort_the_slider_moves_and_names_are_filtered(tmp_path):
+def test_sorting_slider_and_filter(tmp_path):
     found = evaluation(4)
-    write_report(found, Drawn(found), tmp_path / "a.html")
-    text = (tmp_path / "a.html").read_text()
+    text, _ = write_page(found, tmp_path)
     text = re.sub(r"<meta http-equiv[^>]*>", "", text).replace("</body>", f"<script>{CLICKS}</script></body>")
-    (tmp_path / "a.html").write_text(text)
-    page = shown(tmp_path / "a.html", tmp_path / "profile")
+    (tmp_path / "report.html").write_text(text)
+    page = shown(tmp_path / "report.html", tmp_path / "profile")
     best = found.images[found.scores[0].values["hole_l1"].argmin()]
     first, second, third = "run, step 7", "mean fill", "Telea"
     assert page.all("title")[0][1].split(" | ") == [

@@ -1,4 +1,4 @@
-"""Random weights of the networks that LPIPS and FID look through, the same on every machine, and their files."""
+"""Random weights for LPIPS and FID, the same on every machine, and their files."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from helpers.foreign_files import ordered_dict, pickled, tensor, zip_file
 
 
 def random_arrays(shapes, seed=0) -> dict[str, np.ndarray]:
-    """Weights that neither vanish nor grow with the depth. The legacy generator: its numbers never change."""
+    """Weights that keep the scale of activations, from NumPy's legacy generator, whose numbers never change."""
     random = np.random.RandomState(seed)
     arrays = {}
     for name, shape in sorted(shapes.items()):
@@ -21,7 +21,7 @@ def random_arrays(shapes, seed=0) -> dict[str, np.ndarray]:
 
 
 def random_pictures(count, height, width, seed=0) -> np.ndarray:
-    """Gradients with noise: [count, height, width, 3] uint8."""
+    """Colour gradients with noise: [count, height, width, 3] uint8."""
     random = np.random.RandomState(seed)
     rows, columns = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
     slopes = random.uniform(-100, 100, (2, count, 1, 1, 3))
@@ -30,5 +30,5 @@ def random_pictures(count, height, width, seed=0) -> np.ndarray:
 
 
 def torch_file(arrays) -> bytes:
-    """A state dict as `torch.save` writes it."""
+    """A state dict in the format of `torch.save`."""
     return zip_file(*pickled(ordered_dict({name: tensor(array) for name, array in arrays.items()})))

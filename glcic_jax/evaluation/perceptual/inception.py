@@ -9,13 +9,13 @@ differences.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from glcic_jax.errors import WeightsError
 from glcic_jax.evaluation.perceptual.state_dict import FeatureFile, check_arrays, kernel_of
@@ -198,7 +198,7 @@ class Inception(nn.Module):
 def inception_shapes(network: Inception) -> dict[str, tuple[int, ...]]:
     """The shapes of the port's state dict by name, such as `Mixed_5b.branch1x1.conv.weight` [O, I, H, W]."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for layer, (kernel_height, kernel_width, inputs, features) in _layers(network):
+    for layer, (kernel_height, kernel_width, inputs, features) in _layers(network).items():
         shapes[f"{layer}.conv.weight"] = (features, inputs, kernel_height, kernel_width)
         shapes |= {f"{layer}.bn.{kind}": (features,) for kind in _BATCH_NORM}
     last = scaled(FEATURES, network.width)
@@ -221,7 +221,7 @@ def inception_params(network: Inception, file: FeatureFile) -> Params:
         if array not in expected and not array.endswith(".num_batches_tracked"):
             raise WeightsError(f"{file.name}: the array {array[:80]} is another network's: needed is {PUBLISHED}")
     params: Params = {}
-    for layer, _ in _layers(network):
+    for layer in _layers(network):
         node = params
         for part in layer.split("."):
             node = node.setdefault(part, {})
@@ -241,16 +241,9 @@ def _folded(file: FeatureFile, layer: str) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def _layers(network: Inception) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Name and kernel shape of each convolution."""
+def _layers(network: Inception) -> dict[str, tuple[int, ...]]:
+    """Kernel shape of each convolution by name."""
     image = jax.ShapeDtypeStruct((1, _SMALLEST, _SMALLEST, 3), jnp.float32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), image)
-    return tuple(_kernels(variables["params"], ()))
-
-
-def _kernels(node: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    if "kernel" in node:
-        yield ".".join(path), node["kernel"].shape
-        return
-    for name, child in node.items():
-        yield from _kernels(child, (*path, name))
+    params = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
+    flat = traverse_util.flatten_dict(params, sep=".")
+    return {name.removesuffix(".kernel"): array.shape for name, array in flat.items() if name.endswith(".kernel")}
