@@ -12,8 +12,8 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from data.test_data_sources import open_with, png
 from helpers.common import command_runner, one_line
+from helpers.images import contents, open_with, png
 
 from glcic_jax.commands import main
 from glcic_jax.data import prepare as prepare_module
@@ -54,14 +54,14 @@ def builder_cls():
         def _split_generators(self, dl_manager):
             if self.builder_config.name == "extracted":
                 folder = Path(dl_manager.download_and_extract(URL))
-                contents = {path.relative_to(folder): path.read_bytes() for path in folder.glob("*/*.png")}
+                files = {path.relative_to(folder): path.read_bytes() for path in folder.glob("*/*.png")}
             else:
                 with zipfile.ZipFile(dl_manager.download({"images": [URL]})["images"][0]) as zipped:
-                    contents = {Path(name): zipped.read(name) for name in zipped.namelist()}
-            return {split: self._generate_examples(contents, split) for split in IMAGES}
+                    files = {Path(name): zipped.read(name) for name in zipped.namelist()}
+            return {split: self._generate_examples(files, split) for split in IMAGES}
 
-        def _generate_examples(self, contents, split):
-            for path, content in contents.items():
+        def _generate_examples(self, files, split):
+            for path, content in files.items():
                 if path.parent.name == split:
                     yield path.name, {"image": io.BytesIO(content)}
 
@@ -82,14 +82,10 @@ def archives(tmp_path) -> Path:
     return tmp_path / "archives"
 
 
-def contents_of(source) -> list[bytes]:
-    return sorted(source.read(index) for index in range(len(source)))
-
-
 def assert_complete(data_dir: Path, name: str) -> None:
     sources = open_with(f"tfds:{name}", tfds_dir=str(data_dir))
-    assert contents_of(sources.train) == sorted(map(png, IMAGES["train"]))
-    assert contents_of(sources.validation) == sorted(map(png, IMAGES["validation"]))
+    assert contents(sources.train) == sorted(map(png, IMAGES["train"]))
+    assert contents(sources.validation) == sorted(map(png, IMAGES["validation"]))
 
 
 def test_prepare_from_downloaded_archives(tensorflow, archives, tmp_path):
