@@ -14,11 +14,9 @@ from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.state import create_spec, create_state
 
 
-def make_run(workdir: Path, seed: int, **changes) -> None:
+def make_run(state, workdir: Path, seed: int, **changes) -> None:
     config = shrink(load_config("joint"))
     config.update_from_flattened_dict({"seed": seed, **changes})
-    mean_pixel = np.array([0.5, 0.45, 0.4], np.float32)
-    state = create_state(create_spec(config), jax.random.key(seed), config.data.image_size, mean_pixel)
     checkpoints = Checkpoints(workdir)
     plain = json.loads(config.to_json_best_effort())
     checkpoints.save(state.replace(step=np.int32(6)), {"next_index": [4]}, plain, {})
@@ -30,10 +28,12 @@ def make_run(workdir: Path, seed: int, **changes) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    make_run(folder / "runs/one", 1)
-    make_run(folder / "runs/two", 2, **{"loss.alpha": 0.0625})
+    config, mean_pixel = shrink(load_config("joint")), np.array([0.5, 0.45, 0.4], np.float32)
+    state = create_state(create_spec(config), jax.random.key(1), config.data.image_size, mean_pixel)
+    make_run(state, folder / "runs/one", 1)
+    make_run(state, folder / "runs/two", 2, **{"loss.alpha": 0.0625})
     other_data = {"data.validation_fraction": 0.5, "data.image_size": 48, "data.resize_range": (48, 64)}
-    make_run(folder / "runs/other", 3, **other_data)
+    make_run(state, folder / "runs/other", 3, **other_data)
     return folder
 
 

@@ -297,7 +297,6 @@ def test_canonical_names(spec, name):
 
 
 WRONG_NAMES = {
-    "spec": "expected",
     "squares": "box, centre, folder, free_form, mmagic, paper, rectangles",
     "": "unknown mask set",
     "centre:seed=1": "no options",
