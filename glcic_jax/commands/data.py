@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-_FRACTION = click.FloatRange(0, 1, max_open=True)
+from glcic_jax.command_line import FiniteFloat
+
+_FRACTION = FiniteFloat(0, 1, max_open=True)
 
 
 @click.group()

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from glcic_jax.command_line import FiniteFloat
 from glcic_jax.errors import DataError, printable
 from glcic_jax.files import check_writable
 
@@ -21,7 +22,7 @@ _SHARED_OPTIONS = [
         help="Folder: all, train or validation; listing: train, validation or test; samples: train or validation; "
         "TFDS: any split.  [default: all of a folder, otherwise validation]",
     ),
-    click.option("--validation-fraction", type=click.FloatRange(0, 1), default=0.02, show_default=True),
+    click.option("--validation-fraction", type=FiniteFloat(0, 1), default=0.02, show_default=True),
     click.option("--listing", default="", help="A CSV that selects files of a folder (see the manual of data)."),
     click.option("--tfds-dir", default="", help="TFDS's data directory."),
     click.option(

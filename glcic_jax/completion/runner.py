@@ -1,7 +1,6 @@
 """Runs a completion network on images of any size: devices, padding, compiled programs, memory checks."""
 
 import contextlib
-import functools
 import threading
 from typing import Any
 
@@ -37,11 +36,20 @@ class Runner:
         network = weights.network
         if not isinstance(network, CompletionNetwork):
             raise WeightsError(f"{name}: these are a context discriminator's weights, not a completion network's")
+        input_form = weights.description.input_form
+
+        @jax.jit
+        def run(
+            variables: Any, mean_pixel: jax.Array, image: jax.Array, mask: jax.Array, valid_size: jax.Array
+        ) -> Any:
+            network_input = images.network_input(image, mask, mean_pixel, input_form, valid_size)
+            return network.apply(variables, network_input, train=False, valid_size=valid_size)
+
+        self._run = run
         self.device = device
         self._name = name
         self._variables = jax.device_put(weights.variables, device)
         self._mean_pixel = jax.device_put(np.array(weights.description.mean_pixel, np.float32), device)
-        self._run = jax.jit(functools.partial(_run, network, weights.description.input_form))
         self._programs: dict[tuple[int, ...], Any] = {}  # Keyed by (N, H, W).
         self._compiling = threading.Lock()
         # On a CPU one run uses all cores, and two at once would both rely on the same free memory.
@@ -147,19 +155,6 @@ def find_device(device: str | jax.Device | None) -> jax.Device:
     except (RuntimeError, ValueError, IndexError) as error:
         known = ", ".join(f"{local.platform}:{index}" for index, local in enumerate(jax.local_devices()))
         raise ConfigError(f"there is no device {device!r} here: choose one of {known}, or cpu") from error
-
-
-def _run(
-    network: CompletionNetwork,
-    input_form: str,
-    variables: Any,
-    mean_pixel: jax.Array,
-    image: jax.Array,
-    mask: jax.Array,
-    valid_size: jax.Array,
-) -> Any:
-    network_input = images.network_input(image, mask, mean_pixel, input_form, valid_size)
-    return network.apply(variables, network_input, train=False, valid_size=valid_size)
 
 
 def _memory_message(device: jax.Device, size: tuple[int, ...]) -> str:

@@ -212,16 +212,13 @@ def test_a_comparison_that_cannot_be_written_does_not_lose_the_result(here):
     assert Image.open("out.webp").size == (6000, 8)
 
 
-def test_masks_of_other_sizes_and_kinds(here):
+def test_mask_options_and_notes(here):
     save("small.png", mask()[::2, ::2])
     result = run("photo.png", "small.png", "a.png")
     assert "the mask was resized from 25 x 19 to the picture's 50 x 37 pixels" in result.stderr
     save("wide.png", np.full((10, 50), 255, np.uint8))
     assert "--fit-mask" in run("photo.png", "wide.png", "b.png", code=2)
     assert "the hole is the whole picture" in run("photo.png", "wide.png", "b.png", "--fit-mask").stderr
-    save("ones.png", mask() // 255)
-    assert "largest value is 1" in run("photo.png", "ones.png", "c.png").stderr
-    assert_completed("c.png", picture(), mask() > 0)
     run("photo.png", "mask.png", "d.png", "--invert-mask")
     assert_completed("d.png", picture(), mask() == 0)
     run("photo.png", "mask.png", "e.png", "--grow", "3")

@@ -92,12 +92,6 @@ def test_a_fill_of_the_wrong_brightness_is_corrected(side):
     assert 4 * slope < 0.05
 
 
-def test_a_flat_image_stays_flat():
-    hole = random_hole(np.random.default_rng(0), 60)
-    image = np.full((*hole.shape, 3), [0.2, 0.5, 0.9], np.float32)
-    np.testing.assert_allclose(blending.blend(image, image[..., ::-1], hole), image, atol=1e-6)
-
-
 @pytest.mark.parametrize("wide", [10, 13, 30])
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_ramp_across_a_strip_has_the_closed_form(wide, turned):
