@@ -39,4 +39,4 @@ for variant in mse global local both both_without_balance; do
 done
 cd "$out"
 glcic compare mse global local both both_without_balance --output compare.html --overwrite
-glcic evaluate mse global local both both_without_balance --report report
+glcic evaluate mse global local both both_without_balance --report report --overwrite
