@@ -87,7 +87,14 @@ def parse_torch(data: bytes, name: str) -> Any:
         if data[:2] == b"PK":
             return _Archive(data).load()
         return _parse_legacy(data)
-    except (ValueError, MemoryError, struct.error, zipfile.BadZipFile, NotImplementedError) as error:
+    except (
+        ValueError,
+        OverflowError,
+        MemoryError,
+        struct.error,
+        zipfile.BadZipFile,
+        NotImplementedError,
+    ) as error:
         reason = printable(one_line(error))
         raise WeightsError(f"{name}: cannot be read as a PyTorch file ({reason}): {_REMEDY}") from error
 
@@ -279,7 +286,9 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
 
 
 def _rebuild_from_type(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
-    return _rebuild_tensor(*arguments[:5]) if function is _rebuild_tensor else Unread(_FROM_TYPE)
+    if function is _rebuild_tensor or function is _first:
+        return function(*arguments[:5])
+    return Unread(_FROM_TYPE)  # Calls within calls would exhaust the stack.
 
 
 def _first(value: Any, *_: Any) -> Any:
