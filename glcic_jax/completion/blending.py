@@ -114,9 +114,9 @@ def _correction(known: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> n
     binary = hole.astype(np.uint8)
     middle = cv2.erode(binary, _square(_RING)).astype(bool)  # The image border does not erode in OpenCV.
     # The ring, and one pixel more for the differences across the ring's inner edge.
-    wanted = hole & ~cv2.erode(binary, _square(_RING + 1)).astype(bool)
+    needed = hole & ~cv2.erode(binary, _square(_RING + 1)).astype(bool)
     marched = _march(known, binary - cv2.erode(binary, _square(_MARCHED)))
-    difference = np.where(wanted[..., None], marched - completed, np.float32(0))
+    difference = np.where(needed[..., None], marched - completed, np.float32(0))
 
     # Parts without a middle are the fast marching fill itself: nothing to solve.
     _, label = cv2.connectedComponents(binary, connectivity=4)

@@ -144,7 +144,7 @@ def test_masks_of_every_type_give_the_same_hole(mask):
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "words"),
     [
         (np.zeros((4, 4, 5), np.uint8), "C from 1 to 4"),
         (np.zeros((2, 4, 4, 3), np.uint8), "C from 1 to 4"),
@@ -154,8 +154,8 @@ def test_masks_of_every_type_give_the_same_hole(mask):
         ("none.png", "no such file"),
     ],
 )
-def test_invalid_images_are_refused(image, told):
-    with pytest.raises(DataError, match=told):
+def test_invalid_images_are_refused(image, words):
+    with pytest.raises(DataError, match=words):
         open_image(image)
 
 

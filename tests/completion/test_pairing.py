@@ -19,11 +19,9 @@ def fill(root: Path, *names: str) -> Path:
     return root
 
 
-def relative(pairing, images: Path, masks: Path) -> list[tuple[str, str, str]]:
-    return [
-        (pair.image.relative_to(images).as_posix(), pair.mask.relative_to(masks).as_posix(), pair.stem)
-        for pair in pairing.pairs
-    ]
+def names(pairing) -> list[str]:
+    """Image, mask and result of each pair."""
+    return [f"{pair.image.name} {pair.mask.name} {pair.stem}" for pair in pairing.pairs]
 
 
 def lines(pairing) -> list[str]:
@@ -39,71 +37,46 @@ def test_images_without_mask_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("masks", "pairs"),
+    ("images", "masks", "pairs"),
     [
-        pytest.param(
-            ["a.png", "b_mask.png", "deep/a_mask001.png", "deep/er/c.d.jp2"],
-            [
-                ("a.jpg", "a.png", "a"),
-                ("b.heic", "b_mask.png", "b"),
-                ("deep/a.PNG", "deep/a_mask001.png", "deep/a"),
-                ("deep/er/c.d.avif", "deep/er/c.d.jp2", "deep/er/c.d"),
-            ],
-            id="nested folders",
+        ("a.jpg b.heic", "a.png b_mask.png", ["a.jpg a.png a", "b.heic b_mask.png b"]),
+        ("deep/a.PNG", "deep/a_mask001.png", ["a.PNG a_mask001.png deep/a"]),
+        ("deep/er/c.d.avif", "deep/er/c.d.jp2", ["c.d.avif c.d.jp2 deep/er/c.d"]),
+        ("a.jpg b.jpg", "a_MASK.PNG b_Mask2.png", ["a.jpg a_MASK.PNG a", "b.jpg b_Mask2.png b"]),
+        # Results are named after the masks if there are several.
+        (
+            "a.jpg b.jpg",
+            "a_mask1.png a_mask02.png a.png b_mask.png",
+            ["a.jpg a.png a", "a.jpg a_mask02.png a_mask02", "a.jpg a_mask1.png a_mask1", "b.jpg b_mask.png b"],
         ),
-        pytest.param(
-            ["a_mask1.png", "a_mask02.png", "a.png", "b_mask.png"],
-            [
-                ("a.jpg", "a.png", "a"),
-                ("a.jpg", "a_mask02.png", "a_mask02"),
-                ("a.jpg", "a_mask1.png", "a_mask1"),
-                ("b.heic", "b_mask.png", "b"),
-            ],
-            id="results named after several masks",
-        ),
-        pytest.param(
-            ["a_MASK.PNG", "b_Mask2.png"],
-            [("a.jpg", "a_MASK.PNG", "a"), ("b.heic", "b_Mask2.png", "b")],
-            id="case-insensitive suffixes",
-        ),
-        pytest.param(
-            ["a.png", "m_mask.png", "m_mask_mask2.png"],
-            [
-                ("a.jpg", "a.png", "a"),
-                ("m_mask.jpg", "m_mask.png", "m_mask"),
-                ("m_mask.jpg", "m_mask_mask2.png", "m_mask_mask2"),
-            ],
-            id="an image called like a mask",
+        # An image called like a mask keeps its own mask.
+        (
+            "a.jpg a_mask.jpg",
+            "a.png a_mask.png a_mask_mask2.png",
+            ["a.jpg a.png a", "a_mask.jpg a_mask.png a_mask", "a_mask.jpg a_mask_mask2.png a_mask_mask2"],
         ),
     ],
 )
-def test_masks_belong_to_images_by_name(tmp_path, masks, pairs):
-    names = ["a.jpg", "b.heic", "m_mask.jpg", "deep/a.PNG", "deep/er/c.d.avif"]
-    images = fill(tmp_path / "in", *(name for name in names if name in {image for image, _, _ in pairs}))
-    masks = fill(tmp_path / "masks", *masks)
+def test_masks_belong_to_images_by_name(tmp_path, images, masks, pairs):
+    images, masks = fill(tmp_path / "in", *images.split()), fill(tmp_path / "masks", *masks.split())
     pairing = pair_files(images, masks)
-    assert relative(pairing, images, masks) == pairs
+    assert names(pairing) == pairs
     assert pairing.failures == []
+    assert all(pair.image.is_file() and pair.mask.is_file() for pair in pairing.pairs)
 
 
 def test_one_mask_for_all_is_not_an_image(tmp_path):
     images = fill(tmp_path, "a.jpg", "sub/b.jpg", "m.png")
-    pairing = pair_files(images, images / "m.png")
-    assert relative(pairing, images, images) == [("a.jpg", "m.png", "a"), ("sub/b.jpg", "m.png", "sub/b")]
+    assert names(pair_files(images, images / "m.png")) == ["a.jpg m.png a", "b.jpg m.png sub/b"]
     elsewhere = fill(tmp_path / "other", "m.png") / "m.png"
     assert {pair.mask for pair in pair_files(images / "sub", elsewhere).pairs} == {elsewhere}
 
 
 def test_masks_in_the_folder_of_images(tmp_path):
-    images = fill(
-        tmp_path / "in", "a.jpg", "a_mask.png", "b.jpg", "b_mask1.png", "b_mask2.png", "c_mask.png", "d.jpg"
-    )
+    files = "a.jpg a_mask.png b.jpg b_mask1.png b_mask2.png c_mask.png d.jpg"
+    images = fill(tmp_path / "in", *files.split())
     pairing = pair_files(images, Path(f"{images}/../in"))
-    assert [(pair.image.name, pair.mask.name, pair.stem) for pair in pairing.pairs] == [
-        ("a.jpg", "a_mask.png", "a"),
-        ("b.jpg", "b_mask1.png", "b_mask1"),
-        ("b.jpg", "b_mask2.png", "b_mask2"),
-    ]
+    assert names(pairing) == ["a.jpg a_mask.png a", "b.jpg b_mask1.png b_mask1", "b.jpg b_mask2.png b_mask2"]
     assert len(pairing.failures) == 2
     assert any("c_mask.png: no picture" in line for line in lines(pairing))
     assert any("d.jpg: has no mask" in line for line in lines(pairing))
@@ -142,21 +115,19 @@ def test_accents_match_in_either_unicode_form(tmp_path, image_form, mask_form):
     images = fill(tmp_path / "in", f"{image}.jpg", f"{image}/{image}2.jpg")
     masks = fill(tmp_path / "masks", f"{mask}.png", f"{mask}/{mask}2_mask.png")
     pairing = pair_files(images, masks)
-    assert relative(pairing, images, masks) == [
-        (f"{image}.jpg", f"{mask}.png", image),
-        (f"{image}/{image}2.jpg", f"{mask}/{mask}2_mask.png", f"{image}/{image}2"),
-    ]
+    nested = f"{image}2.jpg {mask}2_mask.png {image}/{image}2"
+    assert names(pairing) == [f"{image}.jpg {mask}.png {image}", nested]
     assert pairing.failures == []
 
 
 def test_names_that_differ_only_in_unicode_form_keep_their_own_masks(tmp_path):
-    names = [unicodedata.normalize(form, "\xe9") for form in ("NFC", "NFD")]
-    images = fill(tmp_path / "in", *(f"{name}.jpg" for name in names))
+    forms = [unicodedata.normalize(form, "\xe9") for form in ("NFC", "NFD")]
+    images = fill(tmp_path / "in", *(f"{name}.jpg" for name in forms))
     if len(list(images.iterdir())) < 2:
         pytest.skip("this file system takes both for one name")
-    masks = fill(tmp_path / "masks", *(f"{name}.png" for name in names))
+    masks = fill(tmp_path / "masks", *(f"{name}.png" for name in forms))
     assert {(pair.image.stem, pair.mask.stem) for pair in pair_files(images, masks).pairs} == {
-        (name, name) for name in names
+        (name, name) for name in forms
     }
 
 
