@@ -1,7 +1,8 @@
 """Errors that the user can fix: one line and an exit code, without a traceback."""
 
+import contextlib
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -81,6 +82,28 @@ class Stopped(Exception):  # noqa: N818 - it is no error.
 def one_line(error: Exception) -> str:
     """Returns an error's message on one line of at most 300 characters; its type if it has none."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextlib.contextmanager
+def as_user_error(message: str, remedy: str = "", passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turns every error of the block into one line for the user: `MESSAGE (REASON)REMEDY`.
+
+    For calls into packages that raise errors of many types.
+
+    Args:
+      message: What failed, and where.
+      remedy: How to fix it, with the punctuation before it.
+      passing: Types that are raised as they are.
+
+    Raises:
+      DataError: The block raised an error.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except Exception as error:
+        raise DataError(f"{message} ({one_line(error)}){remedy}") from error
 
 
 def last_error_line(stderr: str) -> str:

@@ -19,9 +19,9 @@ import skimage.data
 from helpers.common import COMPILE_QUICKLY, ROOT
 from helpers.foreign_files import authors, authors_modules, torch7
 from helpers.reference import random_completion_weights
+from helpers.runs import NARROW
 from nbclient import NotebookClient
 from PIL import Image
-from training.test_training import NARROW
 
 from glcic_jax.completion.completer import Completer
 from glcic_jax.pictures.mask_files import random_hole

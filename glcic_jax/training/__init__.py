@@ -1,1 +1,1 @@
-"""The loop, the steps of the three phases, and what a run keeps on disk."""
+"""The training loop, its steps, and what a run keeps on disk."""

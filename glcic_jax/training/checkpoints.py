@@ -1,12 +1,14 @@
-"""Saving and restoring a run with Orbax: the newest few checkpoints and the best, written in the background.
+"""Saves and restores runs with Orbax, in the background: the newest few checkpoints and the best one.
 
-A checkpoint has four items: `completion` (C: parameters, statistics, optimizer, moving average),
-`discriminator` (the same of D), `data` (the place in the stream of images) and `meta` (step, mean pixel,
-configuration, versions, metrics, and a checksum of everything). Each restores without the others. Arrays are
-saved from and restored to the host's memory, so that the number of devices may change in between.
+A checkpoint has four items: `completion` (C: parameters, statistics, optimizer, moving average), `discriminator`
+(the same for D), `data` (position in the stream of images) and `meta` (step, mean pixel, configuration, versions,
+metrics, checksums). Each restores without the others. Arrays are saved from and restored to host memory, so the
+number of devices may change in between. Arrays carry a CRC-32: Orbax alone restores some zeroed files as wrong
+numbers without an error.
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -15,7 +17,7 @@ import math
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,40 +25,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from glcic_jax.errors import DIVERGED_REMEDY, DataError, DivergedError, one_line
+from glcic_jax.errors import DIVERGED_REMEDY, DataError, DivergedError, as_user_error
 from glcic_jax.training.state import TrainState
 
 _PACKAGES = ("glcic-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_RANKED_BY = "hole_l1"
 _ITEMS = ("completion", "discriminator", "data", "meta")
+_BEST_METRIC = "hole_l1"
 
 _log = logging.getLogger(__name__)
 
 
 class Restored(NamedTuple):
-    """A run as it was: the state, the place in the data, and the `meta` item."""
+    """A restored checkpoint: the state, the position in the data, and the `meta` item."""
 
     state: TrainState
     data_state: dict[str, Any]
     meta: dict[str, Any]
-
-
-class _NewestAndBest(checkpoint_managers.PreservationPolicy):
-    """Keeps the newest few, and the one of the lowest `hole_l1` in all processes' lives."""
-
-    def __init__(self, newest: int, ranks: Mapping[int, float]):
-        self._newest = newest
-        self._ranks = ranks
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """What Orbax asks before it deletes; `checkpoints` come in order of their steps."""
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        ranked = [step for step in steps if step in self._ranks]
-        kept = {*steps[-self._newest :], *sorted(ranked, key=lambda step: self._ranks[step])[:1]}
-        return [step in kept for step in steps]
 
 
 class Checkpoints:
@@ -64,48 +50,43 @@ class Checkpoints:
 
     Args:
       workdir: The run's directory; they lie in its folder `checkpoints`.
-      keep: How many of the newest stay; the one with the lowest `hole_l1` stays as well.
+      keep: Number of newest checkpoints to keep; the one with the lowest `hole_l1` is kept too.
     """
 
     def __init__(self, workdir: Path, keep: int = 3):
         self._directory = (workdir / "checkpoints").absolute()
         self._keep = keep
-        self._ranks: dict[int, float] = {}
         self._manager: ocp.CheckpointManager | None = None
 
     def steps(self) -> list[int]:
-        """The steps that finished checkpoints are of, oldest first; sound or not."""
+        """Returns the steps of all finished checkpoints, damaged ones included, oldest first."""
         if not self._directory.is_dir():
             return []
         return sorted(int(path.name) for path in self._directory.iterdir() if _is_step(path.name))
 
     def open(self) -> ocp.CheckpointManager:
-        """Gets ready to save, when what is not sound has been set aside; the first `save` does else.
-
-        What a killed save left unfinished is removed.
-        """
-        if self._manager is not None:
-            return self._manager
-        silence_leftovers()
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{self._directory}: cannot hold checkpoints ({one_line(error)})") from error
-        for step in self.steps():
-            try:
-                self._rank(step, self.read_meta(step)["metrics"])
-            except DataError as error:
-                _log.warning("%s; it is kept among the newest, not as the best", error)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=_NewestAndBest(self._keep, self._ranks),
-            enable_async_checkpointing=True,
-            cleanup_tmp_directories=True,
-        )
-        self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=_ITEMS)
+        """Prepares for saving and deletes what a killed save left; the first `save` does it otherwise."""
+        if self._manager is None:
+            silence_closed_event_loops()
+            with as_user_error(f"{self._directory}: cannot hold checkpoints"):
+                self._directory.mkdir(parents=True, exist_ok=True)
+            # Reversed, as BestN keeps the last one; its metrics are those of `_CheckpointManager.metrics`.
+            best = BestN(
+                get_metric_fn=lambda metrics: metrics[_BEST_METRIC],
+                reverse=True,
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=AnyPreservationPolicy([LatestN(self._keep), best]),
+                enable_async_checkpointing=True,
+                cleanup_tmp_directories=True,
+            )
+            self._manager = _CheckpointManager(self._directory, options=options, item_names=_ITEMS)
         return self._manager
 
     def check_space(self, state: TrainState) -> None:
-        """Asks whether a checkpoint of a state fits the disk.
+        """Checks that a checkpoint of a state fits on the disk.
 
         Raises:
           DataError: It does not.
@@ -114,8 +95,8 @@ class Checkpoints:
         free = shutil.disk_usage(self._directory).free
         if free < size:
             raise DataError(
-                f"a checkpoint needs {size / 1e6:,.0f} MB, and {self._directory} has {free / 1e6:,.0f} MB "
-                "free: free some, by moving older checkpoints away for instance; those there are intact"
+                f"a checkpoint needs {size / 1e6:,.0f} MB, and {self._directory} has {free / 1e6:,.0f} MB free: "
+                "free some space, for example by moving older checkpoints away; existing checkpoints are intact"
             )
 
     def save(
@@ -126,18 +107,18 @@ class Checkpoints:
         metrics: dict[str, float],
         **more: Any,
     ) -> None:
-        """Starts to save; copies the state first, so that training may go on and reuse its memory.
+        """Starts to save; copies the state first, so training may go on and reuse its memory.
 
         Args:
-          state: What to save; the same on all devices.
-          data_state: Where in the stream of images the run is, after the batch that led to this state.
+          state: The state on one device.
+          data_state: Position in the stream of images after the batch that led to this state.
           config: The configuration, as plain values.
-          metrics: Validation metrics; the lowest `hole_l1` marks the best checkpoint. May be empty.
-          more: Further JSON-able values for the `meta` item.
+          metrics: Validation metrics, may be empty; the lowest `hole_l1` marks the best checkpoint.
+          more: Further JSON values for the `meta` item.
 
         Raises:
-          DivergedError: The state holds a number that is not finite; nothing is saved.
-          DataError: It cannot be written, or the save before it could not.
+          DivergedError: The state holds NaN or Inf; nothing is saved.
+          DataError: This checkpoint, or the one before it, cannot be written.
         """
         step = int(state.step)
         trees = {"completion": _completion_item(state)}
@@ -166,23 +147,23 @@ class Checkpoints:
         items |= {"data": ocp.args.JsonSave(data_state), "meta": ocp.args.JsonSave(meta)}
         manager = self.open()
         self.check_space(state)
-        self._rank(step, metrics)
-        self._worded(lambda: manager.save(step, args=ocp.args.Composite(**items), force=True))
+        with self._write_errors():
+            manager.save(step, args=ocp.args.Composite(**items), metrics=_rankable(metrics), force=True)
 
     def restore(self, state: TrainState, step: int) -> Restored:
-        """Restores the whole run, and compares every array with its checksum.
+        """Restores a whole checkpoint and verifies every checksum.
 
         Args:
-          state: A fresh state of the same spec: gives structure, shapes and types.
-          step: Which checkpoint.
+          state: A fresh state of the same spec; gives structure, shapes and dtypes.
+          step: The checkpoint's step.
 
         Raises:
-          DataError: It cannot be read, is damaged, or holds arrays of another shape.
+          DataError: The checkpoint cannot be read, is damaged, or holds arrays of other shapes.
         """
         meta = self.read_meta(step)
         path = self._directory / str(step)
-        try:
-            data_state = read_json(path / "data")
+        with as_user_error(f"checkpoint {path} is damaged"):
+            data_state = _read_json(path / "data")
             if json_checksum(data_state) != meta["checksums"]["data"]:
                 raise DataError("the checksum of the data item is wrong")
             completion = read_arrays(path / "completion", _completion_item(state), meta)
@@ -190,8 +171,6 @@ class Checkpoints:
             if discriminator is not None:
                 found = read_arrays(path / "discriminator", vars(discriminator), meta)
                 discriminator = discriminator.replace(**found)
-        except Exception as error:  # Orbax and TensorStore raise many types; the file is what is wrong.
-            raise DataError(f"checkpoint {path} is damaged ({one_line(error)})") from error
         ema = completion.pop("ema", None)
         restored = state.replace(
             step=jnp.asarray(meta["step"], jnp.int32),
@@ -203,70 +182,41 @@ class Checkpoints:
         return Restored(restored, data_state, meta)
 
     def read_meta(self, step: int) -> dict[str, Any]:
-        """Reads the `meta` item of a checkpoint alone.
+        """Reads the `meta` item of a checkpoint.
 
         Raises:
           DataError: It cannot be read, or its checksum is wrong.
         """
-        path = self._directory / str(step)
-        try:
-            meta = read_json(path / "meta")
-            checksum = meta.pop("checksum")
-            if json_checksum(meta) != checksum or meta["step"] != step:
-                raise DataError("the checksum of the meta item is wrong")
-        except Exception as error:  # As above.
-            reason = f"no item {one_line(error)}" if isinstance(error, KeyError) else one_line(error)
-            raise DataError(f"checkpoint {path} is damaged ({reason})") from error
-        return meta
+        return _read_meta(self._directory / str(step))
 
     def set_aside(self, step: int) -> Path:
-        """Moves a checkpoint that is not sound out of the way, beside the folder; says where it is now."""
+        """Moves a damaged checkpoint to `checkpoints_set_aside`; returns its new path."""
         return self._move_aside(self._directory / str(step))
 
     def set_strays_aside(self) -> list[Path]:
-        """Does the same with what Orbax would take for a checkpoint, as a folder 05 for step 5."""
+        """Moves folders aside that Orbax would mistake for checkpoints, such as 05; returns their new paths."""
         found = list(self._directory.iterdir()) if self._directory.is_dir() else []
         return [self._move_aside(path) for path in found if _is_number(path.name) and not _is_step(path.name)]
 
     def _move_aside(self, path: Path) -> Path:
         folder = self._directory.with_name("checkpoints_set_aside")
-        try:
+        with as_user_error(f"{path} cannot be moved to {folder}"):
             folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise DataError(
-                f"{path} is to be moved to {folder}, which cannot be made ({one_line(error)})"
-            ) from error
         taken = {path.name for path in folder.iterdir()}
         names = (path.name, *(f"{path.name}_{i}" for i in range(2, 10_000)))
         return path.rename(folder / next(name for name in names if name not in taken))
 
     def check(self) -> None:
-        """Asks whether what `save` started has failed meanwhile.
-
-        Raises:
-          DataError: It could not be written.
-        """
+        """Raises DataError if a save in the background has failed."""
         if self._manager is not None:
-            self._worded(self._manager.check_for_errors)
+            with self._write_errors():
+                self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Returns when everything that `save` started is on disk.
-
-        Raises:
-          DataError: It could not be written.
-        """
+        """Waits until every started save is on disk; raises DataError if one has failed."""
         if self._manager is not None:
-            self._worded(self._manager.wait_until_finished)
-
-    def _worded(self, work: Callable[[], Any]) -> None:
-        try:
-            work()
-        except jax.errors.JaxRuntimeError:
-            raise  # Another process was lost.
-        except Exception as error:  # Orbax and TensorStore raise many types, of the save before this one too.
-            raise DataError(
-                f"a checkpoint cannot be written to {self._directory} ({one_line(error)}); those there are intact"
-            ) from error
+            with self._write_errors():
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then frees the manager's threads."""
@@ -277,13 +227,33 @@ class Checkpoints:
                 self._manager.close()
                 self._manager = None
 
-    def _rank(self, step: int, metrics: Mapping[str, float]) -> None:
-        if math.isfinite(metrics.get(_RANKED_BY, math.nan)):
-            self._ranks[step] = metrics[_RANKED_BY]
+    def _write_errors(self) -> contextlib.AbstractContextManager[None]:
+        # A JaxRuntimeError means that another process was lost.
+        return as_user_error(
+            f"a checkpoint cannot be written to {self._directory}",
+            "; existing checkpoints are intact",
+            passing=(jax.errors.JaxRuntimeError,),
+        )
+
+
+class _CheckpointManager(ocp.CheckpointManager):
+    """Finds the metrics of existing checkpoints, which rank them, in the `meta` item."""
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        try:
+            return _rankable(_read_meta(Path(self.directory) / str(step))["metrics"])
+        except DataError as error:
+            _log.warning("%s; it is kept among the newest, not as the best", error)
+            return None
+
+
+def _rankable(metrics: Mapping[str, float]) -> dict[str, float] | None:
+    """Returns the metrics if they can rank a checkpoint."""
+    return dict(metrics) if math.isfinite(metrics.get(_BEST_METRIC, math.nan)) else None
 
 
 def package_versions() -> dict[str, str]:
-    """The versions of the packages that decide what a run computes."""
+    """Returns the versions of the packages that determine a run's numbers."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -302,140 +272,128 @@ def _is_step(name: str) -> bool:
 
 
 def _completion_item(state: TrainState) -> dict[str, Any]:
-    item = dict(vars(state.completion))
-    if state.ema is not None:
-        item["ema"] = state.ema
-    return item
+    ema = {} if state.ema is None else {"ema": state.ema}
+    return vars(state.completion) | ema
 
 
 def leaf_checksums(tree: Any) -> dict[str, int]:
-    """The CRC-32 of each array of a pytree, with its type and shape, by its path in the tree.
+    """Returns the CRC-32 of each array of a pytree, its dtype and shape included, by its path in the tree."""
 
-    Args:
-      tree: Of NumPy arrays.
-    """
-    return _by_path(tree, _checksum)
+    def checksum(leaf: np.ndarray) -> int:
+        kind = f"{leaf.dtype.str}{leaf.shape}".encode()
+        return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, zlib.crc32(kind))
+
+    return _map_by_path(checksum, tree)
 
 
 def non_finite_leaves(tree: Any) -> list[str]:
-    """The paths of the arrays that hold a number that is not finite."""
-    return [
-        path for path, finite in _by_path(tree, lambda leaf: bool(np.isfinite(leaf).all())).items() if not finite
-    ]
+    """Returns the paths of the arrays that hold NaN or Inf."""
+    finite = _map_by_path(lambda leaf: bool(np.isfinite(leaf).all()), tree)
+    return [path for path, is_finite in finite.items() if not is_finite]
 
 
-def _check_leaves(tree: Any, expected: Mapping[str, int]) -> None:
-    """Compares each array of a pytree with the checksum that was kept of it.
-
-    Raises:
-      DataError: One differs, or none was kept of it.
-    """
-    wrong = [path for path, checksum in leaf_checksums(tree).items() if expected.get(path) != checksum]
-    if wrong:
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise DataError(f"the checksum of {wrong[0]}{more} is wrong")
+def _map_by_path(function: Callable[[np.ndarray], Any], tree: Any) -> dict[str, Any]:
+    named = [(jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)]
+    # Threads: zlib and NumPy release the interpreter lock, and a full-size state is half a gigabyte.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        values = pool.map(function, [leaf for _, leaf in named])
+        return dict(zip([path for path, _ in named], values, strict=True))
 
 
 def json_checksum(value: Any) -> int:
-    """The CRC-32 of a JSON-able value, whatever the order of its keys."""
+    """Returns the CRC-32 of a JSON value, independent of the order of its keys."""
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON item; what Orbax raises is the caller's to word."""
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler(), multiprocessing_options=_alone()) as checkpointer:
-        return checkpointer.restore(path)
+def _read_meta(path: Path) -> dict[str, Any]:
+    with as_user_error(f"checkpoint {path} is damaged"):
+        meta = _read_json(path / "meta")
+        if meta.pop("checksum", None) != json_checksum(meta) or meta["step"] != int(path.name):
+            raise DataError("the checksum of the meta item is wrong")
+    return meta
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Reads an item that was saved as `ocp.args.JsonSave`."""
+    return json.loads((path / "metadata").read_text())
 
 
 def read_arrays(path: Path, like: Any, meta: Mapping[str, Any]) -> Any:
-    """Reads an item into NumPy arrays, and compares them with their checksums.
+    """Reads an item into NumPy arrays and verifies their checksums.
 
     Args:
-      path: The item's folder; its name is the item's.
-      like: A pytree of arrays: gives structure, shapes and types.
+      path: The item's folder, called as the item.
+      like: A pytree of arrays; gives structure, shapes and dtypes.
       meta: The checkpoint's `meta` item.
 
     Raises:
-      DataError: A shape, a type or a checksum differs. Orbax's own errors pass through.
+      DataError: A shape, a dtype or a checksum differs. Orbax's own errors pass through.
     """
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-    with _reader() as checkpointer:
+    with _checkpointer() as checkpointer:
         found = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=arguments))
     for (place, array), leaf in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(like), strict=True):
-        # Orbax fills a NumPy target of another shape without a word.
+        # Orbax fills a NumPy target of another shape without an error.
         if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
             name = jax.tree_util.keystr(place)
             raise DataError(f"{name} is {array.dtype}{array.shape}, not {leaf.dtype}{leaf.shape}")
-    _check_leaves(found, meta["checksums"][path.name])
+    _verify_checksums(found, meta["checksums"][path.name])
     return found
 
 
 def read_variables(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads what C completes with, of whatever shape it is; the optimizer's arrays stay on the disk.
+    """Reads what C needs for inference, whatever its shapes; does not read the optimizer's arrays.
 
     Args:
       path: The folder of the item `completion`.
       meta: The checkpoint's `meta` item.
 
     Returns:
-      `params`, `batch_stats` and, where there is a moving average, `ema` with both, as NumPy arrays.
+      `params`, `batch_stats` and, where the run keeps a moving average, `ema` with both, as NumPy arrays.
 
     Raises:
-      DataError: It cannot be read, or a checksum is wrong.
+      DataError: The item cannot be read, or a checksum is wrong.
     """
-    wanted = ("params", "batch_stats", "ema")
-    try:
-        with _reader() as checkpointer:
-            tree = checkpointer.metadata(path).item_metadata.tree
-            item = {name: tree[name] for name in wanted if name in tree}
-            arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-            found = checkpointer.restore(
-                path, args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
-            )
-        _check_leaves(found, meta["checksums"]["completion"])
-    except Exception as error:  # Orbax and TensorStore raise many types; the file is what is wrong.
-        raise DataError(f"checkpoint {path.parent} is damaged ({one_line(error)})") from error
+    with as_user_error(f"checkpoint {path.parent} is damaged"), _checkpointer() as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        item = {name: tree[name] for name in ("params", "batch_stats", "ema") if name in tree}
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        found = checkpointer.restore(
+            path, args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
+        )
+        _verify_checksums(found, meta["checksums"]["completion"])
     return found
 
 
-def _reader() -> ocp.Checkpointer:
-    silence_leftovers()
-    alone = _alone()
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+def _verify_checksums(tree: Any, expected: Mapping[str, int]) -> None:
+    wrong = [path for path, checksum in leaf_checksums(tree).items() if expected.get(path) != checksum]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise DataError(f"the checksum of {wrong[0]}{more} is wrong")
 
 
-@functools.cache
-def silence_leftovers() -> None:
-    """Leaves out the tracebacks, hundreds of them, that follow an array which cannot be read or written.
-
-    Orbax gives up at the first; the callbacks of the others then find its event loop closed, and say so.
-    """
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = hook
-
-
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """Each process reads by itself: else Orbax would have them wait for each other after every item."""
-    me = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+def _checkpointer() -> ocp.Checkpointer:
+    silence_closed_event_loops()
+    # Each process reads alone; otherwise Orbax makes them wait for each other after every item.
+    index = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
+    )
+    return ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
     )
 
 
-def _checksum(leaf: np.ndarray) -> int:
-    kind = f"{leaf.dtype.str}{leaf.shape}".encode()
-    return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, zlib.crc32(kind))
+@functools.cache
+def silence_closed_event_loops() -> None:
+    """Hides the hundreds of tracebacks that follow an array which cannot be read or written.
 
+    Orbax gives up at the first one; the callbacks of the others then find its event loop closed.
+    """
+    original = sys.unraisablehook
 
-def _by_path(tree: Any, work: Callable[[np.ndarray], Any]) -> dict[str, Any]:
-    named = [(jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)]
-    # Threads: zlib and NumPy let go of the interpreter, and a full-size state is half a gigabyte.
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        values = pool.map(work, [leaf for _, leaf in named])
-        return dict(zip([path for path, _ in named], values, strict=True))
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            original(unraisable)
+
+    sys.unraisablehook = hook

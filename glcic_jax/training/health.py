@@ -1,4 +1,4 @@
-"""Whether a training is still one: numbers that are finite, and gradients that still move something."""
+"""Stops a training on NaN or Inf; warns when gradients vanish or the discriminator wins."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,44 +9,44 @@ from glcic_jax.errors import DIVERGED_REMEDY, DivergedError
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sign:
-    """A metric that stays below a value while a phase trains, and what to do about it."""
+class _Symptom:
+    """A metric that stays below a limit of `config.warn` in some phases, its meaning, and remedies."""
 
     metric: str
     limit: str
     phases: tuple[str, ...]
-    means: str
+    meaning: str
     remedy: str
 
 
-_SIGNS = (
-    _Sign(
+_SYMPTOMS = (
+    _Symptom(
         "discriminator_loss",
         "discriminator_loss",
         ("joint",),
-        "D tells every image apart, and C learns little from it",
+        "D recognises every completed image, and C learns little from it",
         "--config.loss.adversarial=non_saturating, a smaller --config.discriminator.width, or fewer "
         "--config.phases.discriminator",
     ),
-    _Sign(
+    _Symptom(
         "completion_gradient_norm",
         "gradient_norm",
         ("completion",),
-        "C has stopped moving",
+        "C no longer changes",
         "a higher learning rate, --config.optimizer.name=adam, or --config.compute_dtype=float32",
     ),
-    _Sign(
+    _Symptom(
         "reconstruction_gradient_norm",
         "gradient_norm",
         ("joint",),
-        "the reconstruction loss no longer moves C",
+        "the reconstruction loss no longer changes C",
         "a higher learning rate, --config.optimizer.name=adam, or --config.compute_dtype=float32",
     ),
-    _Sign(
+    _Symptom(
         "adversarial_gradient_norm",
         "gradient_norm",
         ("joint",),
-        "the adversarial term no longer moves C",
+        "the adversarial loss no longer changes C",
         "--config.loss.adversarial=non_saturating, or fewer --config.phases.discriminator",
     ),
 )
@@ -56,50 +56,50 @@ class Health:
     """Watches the metrics of every step.
 
     Args:
-      steps: How many steps in a row a metric must stay below its limit before the user is told, once.
-      limits: The limits: `discriminator_loss` and `gradient_norm`.
-      say: Tells the user one line.
-      below: What `state` gave, where a run goes on.
+      steps: Number of consecutive steps below a limit after which the user is warned, once.
+      limits: The limits `discriminator_loss` and `gradient_norm`.
+      log: Shows the user one line.
+      below: The `state()` of the run that is continued.
     """
 
     def __init__(
         self,
         steps: int,
         limits: Mapping[str, float],
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         below: Mapping[str, int] | None = None,
     ):
         self._steps = steps
         self._limits = limits
-        self._say = say
+        self._log = log
         self._below = dict(below or {})
 
     def watch(self, phase: str, last_step: int, rows: Sequence[Mapping[str, float]]) -> None:
-        """Looks at the metrics of consecutive steps, which end with `last_step`.
+        """Checks the metrics of consecutive steps that end with `last_step`.
 
         Raises:
-          DivergedError: One is not finite.
+          DivergedError: A metric is NaN or Inf.
         """
-        for number, row in enumerate(rows, start=last_step - len(rows) + 1):
+        for step, row in enumerate(rows, start=last_step - len(rows) + 1):
             for name, value in row.items():
                 if not np.isfinite(value):
                     raise DivergedError(
-                        f"{name} is {value} at step {number}: training has diverged and was stopped before it was "
+                        f"{name} is {value} at step {step}: training has diverged and was stopped before it was "
                         f"saved. {DIVERGED_REMEDY}"
                     )
-            for sign in _SIGNS:
-                if phase in sign.phases and sign.metric in row:
-                    self._count(sign, row[sign.metric], number)
+            for symptom in _SYMPTOMS:
+                if phase in symptom.phases and symptom.metric in row:
+                    self._count(symptom, row[symptom.metric], step)
 
     def state(self) -> dict[str, int]:
-        """For how many steps each metric has been below its limit; JSON-able."""
+        """Returns for how many steps each metric has been below its limit, as JSON values."""
         return dict(self._below)
 
-    def _count(self, sign: _Sign, value: float, step: int) -> None:
-        limit = self._limits[sign.limit]
-        self._below[sign.metric] = self._below.get(sign.metric, 0) + 1 if value < limit else 0
-        if self._below[sign.metric] == self._steps:
-            self._say(
-                f"warning: {sign.metric} has been below {limit:g} for {self._steps} steps, up to step {step} "
-                f"({value:.3g}): {sign.means}. What may help: {sign.remedy}"
+    def _count(self, symptom: _Symptom, value: float, step: int) -> None:
+        metric, limit = symptom.metric, self._limits[symptom.limit]
+        self._below[metric] = self._below.get(metric, 0) + 1 if value < limit else 0
+        if self._below[metric] == self._steps:
+            self._log(
+                f"warning: {metric} has been below {limit:g} for {self._steps} steps, up to step {step} "
+                f"({value:.3g}): {symptom.meaning}. What may help: {symptom.remedy}"
             )

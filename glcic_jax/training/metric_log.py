@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: one progress line, three logs of the same numbers, and grids."""
+"""The numbers that a run logs: metrics.jsonl, metrics.csv and TensorBoard, all with the same content."""
 
 import contextlib
 import csv
@@ -15,6 +15,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
+from glcic_jax.files import write_atomically
 from glcic_jax.model.metrics import ImageMetrics
 from glcic_jax.training.steps import CompletionMetrics, JointMetrics
 
@@ -37,34 +38,35 @@ COLUMNS = (
 
 
 class MetricLog:
-    """Rows of numbers in metrics.jsonl, metrics.csv and TensorBoard, all with the same content.
+    """Appends rows of numbers to metrics.jsonl, metrics.csv and TensorBoard.
 
     Args:
-      workdir: Where they lie; TensorBoard's files in its folder `tensorboard`.
-      start_step: The step that training begins at; rows of a stopped run beyond it are dropped.
+      workdir: The run's directory; TensorBoard's files lie in its folder `tensorboard`.
+      start_step: The step at which training starts; later rows of a stopped run are dropped.
+
+    Attributes:
+      elapsed_before: Seconds that earlier processes of this run have trained.
     """
 
     def __init__(self, workdir: Path, start_step: int):
-        self._jsonl_path = workdir / "metrics.jsonl"
         rows = [row for row in read_metrics(workdir) if row["step"] <= start_step]
         self.elapsed_before = float(rows[-1].get("elapsed_seconds", 0.0)) if rows else 0.0
-        aside = workdir / ".metrics.jsonl"
-        aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        aside.replace(self._jsonl_path)
-        self._jsonl = self._jsonl_path.open("a", encoding="utf-8")
+        write_atomically(workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        self._jsonl = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
         self._csv = (workdir / "metrics.csv").open("w", encoding="utf-8", newline="")
         self._table = csv.DictWriter(self._csv, COLUMNS, restval="")
         self._table.writeheader()
         self._table.writerows(rows)
-        self._tensorboard = TensorBoard(workdir / "tensorboard", start_step)
+        self._tensorboard = _TensorBoard(workdir / "tensorboard", start_step)
+        self._files = (self._jsonl, self._csv, self._tensorboard)
 
     def write(self, step: int, phase: str, values: dict[str, float]) -> None:
-        """Appends one row.
+        """Appends one row and flushes it.
 
         Args:
-          step: Updates done.
-          phase: Name of the phase that they ended in.
-          values: Numbers by name; names in `COLUMNS`.
+          step: Number of updates done.
+          phase: Name of the phase of the last update.
+          values: Numbers by name; the names are in `COLUMNS`.
         """
         row = {"step": step, "phase": phase, **values}
         self._jsonl.write(json.dumps(row) + "\n")
@@ -72,27 +74,22 @@ class MetricLog:
         for name, value in values.items():
             folder = "validation" if name in _VALIDATION else "training" if name in _TRAINING else "run"
             self._tensorboard.scalar(f"{folder}/{name.removeprefix('validation_')}", value, step)
-        self.flush()
+        for file in self._files:
+            file.flush()
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """Shows [H, W, 3] uint8 in TensorBoard."""
+        """Adds a picture, [H, W, 3] uint8, to TensorBoard."""
         self._tensorboard.image(name, image, step)
 
-    def flush(self) -> None:
-        """Brings everything written so far to disk."""
-        self._jsonl.flush()
-        self._csv.flush()
-        self._tensorboard.flush()
-
     def close(self) -> None:
-        """Flushes and closes all three, each even where another cannot be."""
+        """Closes all files, each even if another one cannot be closed."""
         with contextlib.ExitStack() as stack:
-            for one in (self._jsonl, self._csv, self._tensorboard):
-                stack.callback(one.close)
+            for file in self._files:
+                stack.callback(file.close)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl, in order of steps; lines that are no rows, as one cut short, are left out."""
+    """Reads metrics.jsonl in order of steps; skips lines that are no rows, such as a truncated one."""
     path = workdir / "metrics.jsonl"
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
@@ -103,16 +100,16 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
         elif line:
-            _log.warning("%s: a line that cannot be read is left out: %.80s", path, line)
+            _log.warning("%s: an unreadable line is skipped: %.80s", path, line)
     return rows
 
 
 class RunningMean:
-    """The mean of each metric over steps; goes on in another process from what `state` gave.
+    """The mean of each metric over steps; another process continues it from `state()`.
 
     Args:
       count: Number of steps so far.
-      sums: The sum of each metric over them.
+      sums: Sum of each metric over them.
     """
 
     def __init__(self, count: int = 0, sums: Mapping[str, float] | None = None):
@@ -120,53 +117,39 @@ class RunningMean:
         self._sums = dict(sums or {})
 
     def add(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Counts the metrics of further steps in."""
+        """Adds the metrics of further steps."""
         for row in rows:
             self._count += 1
             for name, value in row.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
 
     def take(self) -> dict[str, float]:
-        """The means; begins anew."""
+        """Returns the means and starts again."""
         means = {name: total / self._count for name, total in self._sums.items()}
         self._count, self._sums = 0, {}
         return means
 
     def state(self) -> dict[str, Any]:
-        """JSON-able keyword arguments of an equal one."""
+        """Returns the constructor's arguments, as JSON values."""
         return {"count": self._count, "sums": dict(self._sums)}
 
 
-class TensorBoard:
-    """One file of events.
-
-    Args:
-      folder: Where it lies, beside those of the processes before.
-      start_step: The step that training begins at; what those have shown of later ones is hidden.
-    """
+class _TensorBoard:
+    """One file of events, beside those of earlier processes, whose later steps it hides."""
 
     def __init__(self, folder: Path, start_step: int):
         folder.mkdir(exist_ok=True)
         self._writer = EventsWriter(str(folder / "events"))
+        self.flush, self.close = self._writer.flush, self._writer.close
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write(event_pb2.Event(session_log=start), start_step + 1)
         self.flush()
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """Adds a point to a curve."""
         self._write(event_pb2.Event(summary=summary.scalar(name, value)), step)
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Adds a picture, [H, W, 3] uint8."""
         self._write(event_pb2.Event(summary=summary.image(name, image, dataformats="HWC")), step)
-
-    def flush(self) -> None:
-        """Brings everything written so far to disk."""
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Flushes and closes the file."""
-        self._writer.close()
 
     def _write(self, event: event_pb2.Event, step: int) -> None:
         event.step = step

@@ -1,4 +1,4 @@
-"""The progress line of a training: steps, images/s, time left."""
+"""The progress line of a training: steps, losses, images/s, time left."""
 
 import contextlib
 import sys
@@ -9,11 +9,11 @@ from tqdm import tqdm
 
 from glcic_jax.training.schedule import Phase, Schedule
 
-# Time of one step of each phase against one of phase 1, for estimates; measured on a CPU at 64 px.
+# Time of one step of each phase relative to phase 1, for estimates; measured on a CPU at 64 px.
 _RELATIVE_COST = {"completion": 1.0, "discriminator": 0.5, "joint": 2.0}
 
-# The numbers that stand in the progress line, and what they are called there.
-_SHOWN = {
+# The metrics in the progress line, and their labels.
+_LABELS = {
     "reconstruction_loss": "rec_loss",
     "discriminator_loss": "d_loss",
     "adversarial_loss": "adv",
@@ -24,80 +24,73 @@ _SHOWN = {
 
 
 class Stopwatch:
-    """Seconds spent training (waiting for data among them), leaving out compilation, pictures and saving."""
+    """Measures the time spent training, waiting for data included, but not compiling, validating or saving.
+
+    Starts paused. `steps` and `waiting` (seconds) are counted by the caller.
+    """
 
     def __init__(self) -> None:
-        self.training = 0.0
-        self.waiting = 0.0
         self.steps = 0
-        self._begun = time.perf_counter()
+        self.waiting = 0.0
+        self._seconds = 0.0
+        self._resumed: float | None = None
 
     def resume(self) -> None:
-        """Training goes on."""
-        self._begun = time.perf_counter()
+        """Starts measuring."""
+        self._resumed = time.perf_counter()
 
     def pause(self) -> None:
-        """Something else begins."""
-        self.training += time.perf_counter() - self._begun
+        """Stops measuring."""
+        if self._resumed is not None:
+            self._seconds += time.perf_counter() - self._resumed
+            self._resumed = None
 
     def rates(self, batch_size: int) -> dict[str, float]:
-        """Images/s, and the fraction spent waiting for data, since the last call; to be called while paused."""
-        training = max(self.training, 1e-9)
+        """Returns images/s and the fraction of time spent waiting for data since the last call; call it paused."""
+        seconds = max(self._seconds, 1e-9)
         values = {
-            "images_per_second": self.steps * batch_size / training,
-            "data_wait_fraction": self.waiting / training,
+            "images_per_second": self.steps * batch_size / seconds,
+            "data_wait_fraction": self.waiting / seconds,
         }
-        self.training = self.waiting = 0.0
+        self._seconds = self.waiting = 0.0
         self.steps = 0
         return values
 
 
-class _Unbroken:
-    """A stream whose reader may go away: Ctrl-C ends `tee` too, and the training still has to save.
-
-    Args:
-      stream: What is written to as long as it can be.
-    """
+class _UnbreakableStream:
+    """A text stream whose reader may end: Ctrl-C ends `tee` too, and the training still has to save."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
         self.encoding = getattr(stream, "encoding", None)
+        self.isatty = stream.isatty
+        self.fileno = stream.fileno  # tqdm asks for the width of the terminal.
 
     def write(self, text: str) -> None:
-        """Writes, if anybody still reads."""
         with contextlib.suppress(OSError):
             self._stream.write(text)
 
     def flush(self) -> None:
-        """Flushes, if anybody still reads."""
         with contextlib.suppress(OSError):
             self._stream.flush()
 
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        """The file's number, which tqdm asks the width of the terminal."""
-        return self._stream.fileno()
-
 
 class ProgressLine:
-    """One line per phase: a bar on a terminal, plain lines elsewhere.
+    """Shows one bar per phase on a terminal, and plain lines elsewhere.
 
     Args:
       schedule: The phases.
       batch_size: Images per step.
-      stream: Where to write; stderr where None.
+      stream: Where to write; None: stderr.
     """
 
     def __init__(self, schedule: Schedule, batch_size: int, stream: TextIO | None = None):
         self._schedule = schedule
         self._batch_size = batch_size
-        self._stream: Any = _Unbroken(stream or sys.stderr)
+        self._stream: Any = _UnbreakableStream(stream or sys.stderr)
         self._bar: tqdm | None = None
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Writes a line of its own."""
         if self._bar is None:
             print(text, file=self._stream, flush=True)
@@ -105,13 +98,12 @@ class ProgressLine:
             self._bar.write(text, file=self._stream)
 
     def start_phase(self, phase: Phase, step: int) -> None:
-        """Begins the line of a phase, at the given step of the whole run."""
+        """Starts the line of a phase at a step of the whole run."""
         self.close()
-        count = len(self._schedule.phases)
-        title = f"phase {phase.index + 1}/{count} {phase.name}"
+        title = f"phase {phase.index + 1}/{len(self._schedule.phases)} {phase.name}"
         if self._stream.isatty():
             self._bar = tqdm(
-                total=phase.length,
+                total=phase.stop - phase.start,
                 initial=step - phase.start,
                 desc=title,
                 file=self._stream,
@@ -119,7 +111,7 @@ class ProgressLine:
                 bar_format="{desc} {n_fmt}/{total_fmt} |{bar:12}| {postfix}",
             )
         else:
-            self.say(f"{title}: steps {step} to {phase.stop}")
+            self.log(f"{title}: steps {step} to {phase.stop}")
 
     def advance(self) -> None:
         """Counts one step."""
@@ -127,33 +119,32 @@ class ProgressLine:
             self._bar.update(1)
 
     def report(self, step: int, phase: Phase, values: dict[str, float]) -> None:
-        """Shows losses, images/s, and the time that the phase and the whole run still need."""
-        shown = [f"{label} {values[name]:.4g}" for name, label in _SHOWN.items() if name in values]
-        rate = values["images_per_second"] / self._batch_size
-        phase_seconds, all_seconds = self._remaining(step, phase, rate)
-        shown += [f"{values['images_per_second']:.1f} images/s", f"phase {_duration(phase_seconds)} left"]
-        shown.append(f"all {_duration(all_seconds)} left")
+        """Shows losses, images/s, and the time left for the phase and for the whole run."""
+        seconds_per_step = self._batch_size / values["images_per_second"]
+        phase_seconds = (phase.stop - step) * seconds_per_step
+        later_steps = sum(
+            (later.stop - later.start) * _RELATIVE_COST[later.name] / _RELATIVE_COST[phase.name]
+            for later in self._schedule.phases[phase.index + 1 :]
+        )
+        shown = [f"{label} {values[name]:.4g}" for name, label in _LABELS.items() if name in values]
+        shown += [
+            f"{values['images_per_second']:.1f} images/s",
+            f"phase {_format_duration(phase_seconds)} left",
+            f"all {_format_duration(phase_seconds + later_steps * seconds_per_step)} left",
+        ]
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(shown))
         else:
-            self.say(f"  {step - phase.start}/{phase.length}: {', '.join(shown)}")
+            self.log(f"  {step - phase.start}/{phase.stop - phase.start}: {', '.join(shown)}")
 
     def close(self) -> None:
-        """Ends the line of the phase, if one is open."""
+        """Ends the phase's line, if one is open."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _remaining(self, step: int, phase: Phase, steps_per_second: float) -> tuple[float, float]:
-        in_phase = (phase.stop - step) / steps_per_second
-        later = sum(
-            other.length * _RELATIVE_COST[other.name] / _RELATIVE_COST[phase.name]
-            for other in self._schedule.phases[phase.index + 1 :]
-        )
-        return in_phase, in_phase + later / steps_per_second
 
-
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

@@ -1,4 +1,4 @@
-"""Before the first step: which configurations can run, and which may go on from a checkpoint."""
+"""Finds the checkpoint that a run goes on from, and checks that its configuration allows that."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +9,11 @@ from ml_collections import ConfigDict
 
 from glcic_jax.errors import ConfigError, DataError, UserError
 from glcic_jax.training.checkpoints import Checkpoints, Restored
+from glcic_jax.training.distributed import broadcast_from_first, is_lead_process
 from glcic_jax.training.schedule import PHASE_NAMES, Schedule, create_schedule
 from glcic_jax.training.state import TrainState
 
-# What decides the arrays of a state; and what else a run keeps to from its first step to its last.
+# Keys that determine the arrays of a state.
 _SHAPES = (
     "data.image_size",
     "completion.width",
@@ -23,6 +24,7 @@ _SHAPES = (
     "discriminator.local_channels",
     "optimizer.name",
 )
+# Further keys that may not change within a run.
 _FIXED = (
     "seed",
     "data.source",
@@ -37,13 +39,12 @@ _FIXED = (
     "discriminator.layer_order",
 )
 
-# What a state keeps arrays for from the first step on or not at all: a moving average, an optimizer's place in its
-# decay. 0 is off; other values may replace each other.
+# Keys whose arrays a state has only if they are not 0; other values may replace each other.
 _ON_OR_OFF = ("completion.ema_decay", "optimizer.adam.decay_steps")
 
 
 class _OtherNetworksError(ConfigError):
-    """A checkpoint of arrays of another shape than the configuration's."""
+    """The checkpoint's arrays have other shapes than the configuration's."""
 
 
 def restore_run(
@@ -51,45 +52,60 @@ def restore_run(
     state: TrainState,
     checkpoints: Checkpoints,
     schedule: Schedule,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Restored | None:
-    """Restores the workdir's newest sound checkpoint, or that of `start_from`.
+    """Restores the workdir's newest sound checkpoint, or that of `start_from`; the same one in all processes.
 
-    Newer ones that are damaged, or of other networks, are set aside, and the user is told.
+    Newer ones that are damaged or belong to other networks are moved aside.
 
     Args:
       config: The configuration.
       state: A fresh state of its spec.
-      checkpoints: The workdir's.
+      checkpoints: Those of the workdir.
       schedule: The configuration's phases.
-      say: Tells the user one line.
+      log: Shows the user one line.
 
     Returns:
-      What was found; None where there is neither.
+      The checkpoint; None if a new run begins.
 
     Raises:
-      ConfigError: The workdir holds another run.
-      DataError: There are checkpoints, and none is sound.
+      ConfigError: The checkpoints belong to a run with another configuration.
+      DataError: There are checkpoints, and all are damaged.
     """
-    # Only the first process comes here, before the others look: two would move the same folder.
+    # Only the lead process searches: two would move the same folder.
+    restored = _search(config, state, checkpoints, schedule, log) if is_lead_process() else None
+    step = broadcast_from_first(None if restored is None else restored.meta["step"])
+    if step is None or restored is not None:
+        return restored
+    origin = checkpoints if checkpoints.steps() else Checkpoints(Path(config.start_from).expanduser())
+    return _restore_step(origin, state, step)
+
+
+def _search(
+    config: ConfigDict,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    schedule: Schedule,
+    log: Callable[[str], None],
+) -> Restored | None:
     for path in checkpoints.set_strays_aside():
-        say(f"{path.name} among the checkpoints is none: moved to {path}")
+        log(f"{path.name} in the folder of checkpoints is not a checkpoint: moved to {path}")
     if checkpoints.steps():
-        restored, passed_over = _newest_sound(config, state, checkpoints, schedule, _SHAPES + _FIXED, say)
+        restored, passed_over = _newest_sound(config, state, checkpoints, schedule, _SHAPES + _FIXED, log)
         for step in passed_over:
-            say(f"moved to {checkpoints.set_aside(step)}")
+            log(f"moved to {checkpoints.set_aside(step)}")
     elif config.start_from:
         origin = Checkpoints(Path(config.start_from).expanduser())
         if not origin.steps():
             raise DataError(f"start_from: {config.start_from} holds no finished checkpoint yet")
-        restored, _ = _newest_sound(config, state, origin, schedule, _SHAPES, say)
+        restored, _ = _newest_sound(config, state, origin, schedule, _SHAPES, log)
     else:
         return None
-    step = restored.meta["step"]
-    if step >= schedule.total_steps:
-        say(f"step {step}: all {schedule.total_steps} steps are done; raise config.phases to go on")
+    step, total = restored.meta["step"], schedule.total_steps
+    if step >= total:
+        log(f"step {step}: all {total} steps are done; raise config.phases to go on")
     else:
-        say(f"going on from step {step} of {schedule.total_steps} (phase {schedule.phase_at(step).name})")
+        log(f"going on from step {step} of {total} (phase {schedule.phase_at(step).name})")
     return restored
 
 
@@ -99,34 +115,34 @@ def _newest_sound(
     checkpoints: Checkpoints,
     schedule: Schedule,
     fixed: tuple[str, ...],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> tuple[Restored, list[int]]:
-    """The newest checkpoint that this configuration can go on from, and the steps of those passed over."""
+    """Returns the newest checkpoint that this configuration can go on from, and the newer steps passed over."""
     passed_over: dict[int, UserError] = {}
     for step in reversed(checkpoints.steps()):
         try:
-            changed = _check_continuation(config, checkpoints.read_meta(step), schedule, fixed)
-            restored = restore_step(checkpoints, state, step)
+            changed = _check_config(config, checkpoints.read_meta(step), schedule, fixed)
+            restored = _restore_step(checkpoints, state, step)
         except (_OtherNetworksError, DataError) as error:
             passed_over[step] = error
             continue
         for reason in passed_over.values():
-            say(f"passed over: {reason}")
+            log(f"passed over: {reason}")
         if changed:
-            say(f"changed since then: {changed}")
+            log(f"changed since then: {changed}")
         return restored, list(passed_over)
-    # Where all that can be read is another run, that is what the user has to hear.
+    # If all readable ones belong to another run, that is what the user has to know.
     refusals = [reason for reason in passed_over.values() if isinstance(reason, ConfigError)]
     if refusals:
         raise refusals[0]
-    reasons = "; ".join(str(reason) for reason in passed_over.values())
-    raise DataError(f"no checkpoint is sound: {reasons}. Name another --workdir to start anew")
+    reasons = "; ".join(map(str, passed_over.values()))
+    raise DataError(f"no checkpoint is sound: {reasons}. Give another --workdir to start a new run")
 
 
-def restore_step(checkpoints: Checkpoints, state: TrainState, step: int) -> Restored:
-    """Restores one checkpoint, see `Checkpoints.restore`; but for a discriminator that was not trained yet.
+def _restore_step(checkpoints: Checkpoints, state: TrainState, step: int) -> Restored:
+    """Restores one checkpoint, without its discriminator if that has not been trained yet.
 
-    That is the fresh one of `state`, and may be another than the checkpoint's.
+    The discriminator is then the fresh one of `state`, which may have another architecture.
     """
     if _schedule_of(checkpoints.read_meta(step)).has_trained_discriminator(step):
         return checkpoints.restore(state, step)
@@ -135,52 +151,50 @@ def restore_step(checkpoints: Checkpoints, state: TrainState, step: int) -> Rest
 
 
 def _schedule_of(meta: dict[str, Any]) -> Schedule:
-    """The phases of the run that a checkpoint's `meta` item is of."""
     return create_schedule([(name, meta["config"]["phases"][name]) for name in PHASE_NAMES])
 
 
-def _check_continuation(
-    config: ConfigDict,
-    meta: dict[str, Any],
-    schedule: Schedule,
-    fixed: tuple[str, ...],
-) -> str:
-    """Refuses to continue one run as another, whose `fixed` keys or past phases differ; returns what else does."""
+def _check_config(config: ConfigDict, meta: dict[str, Any], schedule: Schedule, fixed: tuple[str, ...]) -> str:
+    """Returns what differs from a checkpoint's configuration.
+
+    Raises:
+      ConfigError: One of the `fixed` keys or a past phase differs.
+    """
     old = flatten(meta["config"])
     new = flatten(json.loads(config.to_json_best_effort()))
     step = meta["step"]
-    # A key that is newer than the run was off in it.
-    newer = {key for key in new.keys() - old.keys() if not new[key]}
-    changed = sorted(key for key in (old.keys() | new.keys()) - newer if old.get(key) != new.get(key))
-    passed = _schedule_of(meta)
+    # A key that did not exist yet was off.
+    new_keys = {key for key in new.keys() - old.keys() if not new[key]}
+    changed = sorted(key for key in (old.keys() | new.keys()) - new_keys if old.get(key) != new.get(key))
+    past = _schedule_of(meta)
     refused = [key for key in changed if key in fixed]
-    if not passed.has_trained_discriminator(step):
+    if not past.has_trained_discriminator(step):
         refused = [key for key in refused if not key.startswith("discriminator.")]
     refused += sorted(_switched_on(old) ^ _switched_on(new))
-    if passed.history(step) != schedule.history(step):
+    if past.history(step) != schedule.history(step):
         refused += [key for key in changed if key.startswith("phases.")]
     if refused:
         kind = _OtherNetworksError if any(key in _SHAPES for key in refused) else ConfigError
         raise kind(
             f"the run to go on from is at step {step} and was made with another configuration "
-            f"({differences(refused, old, new)}): name another --workdir, or give these keys their old values"
+            f"({differences(refused, old, new)}): give another --workdir, or the old values of these keys"
         )
     return differences(changed, old, new)
 
 
 def _switched_on(values: Mapping[str, Any]) -> set[str]:
-    """Those of `_ON_OR_OFF` that a run with these values has; an optimizer that it does not use has none."""
+    """Returns the keys of `_ON_OR_OFF` that are on; those of other optimizers are off."""
     own = f"optimizer.{values['optimizer.name']}."
     return {key for key in _ON_OR_OFF if values.get(key) and (key.startswith(own) or "optimizer." not in key)}
 
 
 def differences(keys: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Says what some keys were and are."""
+    """Returns the old and the new values of some keys as text."""
     return ", ".join(f"{key} {old.get(key)} -> {new.get(key)}" for key in keys)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries to one, with keys joined by dots."""
+    """Turns nested dictionaries into one, with keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

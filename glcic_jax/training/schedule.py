@@ -1,7 +1,6 @@
-"""The schedule: which phase a step belongs to, and when something is due. The only step arithmetic.
+"""The schedule: which phase trains at a step, and when something is due. The only arithmetic on steps.
 
-A step is a count of updates done: the update that takes the state from step 0 to step 1 belongs to the phase
-that holds step 0.
+A step is a number of updates done: the update from step 0 to step 1 belongs to the phase at step 0.
 
 Reference: Iizuka et al. 2017, Algorithm 1.
 """
@@ -30,45 +29,37 @@ class Phase:
     start: int
     stop: int
 
-    @property
-    def length(self) -> int:
-        """Number of steps."""
-        return self.stop - self.start
-
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The phases in order; build one with `create_schedule`."""
+    """The phases in order; made by `create_schedule`."""
 
     phases: tuple[Phase, ...]
 
     @property
     def total_steps(self) -> int:
-        """The step at which training is over (T_train in the paper)."""
+        """The step at which training ends (T_train in the paper)."""
         return self.phases[-1].stop
 
     def phase_at(self, step: int) -> Phase:
-        """Returns the phase that trains the update after `step`; the last one when training is over."""
-        for phase in self.phases:
-            if step < phase.stop:
-                return phase
-        return self.phases[-1]
+        """Returns the phase of the update after `step`; the last phase if training has ended."""
+        return next((phase for phase in self.phases if step < phase.stop), self.phases[-1])
 
     def is_due(self, step: int, every: int) -> bool:
-        """Says whether something done `every` steps is due after the update that led to `step`.
+        """Returns whether something done `every` steps is due after `step` updates.
 
-        True at every multiple, and at the end of each phase whatever its length; 0: at those ends alone.
+        True at every multiple and at the end of each phase; if `every` is 0, only at the end of each phase.
         """
         return (every > 0 and step % every == 0) or any(step == phase.stop for phase in self.phases)
 
     def history(self, step: int) -> tuple[tuple[str, int], ...]:
-        """What the first `step` updates were: pairs of a phase's name and how many of them it trained."""
+        """Returns the phases of the first `step` updates: pairs of a name and a number of updates."""
         return tuple(
             (phase.name, min(phase.stop, step) - phase.start) for phase in self.phases if phase.start < step
         )
 
     def has_trained_discriminator(self, step: int) -> bool:
-        """Says whether the discriminator is another than at the beginning after `step` updates."""
+        """Returns whether any of the first `step` updates trained the discriminator."""
         return any(name != "completion" for name, _ in self.history(step))
 
 
@@ -76,10 +67,10 @@ def create_schedule(phases: Sequence[tuple[str, int]]) -> Schedule:
     """Lays phases end to end.
 
     Args:
-      phases: Pairs of a name in `PHASE_NAMES` and a number of steps; a phase of 0 steps is left out.
+      phases: Pairs of a name in `PHASE_NAMES` and a number of steps; phases of 0 steps are left out.
 
     Raises:
-      ConfigError: A name is unknown, a length is negative, or no step is left.
+      ConfigError: A name is unknown, a length is negative, or all lengths are 0.
     """
     laid: list[Phase] = []
     start = 0

@@ -1,58 +1,62 @@
-"""Opening a run: all that the loop works with is built and checked before the first step."""
+"""Sets up a run: everything that the loop works with is built and checked before the first step."""
 
 import contextlib
 import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from glcic_jax.data import input_pipeline, skipped_files
-from glcic_jax.data import sources as data_sources
-from glcic_jax.errors import ConfigError, DataError
+from glcic_jax.data import input_pipeline
+from glcic_jax.data.skipped_files import SkippedFiles
+from glcic_jax.data.sources import Sources, directory_of, open_sources
+from glcic_jax.errors import ConfigError, DataError, DivergedError, Stopped, one_line
 from glcic_jax.files import write_atomically
-from glcic_jax.training import distributed
-from glcic_jax.training.checkpoints import Checkpoints, Restored
+from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.config_checks import check_values
-from glcic_jax.training.distributed import AXIS
+from glcic_jax.training.distributed import AXIS, all_gather, broadcast_from_first, is_lead_process
 from glcic_jax.training.health import Health
 from glcic_jax.training.metric_log import MetricLog, RunningMean
 from glcic_jax.training.progress_line import ProgressLine
-from glcic_jax.training.resume import differences, flatten, restore_run, restore_step
+from glcic_jax.training.resume import differences, flatten, restore_run
 from glcic_jax.training.schedule import PHASE_NAMES, Schedule, create_schedule
-from glcic_jax.training.state import TrainingSpec, TrainState, create_spec, create_state
+from glcic_jax.training.state import TrainState, create_spec, create_state
 from glcic_jax.training.validation import FixedExamples
+from glcic_jax.training.workdir import lock_holder, lock_workdir
 
 
-@dataclasses.dataclass(frozen=True)
-class Desk:
-    """What only the first process has: it validates, writes logs and draws."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeadProcessOutputs:
+    """What only the lead process has: it validates, logs and draws grids."""
 
     validation: FixedExamples
     log: MetricLog
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """All that the loop works with.
+    """Everything that the loop works with; as a context manager, it closes all of it.
 
     Attributes:
       config, workdir, schedule: What is trained, where, and for how long.
       training_key: The key of all steps.
       batches: This process's part of every batch, see `input_pipeline.train_batches`.
-      images: Number of training images.
+      image_count: Number of training images.
       skipped: The images that could not be read.
-      checkpoints: The run's; opened.
-      progress: What the user sees; silent in all processes but the first.
+      checkpoints: The run's checkpoints, open for saving.
+      progress: What the user sees; silent in all processes but the lead.
       health: Watches the metrics.
-      unlogged: The metrics of the steps since the last row of the log.
-      desk: None in all processes but the first.
+      unlogged: The metrics since the last row of the log.
+      lead: The lead process's outputs; None in all others.
+      resources: Closes the files and releases the workdir.
     """
 
     config: ConfigDict
@@ -60,72 +64,121 @@ class Run:
     schedule: Schedule
     training_key: jax.Array
     batches: Any
-    images: int
-    skipped: skipped_files.SkippedFiles
+    image_count: int
+    skipped: SkippedFiles
     checkpoints: Checkpoints
     progress: ProgressLine
     health: Health
     unlogged: RunningMean
-    desk: Desk | None
+    lead: LeadProcessOutputs | None
+    resources: contextlib.ExitStack
 
-    def close(self) -> None:
-        """Closes the logs, and waits for the checkpoint that is being written."""
-        with contextlib.ExitStack() as stack:
-            stack.callback(self.checkpoints.close)
-            if self.desk is not None:
-                stack.callback(self.desk.log.close)
-            stack.callback(self.progress.close)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, Stopped | DivergedError):
+            self.resources.close()
+        # After other errors only if this process is alone: closing waits for processes that may wait for this one.
+        elif jax.process_count() == 1:
+            try:
+                self.resources.close()
+            except Exception as second:
+                # The first error explains what happened; a full disk is reported once.
+                if not isinstance(error, OSError | DataError):
+                    self.progress.log(f"on closing: {one_line(second)}")
 
 
-class Plan(NamedTuple):
-    """What a configuration comes to before anything is written."""
+def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
+    """Builds everything that the loop works with; all processes call it together.
 
-    schedule: Schedule
-    spec: TrainingSpec
-    sources: data_sources.Sources
+    Args:
+      config: See configs/common.py.
+      workdir: The run's directory. Nothing is written before configuration and data are checked.
 
-
-def plan_run(config: ConfigDict) -> Plan:
-    """Checks all that can be checked without a workdir.
+    Returns:
+      The run, which holds the workdir's lock until it is closed; and its state on one device, fresh or from the
+      newest sound checkpoint.
 
     Raises:
-      UserError: The configuration or the data cannot be used.
+      UserError: The configuration, the data or the workdir cannot be used, or the workdir holds another run.
     """
     check_values(config)
     schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
     spec = create_spec(config, AXIS)
-    sources = data_sources.open_sources(config.data)
+    sources = open_sources(config.data)
     if config.start_from and not (Path(config.start_from).expanduser() / "checkpoints").is_dir():
         raise DataError(
             f"start_from: {config.start_from} is not the workdir of a run; train it first "
             "(python main.py --config=configs/completion.py) or give --config.start_from=RUN"
         )
-    return Plan(schedule, spec, sources)
+    with contextlib.ExitStack() as resources:
+        resources.enter_context(_lock_for_all_processes(workdir))
+        _check_same_config(config)
+        # Open for the life of the process, like stderr itself.
+        stream = sys.stderr if is_lead_process() else Path(os.devnull).open("w")  # noqa: SIM115
+        progress = ProgressLine(schedule, config.batch_size, stream)
+        parameters_key, training_key, mask_key = jax.random.split(jax.random.key(config.seed), 3)
+
+        batches, skipped = _create_data(config, workdir=workdir, sources=sources, log=progress.log)
+        fresh = create_state(spec, parameters_key, config.data.image_size, jnp.zeros(3))
+        checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+        state, meta = _resume(
+            config,
+            workdir=workdir,
+            schedule=schedule,
+            state=fresh,
+            checkpoints=checkpoints,
+            batches=batches,
+            sources=sources,
+            skipped=skipped,
+            log=progress.log,
+        )
+        lead = None
+        if is_lead_process():
+            lead = _create_logs(
+                config, workdir=workdir, sources=sources, skipped=skipped, state=state, mask_key=mask_key
+            )
+        for close in (checkpoints.close, *([lead.log.close] if lead else []), progress.close):
+            resources.callback(close)
+        run = Run(
+            config=config,
+            workdir=workdir,
+            schedule=schedule,
+            training_key=training_key,
+            batches=batches,
+            image_count=len(sources.train),
+            skipped=skipped,
+            checkpoints=checkpoints,
+            progress=progress,
+            health=Health(config.warn.steps, config.warn.to_dict(), progress.log, meta.get("below")),
+            unlogged=RunningMean(**meta.get("unlogged", {})),
+            lead=lead,
+            resources=resources.pop_all(),
+        )
+        return run, state
 
 
-def open_run(config: ConfigDict, plan: Plan, workdir: Path) -> tuple[Run, TrainState]:
-    """Builds all that the loop works with; the state is fresh, or that of the newest sound checkpoint.
-
-    Args:
-      config: See configs/common.py.
-      plan: What `plan_run` made of it.
-      workdir: The run's directory; exists, and is this run's alone.
-
-    Raises:
-      UserError: The data or the workdir cannot be used, or the workdir holds another run.
-    """
-    _agree(config)
-    schedule, spec, sources = plan
-    images = len(sources.train)
-    counts = distributed.all_gather(images)
+def _create_data(
+    config: ConfigDict, *, workdir: Path, sources: Sources, log: Callable[[str], None]
+) -> tuple[Any, SkippedFiles]:
+    """Returns this process's batches, and the list of images that could not be read."""
+    train_count, validation_count = len(sources.train), len(sources.validation)
+    counts = all_gather(train_count)
     if len(set(counts)) > 1:
         raise DataError(f"the processes see {counts} training images: each needs the same data set")
-    progress = _open_progress(schedule, config.batch_size)
-    progress.say(
-        f"{images} training and {len(sources.validation)} validation images from {config.data.source}; "
+    log(
+        f"{train_count} training and {validation_count} validation images from {config.data.source}; "
         f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
     )
-    skipped = _open_skipped(config, workdir, sources)
+    skipped = SkippedFiles(
+        workdir / ("skipped.txt" if is_lead_process() else f"skipped_{jax.process_index()}.txt"),
+        train_count + validation_count,
+        config.data.max_skipped_fraction,
+        directory_of(config.data),
+    )
     batches = input_pipeline.train_batches(
         sources.train,
         config.data,
@@ -135,113 +188,91 @@ def open_run(config: ConfigDict, plan: Plan, workdir: Path) -> tuple[Run, TrainS
         jax.process_index(),
         jax.process_count(),
     )
-    parameters_key, training_key, holes_key = jax.random.split(jax.random.key(config.seed), 3)
-    state = create_state(spec, parameters_key, config.data.image_size, jnp.zeros(3))
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    restored = _restore(config, state, checkpoints, schedule, progress)
+    return batches, skipped
+
+
+def _resume(
+    config: ConfigDict,
+    *,
+    workdir: Path,
+    schedule: Schedule,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    batches: Any,
+    sources: Sources,
+    skipped: SkippedFiles,
+    log: Callable[[str], None],
+) -> tuple[TrainState, dict[str, Any]]:
+    """Returns the state to train from and its checkpoint's `meta` item, empty for a new run.
+
+    Moves `batches` to the checkpoint's position, and opens `checkpoints` for saving.
+    """
+    restored = restore_run(config, state, checkpoints, schedule, log)
     checkpoints.open()
-    unlogged, below = RunningMean(), {}
     if restored is None or restored.meta["step"] < schedule.total_steps:
         checkpoints.check_space(state)
     if restored is None:
-        mean = _mean_pixel(config, workdir, sources.train, skipped, progress)
-        state = state.replace(mean_pixel=jnp.asarray(mean, jnp.float32))
-    else:
-        state = restored.state
-        unlogged, below = RunningMean(**restored.meta["unlogged"]), restored.meta["below"]
-        _go_to(batches, restored, images, progress)
-    desk = None
-    if distributed.is_first():
-        write_atomically(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
-        desk = _open_desk(config, workdir, spec, sources.validation, skipped, state, holes_key)
-    health = Health(config.warn.steps, config.warn.to_dict(), progress.say, below)
-    parts = batches, images, skipped, checkpoints, progress, health, unlogged, desk
-    return Run(config, workdir, schedule, training_key, *parts), state
+        mean_pixel = None
+        if is_lead_process():
+            path = workdir / "mean_pixel.json"
+            mean_pixel = input_pipeline.kept_mean_pixel(path, sources.train, config.data, skipped, log).tolist()
+        return state.replace(mean_pixel=jnp.asarray(broadcast_from_first(mean_pixel), jnp.float32)), {}
+    indices = input_pipeline.next_index(restored.data_state["next_index"], jax.process_count())
+    batches.set_state({"next_index": indices[jax.process_index()]})
+    before, now = restored.meta["images"], len(sources.train)
+    if before != now:
+        log(f"the data set has {now} training images and had {before}: from here on they come in a new order")
+    return restored.state, restored.meta
 
 
-def _agree(config: ConfigDict) -> None:
-    """Compares the configuration with the first process's: with another, they would wait for each other for ever.
+def _create_logs(
+    config: ConfigDict,
+    *,
+    workdir: Path,
+    sources: Sources,
+    skipped: SkippedFiles,
+    state: TrainState,
+    mask_key: jax.Array,
+) -> LeadProcessOutputs:
+    """Writes config.json, and opens the logs and the validation images."""
+    write_atomically(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
+    image = input_pipeline.validation_batch(
+        sources.validation, config.data, config.validation_images, config.seed, skipped
+    )
+    validation = FixedExamples(image, state.spec, np.asarray(state.mean_pixel), mask_key)
+    return LeadProcessOutputs(validation=validation, log=MetricLog(workdir, int(state.step)))
+
+
+@contextlib.contextmanager
+def _lock_for_all_processes(workdir: Path) -> Iterator[None]:
+    """Locks the workdir in the lead process.
+
+    Raises:
+      DataError: It is locked, cannot be written, or is not the same directory for all processes.
+    """
+    with lock_workdir(workdir) if is_lead_process() else contextlib.nullcontext():
+        differs = lock_holder(workdir) != broadcast_from_first(lock_holder(workdir))
+        # All processes learn it: one that ends alone would leave the others waiting.
+        if any(all_gather(int(differs))):
+            raise DataError(
+                f"the processes do not see the same directory {workdir}: give a --workdir on a file system that "
+                "all hosts share"
+            )
+        yield
+
+
+def _check_same_config(config: ConfigDict) -> None:
+    """Compares the configuration with the lead process's; with different ones, processes would wait for ever.
 
     Raises:
       ConfigError: They differ.
     """
-    mine = flatten(json.loads(config.to_json_best_effort()))
-    first = distributed.broadcast_from_first(mine)
-    changed = sorted(key for key in mine.keys() | first.keys() if mine.get(key) != first.get(key))
-    # All learn of it: one that leaves alone would leave the others waiting.
-    if any(distributed.all_gather(len(changed))):
+    own = flatten(json.loads(config.to_json_best_effort()))
+    lead = broadcast_from_first(own)
+    changed = sorted(key for key in own.keys() | lead.keys() if own.get(key) != lead.get(key))
+    if any(all_gather(len(changed))):  # As above.
+        details = f"; process 0 and process {jax.process_index()}: {differences(changed, lead, own)}"
         raise ConfigError(
             "the processes were given different configurations, and each needs the same"
-            + (
-                f"; process 0 and process {jax.process_index()}: {differences(changed, first, mine)}"
-                if changed
-                else ""
-            )
+            + (details if changed else "")
         )
-
-
-def _open_progress(schedule: Schedule, batch_size: int) -> ProgressLine:
-    # Kept open for the life of the process, like stderr itself.
-    stream = sys.stderr if distributed.is_first() else Path(os.devnull).open("w")  # noqa: SIM115
-    return ProgressLine(schedule, batch_size, stream)
-
-
-def _open_skipped(config: ConfigDict, workdir: Path, sources: data_sources.Sources) -> skipped_files.SkippedFiles:
-    name = "skipped.txt" if distributed.is_first() else f"skipped_{jax.process_index()}.txt"
-    available = len(sources.train) + len(sources.validation)
-    most = config.data.max_skipped_fraction
-    return skipped_files.SkippedFiles(workdir / name, available, most, data_sources.directory_of(config.data))
-
-
-def _restore(
-    config: ConfigDict, state: TrainState, checkpoints: Checkpoints, schedule: Schedule, progress: ProgressLine
-) -> Restored | None:
-    """Restores in every process what the first one finds to be the newest that is sound."""
-    restored = None
-    if distributed.is_first():
-        restored = restore_run(config, state, checkpoints, schedule, progress.say)
-    step = distributed.broadcast_from_first(None if restored is None else restored.meta["step"])
-    if step is None or distributed.is_first():
-        return restored
-    origin = checkpoints if checkpoints.steps() else Checkpoints(Path(config.start_from).expanduser())
-    return restore_step(origin, state, step)
-
-
-def _go_to(batches: Any, restored: Restored, images: int, progress: ProgressLine) -> None:
-    """Moves the stream of images to where the checkpoint was."""
-    indices = input_pipeline.next_index(restored.data_state["next_index"], jax.process_count())
-    batches.set_state({"next_index": indices[jax.process_index()]})
-    before = restored.meta["images"]
-    if before != images:
-        progress.say(
-            f"the data set has {images} training images and had {before}: from here on they come in a new order"
-        )
-
-
-def _mean_pixel(
-    config: ConfigDict,
-    workdir: Path,
-    source: data_sources.ImageSource,
-    skipped: skipped_files.SkippedFiles,
-    progress: ProgressLine,
-) -> list[float]:
-    mean = None
-    if distributed.is_first():
-        path = workdir / "mean_pixel.json"
-        found = input_pipeline.kept_mean_pixel(path, source, config.data, skipped, progress.say)
-        mean = [float(value) for value in found]
-    return distributed.broadcast_from_first(mean)
-
-
-def _open_desk(
-    config: ConfigDict,
-    workdir: Path,
-    spec: TrainingSpec,
-    source: data_sources.ImageSource,
-    skipped: skipped_files.SkippedFiles,
-    state: TrainState,
-    key: jax.Array,
-) -> Desk:
-    examples = input_pipeline.validation_batch(source, config.data, config.validation_images, config.seed, skipped)
-    validation = FixedExamples(examples, spec, np.asarray(state.mean_pixel), key)
-    return Desk(validation, MetricLog(workdir, int(state.step)))

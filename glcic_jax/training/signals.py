@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as requests: the loop ends the step it is in, saves, and stops."""
+"""Turns SIGTERM and Ctrl-C into requests: the loop finishes its step, saves, and stops."""
 
 import contextlib
 import os
@@ -11,26 +11,26 @@ from typing import Self
 import jax
 from jax.experimental import multihost_utils
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-# Launchers pass a terminal's Ctrl-C on to processes that have heard it themselves.
-_ECHO_SECONDS = 0.3
+# Launchers repeat a terminal's Ctrl-C to processes that have received it themselves.
+_REPEAT_SECONDS = 0.3
 
 
 class StopRequest:
-    """While it is entered, SIGTERM and Ctrl-C set `signal`; a second Ctrl-C ends the process at once.
+    """A context in which SIGTERM and Ctrl-C set `signal`; a second Ctrl-C ends the process at once.
 
-    A thread of its own hears of a signal the moment it comes: Python's handlers wait until the main thread
-    leaves the compiler, which can take minutes. Outside the main thread, where no handler can be set, it does
-    nothing.
+    A thread receives signals immediately: Python's own handlers wait until the main thread leaves the compiler,
+    which can take minutes. Outside the main thread, where no handler can be set, the context does nothing.
 
     Attributes:
-      signal: The number of the first signal that came; None: none has.
+      signal: The number of the first signal received; None: there was none.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._thread: threading.Thread | None = None
+        # Of several processes, JAX handles SIGTERM itself, and makes them agree on the step to stop at.
+        several = jax.process_count() > 1
+        self._handled = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
@@ -38,7 +38,7 @@ class StopRequest:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._old_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._old = {number: signal.signal(number, _leave_to_the_thread) for number in self._heard()}
+        self._old_handlers = {number: signal.signal(number, _do_nothing) for number in self._handled}
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
         self._thread.start()
         return self
@@ -48,7 +48,7 @@ class StopRequest:
     ) -> None:
         if self._thread is None:
             return
-        for number, handler in self._old.items():
+        for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_fd)
         os.close(self._writer)
@@ -57,7 +57,7 @@ class StopRequest:
         self._thread = None
 
     def is_due(self, step: int) -> bool:
-        """Whether to stop after `step` updates; all processes together say so after the same one."""
+        """Returns whether to stop after `step` updates; the same in all processes."""
         if jax.process_count() == 1:
             return self.signal is not None
         if not multihost_utils.reached_preemption_sync_point(step):
@@ -65,34 +65,30 @@ class StopRequest:
         self.signal = self.signal or signal.SIGTERM
         return True
 
-    def _heard(self) -> tuple[int, ...]:
-        # Of several processes JAX hears the SIGTERM itself, and makes them agree on the step to stop at.
-        return _SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
-
     def _listen(self) -> None:
         first = 0.0
         while numbers := os.read(self._reader, 1):
             number = numbers[0]
-            if number not in self._heard():
+            if number not in self._handled:
                 continue
             if self.signal is None:
                 first = time.monotonic()
                 self.signal = number
                 if jax.process_count() > 1:
                     os.kill(os.getpid(), signal.SIGTERM)
-                _say("stopping: this step is finished and saved first (Ctrl-C again: quit at once)")
-            elif number == signal.SIGINT and time.monotonic() - first > _ECHO_SECONDS:
-                _say("quit: what was not saved is lost")
+                _log("stopping: this step is finished and saved first (Ctrl-C again: quit at once)")
+            elif number == signal.SIGINT and time.monotonic() - first > _REPEAT_SECONDS:
+                _log("quit: steps since the last checkpoint are lost")
                 os._exit(128 + signal.SIGINT)
 
 
-def _leave_to_the_thread(number: int, frame: FrameType | None) -> None:
-    """The handler that Python runs in the main thread: `set_wakeup_fd` needs one to be there."""
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Makes Python write the signal's number to the file of `set_wakeup_fd`."""
     del number, frame
 
 
-def _say(text: str) -> None:
-    # Not print: the main thread may have been interrupted inside it, and hold its lock. The same Ctrl-C may
-    # have ended whoever reads this.
+def _log(text: str) -> None:
+    # Not print: the main thread may have been interrupted inside it, holding its lock. The same Ctrl-C may have
+    # ended the reader.
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())

@@ -1,4 +1,4 @@
-"""Measuring completions: one way for training's validation, for `glcic evaluate` and for `glcic compare`."""
+"""Validation during training: fixed held-out crops with fixed holes, their metrics, and grids of them."""
 
 import functools
 import math
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from glcic_jax.model import images
@@ -19,18 +20,18 @@ from glcic_jax.training.state import TrainingSpec
 
 
 def mean_metrics(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The mean of each metric over the images; what is not finite, as the PSNR of equal images, is left out."""
+    """Returns the mean of each metric over the images, without infinite values (the PSNR of equal images)."""
     finite = {name: values[np.isfinite(values)] for name, values in metrics.items()}
     return {name: float(values.mean()) if values.size else math.nan for name, values in finite.items()}
 
 
 class Completions(NamedTuple):
-    """What came out.
+    """Completed images and their metrics.
 
     Attributes:
-      output: [N, H, W, 3] float32, the network's raw output.
+      output: [N, H, W, 3] float32 in [0, 1], the network's raw output.
       completed: [N, H, W, 3] uint8.
-      metrics: As from `measure`.
+      metrics: [N] each, see `measure`.
     """
 
     output: np.ndarray
@@ -39,53 +40,65 @@ class Completions(NamedTuple):
 
 
 class FixedExamples:
-    """Images and holes that stay the same from one evaluation to the next.
+    """Images and holes that are the same at every validation.
 
     Args:
       image: [N, S, S, 3] uint8.
       spec: Gives the mask sampler, the network and its input form.
       mean_pixel: [3] float in [0, 1].
-      key: Of the holes.
+      key: Key of the holes.
     """
 
     def __init__(self, image: np.ndarray, spec: TrainingSpec, mean_pixel: np.ndarray, key: jax.Array):
-        height, width = image.shape[1:3]
-
-        @jax.jit
-        def draw(key: jax.Array) -> jax.Array:
-            keys = jax.random.split(key, len(image))
-            return jax.vmap(lambda k: spec.mask_sampler(k, (height, width), spec.local_size)[0])(keys)
+        def draw_mask(key: jax.Array) -> jax.Array:
+            return spec.mask_sampler(key, image.shape[1:3], spec.local_size)[0]
 
         self.image = image
-        self.mask = np.asarray(draw(key))
+        self.mask = np.asarray(jax.jit(jax.vmap(draw_mask))(jax.random.split(key, len(image))))
         self.mean_pixel = np.asarray(mean_pixel, np.float32)
         self._complete = jax.jit(functools.partial(_complete, spec))
 
     def evaluate(self, variables: Variables) -> Completions:
-        """Completes all images and measures them.
+        """Completes and measures all images.
 
         Args:
           variables: `params` and `batch_stats` of the completion network.
         """
-        outputs, completed = [], []
+        batches = []
         for start in range(0, len(self.image), LARGEST_BATCH):
-            chosen = slice(start, start + LARGEST_BATCH)
-            found = self._complete(variables, self.image[chosen], self.mask[chosen], self.mean_pixel)
-            output, one = jax.device_get(found)
-            outputs.append(output)
-            completed.append(one)
-        return self._measured(np.concatenate(outputs), np.concatenate(completed))
+            part = slice(start, start + LARGEST_BATCH)
+            found = self._complete(variables, self.image[part], self.mask[part], self.mean_pixel)
+            batches.append(jax.device_get(found))
+        output, completed = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+        return self._measure(output, completed)
 
     def classical_fills(self) -> dict[str, Completions]:
-        """The same holes filled without a network."""
+        """Fills the same holes without a network."""
         hole = self.mask[..., 0] > 0.5
         filled = {
             name: np.stack([fill(*one) for one in zip(self.image, hole, strict=True)])
             for name, fill in FILLS.items()
         }
-        return {name: self._measured(fill / np.float32(255), fill) for name, fill in filled.items()}
+        return {name: self._measure(image / np.float32(255), image) for name, image in filled.items()}
 
-    def _measured(self, output: np.ndarray, completed: np.ndarray) -> Completions:
+    def save_grid(
+        self, workdir: Path, step: int, output: np.ndarray, completed: np.ndarray, log: MetricLog
+    ) -> None:
+        """Writes a grid (input, raw output, completed, truth) to `grids/` and to TensorBoard.
+
+        Args:
+          workdir: The run's directory.
+          step: Number of updates done.
+          output, completed: Those of the first images, see `Completions`.
+          log: The run's log.
+        """
+        image, mask = self.image[: len(output)], self.mask[: len(output)]
+        mean_pixel, raw = (np.asarray(images.to_uint8(jnp.asarray(x))) for x in (self.mean_pixel, output))
+        grid = _tile([np.where(mask > 0.5, mean_pixel, image), raw, completed, image])
+        save_image(grid, workdir / "grids" / f"step_{step:08d}.png")
+        log.picture(step, "input, output, completed, truth", grid)
+
+    def _measure(self, output: np.ndarray, completed: np.ndarray) -> Completions:
         return Completions(output, completed, measure(completed, self.image, self.mask[..., 0] > 0.5))
 
 
@@ -97,12 +110,12 @@ def _complete(
     return output, images.to_uint8(completed)
 
 
-def tile(columns: list[np.ndarray], gap: int = 2) -> np.ndarray:
-    """Lays pictures out in a grid: one row an example, one column a kind.
+def _tile(columns: list[np.ndarray], gap: int = 2) -> np.ndarray:
+    """Arranges images in a grid: one row per example, one column per kind.
 
     Args:
-      columns: For each kind [N, H, W, 3] uint8.
-      gap: White pixels between pictures.
+      columns: [N, H, W, 3] uint8 for each kind.
+      gap: White pixels between images.
 
     Returns:
       [N * (H + gap) - gap, K * (W + gap) - gap, 3] uint8.
@@ -112,10 +125,3 @@ def tile(columns: list[np.ndarray], gap: int = 2) -> np.ndarray:
     count, kinds, height, width, channels = padded.shape
     grid = padded.transpose(0, 2, 1, 3, 4).reshape(count * height, kinds * width, channels)
     return grid[: count * height - gap, : kinds * width - gap]
-
-
-def save_grid(workdir: Path, step: int, columns: list[np.ndarray], log: MetricLog) -> None:
-    """Writes a grid (input, raw output, completed, truth) to grids/ and to TensorBoard."""
-    grid = tile(columns)
-    save_image(grid, workdir / "grids" / f"step_{step:08d}.png")
-    log.picture(step, "input, output, completed, truth", grid)

@@ -1,50 +1,45 @@
-"""The directory of a run: made, checked, and locked against a second process."""
+"""The directory of a run: created, and locked against a second process."""
 
 import contextlib
-import errno
-import fcntl
-import logging
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from glcic_jax.errors import DataError, one_line
+from glcic_jax.files import lock
 
 _LOCK = ".lock"
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-
-_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Makes a run's directory and holds it for this process alone.
-
-    The lock is the operating system's: it ends with the process, however that ends.
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Creates a run's directory and locks it for this process; the lock ends with the process at the latest.
 
     Raises:
-      DataError: It cannot be written, or another process holds it.
+      DataError: The directory cannot be written, or another process holds the lock.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        handle = os.open(workdir / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise DataError(
-            f"the workdir {workdir} cannot be written ({one_line(error)}): name another --workdir"
-        ) from error
-    try:
-        _lock(handle, workdir)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        os.fsync(handle)  # For those who look from other hosts.
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            descriptor = stack.enter_context(lock(workdir / _LOCK, wait=False))
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            os.fsync(descriptor)  # For processes on other hosts.
+        except BlockingIOError as error:
+            raise DataError(
+                f"{workdir} is in use by {lock_holder(workdir) or 'another process'}: wait until it has ended, or "
+                "give another --workdir"
+            ) from error
+        except OSError as error:
+            raise DataError(
+                f"the workdir {workdir} cannot be written or locked ({one_line(error)}): give another --workdir"
+            ) from error
         yield
-    finally:
-        os.close(handle)
 
 
-def holder(workdir: Path) -> str | None:
-    """Who holds a run's directory, or held it last; None where nobody ever did."""
+def lock_holder(workdir: Path) -> str | None:
+    """Returns the process that holds a run's lock or held it last; None if there was none."""
     try:
         return (workdir / _LOCK).read_text(errors="replace")
     except OSError:
@@ -52,41 +47,27 @@ def holder(workdir: Path) -> str | None:
 
 
 def run_at(reference: str | Path) -> tuple[Path, int | None] | None:
-    """The run that a path lies in.
+    """Finds the run that a path belongs to.
 
     Args:
-      reference: A workdir, its folder `checkpoints`, or one checkpoint in it.
+      reference: A workdir, its folder `checkpoints`, or one checkpoint.
 
     Returns:
-      The workdir and, where one checkpoint is named, its step; None where it is no run's.
+      The workdir and, if the path is one checkpoint, its step; None if the path belongs to no run.
     """
     path = Path(reference).expanduser()
-    whole = Path(os.path.abspath(path))  # "." too has a name then.
-    if not whole.is_dir():
+    absolute = Path(os.path.abspath(path))  # Gives "." a name too.
+    if not absolute.is_dir():
         return None
-    if whole.parent.name == "checkpoints" and whole.name.isascii() and whole.name.isdecimal():
-        return _above(path, 2), int(whole.name)
-    if whole.name == "checkpoints":
-        return _above(path, 1), None
-    return (path, None) if (whole / "checkpoints").is_dir() else None
+    if absolute.parent.name == "checkpoints" and absolute.name.isascii() and absolute.name.isdecimal():
+        return _ancestor(path, 2), int(absolute.name)
+    if absolute.name == "checkpoints":
+        return _ancestor(path, 1), None
+    return (path, None) if (absolute / "checkpoints").is_dir() else None
 
 
-def _lock(handle: int, workdir: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        other = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
-        raise DataError(
-            f"{workdir} is in use by {other}: wait until it has ended, or name another --workdir"
-        ) from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise DataError(f"the workdir {workdir} cannot be locked ({one_line(error)})") from error
-        _log.warning("%s is on a file system without locks: see that no second process trains there", workdir)
-
-
-def _above(path: Path, levels: int) -> Path:
-    """A directory above a path, relative where the path's own words reach that far."""
+def _ancestor(path: Path, levels: int) -> Path:
+    """Returns a directory above a path, as a relative path where possible."""
     if len(path.parts) > levels and ".." not in path.parts:
         return path.parents[levels - 1]
     return Path(os.path.abspath(path)).parents[levels - 1]

@@ -1,3 +1,5 @@
+"""Saving, restoring, keeping and checking checkpoints."""
+
 import os
 import shutil
 import subprocess
@@ -47,7 +49,7 @@ def assert_equal(tree, other):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=jax.tree_util.keystr(path))
 
 
-def test_a_run_comes_back_bit_for_bit(tmp_path, fresh, state):
+def test_restored_run_equals_saved_run(tmp_path, fresh, state):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, state, 7, 0.1)
     restored = checkpoints.restore(fresh, 7)
@@ -59,8 +61,8 @@ def test_a_run_comes_back_bit_for_bit(tmp_path, fresh, state):
     assert restored.state.spec.ema_decay == 0.9
 
 
-def test_the_next_update_does_not_reach_what_is_being_saved(tmp_path, fresh, state):
-    # Training hands the state's memory over to the next state while the checkpoint is still being written.
+def test_next_update_does_not_change_the_state_being_saved(tmp_path, fresh, state):
+    # Training donates the state's memory to the next state while the checkpoint is still being written.
     before = jax.tree.map(np.array, state)
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 + 9, tree), donate_argnums=0)
     checkpoints = Checkpoints(tmp_path)
@@ -72,7 +74,7 @@ def test_the_next_update_does_not_reach_what_is_being_saved(tmp_path, fresh, sta
     assert_equal(restored, before)
 
 
-def test_completion_restores_alone(tmp_path, state):
+def test_completion_network_restores_alone(tmp_path, state):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, state, 3, 0.1)
     checkpoints.close()
@@ -83,7 +85,7 @@ def test_completion_restores_alone(tmp_path, state):
     np.testing.assert_array_equal(np.float32(meta["mean_pixel"]), state.mean_pixel)
 
 
-def test_without_a_moving_average_the_trained_weights_complete(tmp_path, state):
+def test_without_a_moving_average_the_trained_weights_are_restored(tmp_path, state):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, state.replace(ema=None), 3, 0.1)
     checkpoints.close()
@@ -91,7 +93,7 @@ def test_without_a_moving_average_the_trained_weights_complete(tmp_path, state):
     assert_equal(variables, {"params": state.completion.params, "batch_stats": state.completion.batch_stats})
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path, state):
+def test_newest_and_best_are_kept(tmp_path, state):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step, hole_l1 in ((1, 0.5), (2, 0.1), (3, 0.4), (4, 0.3), (5, 0.2)):
         save(checkpoints, state, step, hole_l1)
@@ -112,26 +114,16 @@ def test_networks_of_another_width_are_refused(tmp_path, config, create, state):
     assert "\n" not in str(caught.value)
 
 
-def test_a_truncated_checkpoint_is_one_clear_error(tmp_path, fresh, state):
-    checkpoints = Checkpoints(tmp_path)
-    save(checkpoints, state, 1, 0.1)
-    largest = max((tmp_path / "checkpoints/1/completion").rglob("*"), key=lambda path: path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:100])
-    with pytest.raises(DataError, match="is damaged"):
-        checkpoints.restore(fresh, 1)
-    checkpoints.close()
-
-
-@pytest.mark.parametrize("made", [False, True])
-def test_a_folder_without_checkpoints_is_named(tmp_path, made):
-    if made:
+@pytest.mark.parametrize("exists", [False, True])
+def test_folder_without_checkpoints_is_named(tmp_path, exists):
+    if exists:
         (tmp_path / "checkpoints").mkdir()
     with pytest.raises(DataError, match=str(tmp_path)):
         restore_completion(tmp_path)
 
 
-def test_the_best_is_kept_over_the_lives_of_processes(tmp_path, state):
-    # What ranks a checkpoint is read from the disk when a run goes on.
+def test_best_is_kept_by_later_processes(tmp_path, state):
+    # When a run goes on, the metrics are read from the disk.
     for step, hole_l1 in ((1, 0.1), (2, 0.5), (3, 0.4)):
         checkpoints = Checkpoints(tmp_path, keep=1)
         save(checkpoints, state, step, hole_l1)
@@ -139,7 +131,7 @@ def test_the_best_is_kept_over_the_lives_of_processes(tmp_path, state):
     assert Checkpoints(tmp_path).steps() == [1, 3]
 
 
-def test_a_checkpoint_without_a_validation_is_never_the_best(tmp_path, state):
+def test_checkpoint_without_validation_is_never_the_best(tmp_path, state):
     checkpoints = Checkpoints(tmp_path, keep=1)
     for step, metrics in ((1, {"hole_l1": 0.9}), (2, {}), (3, {})):
         checkpoints.save(state.replace(step=jnp.asarray(step, jnp.int32)), {}, {}, metrics)
@@ -147,9 +139,9 @@ def test_a_checkpoint_without_a_validation_is_never_the_best(tmp_path, state):
     assert checkpoints.steps() == [1, 3]
 
 
-def test_a_clock_that_jumps_back_changes_nothing(tmp_path, state, monkeypatch):
+def test_clock_that_jumps_back_changes_nothing(tmp_path, state, monkeypatch):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    clock = time.time  # Goes on between the jumps: Orbax divides by what a save took.
+    clock = time.time  # Runs between the jumps: Orbax divides by the duration of a save.
     for step, jump in ((1, 0), (2, -1e8), (3, 1e8), (4, -2e8)):
         monkeypatch.setattr(time, "time", lambda jump=jump: clock() + jump)
         save(checkpoints, state, step, 0.5 + step)
@@ -157,7 +149,7 @@ def test_a_clock_that_jumps_back_changes_nothing(tmp_path, state, monkeypatch):
     assert checkpoints.steps() == [1, 3, 4]
 
 
-def test_what_a_killed_save_left_is_removed(tmp_path, state):
+def test_remains_of_a_killed_save_are_deleted(tmp_path, state):
     left = tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp" / "completion"
     left.mkdir(parents=True)
     checkpoints = Checkpoints(tmp_path)
@@ -167,7 +159,7 @@ def test_what_a_killed_save_left_is_removed(tmp_path, state):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["5"]
 
 
-def test_numbers_that_are_not_finite_are_not_saved(tmp_path, state):
+def test_nan_is_not_saved(tmp_path, state):
     params = jax.tree.map(jnp.array, state.completion.params)
     params["conv3"]["kernel"] = params["conv3"]["kernel"].at[0, 0, 0, 0].set(jnp.nan)
     checkpoints = Checkpoints(tmp_path)
@@ -202,11 +194,11 @@ DAMAGES = {
     "no meta": lambda folder: shutil.rmtree(folder / "meta"),
     "empty": lambda folder: [shutil.rmtree(path) for path in folder.iterdir() if path.is_dir()],
     "truncated structure": lambda folder: _truncate(folder / "completion" / "_METADATA"),
-    "another's items": lambda folder: [
+    "items of another": lambda folder: [
         shutil.rmtree(folder / "completion"),
         shutil.copytree(folder.with_name("2") / "completion", folder / "completion"),
     ],
-    "another under its name": lambda folder: [
+    "another checkpoint": lambda folder: [
         shutil.rmtree(folder),
         shutil.copytree(folder.with_name("2"), folder),
     ],
@@ -214,7 +206,7 @@ DAMAGES = {
 
 
 def _largest(folder):
-    """The file that holds most of an item's arrays; Orbax lays them out differently each time."""
+    """The file with most of an item's arrays; Orbax arranges them differently each time."""
     return max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
 
 
@@ -225,8 +217,8 @@ def _replace(path, old, new):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, fresh):
-    """A run of two different checkpoints, of steps 2 and 3, to damage copies of."""
+def two_checkpoints(tmp_path_factory, fresh):
+    """A run with two different checkpoints, at steps 2 and 3; to copy and damage."""
     folder = tmp_path_factory.mktemp("two")
     checkpoints = Checkpoints(folder)
     for step, hole_l1 in ((2, 0.3), (3, 0.2)):
@@ -237,8 +229,8 @@ def two(tmp_path_factory, fresh):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_found(two, fresh, tmp_path, damage):
-    shutil.copytree(two, tmp_path / "run")
+def test_damage_is_found(two_checkpoints, fresh, tmp_path, damage):
+    shutil.copytree(two_checkpoints, tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run")
     assert int(checkpoints.restore(fresh, 3).state.step) == 3
     DAMAGES[damage](tmp_path / "run" / "checkpoints" / "3")
@@ -249,8 +241,8 @@ def test_damage_is_found(two, fresh, tmp_path, damage):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "zeroed bytes", "no meta", "no completion"])
-def test_completion_is_restored_from_the_newest_sound_checkpoint(two, tmp_path, damage, caplog):
-    shutil.copytree(two, tmp_path / "run")
+def test_completion_is_restored_from_the_newest_sound_checkpoint(two_checkpoints, tmp_path, damage, caplog):
+    shutil.copytree(two_checkpoints, tmp_path / "run")
     DAMAGES[damage](tmp_path / "run" / "checkpoints" / "3")
     (tmp_path / "run" / "checkpoints" / "4").mkdir()
     _, meta = restore_completion(tmp_path / "run")
@@ -261,9 +253,9 @@ def test_completion_is_restored_from_the_newest_sound_checkpoint(two, tmp_path, 
         restore_completion(tmp_path / "run", 3)
 
 
-def test_a_zeroed_stretch_anywhere_never_gives_wrong_numbers(two, fresh, tmp_path):
-    # Orbax itself gives wrong numbers for some of them, without a word.
-    shutil.copytree(two, tmp_path / "run")
+def test_zeroed_bytes_never_restore_as_wrong_numbers(two_checkpoints, fresh, tmp_path):
+    # Orbax alone restores wrong numbers for some of them, without an error.
+    shutil.copytree(two_checkpoints, tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run")
     right = checkpoints.restore(fresh, 3).state
     refused = 0
@@ -281,7 +273,7 @@ def test_a_zeroed_stretch_anywhere_never_gives_wrong_numbers(two, fresh, tmp_pat
     assert_equal(checkpoints.restore(fresh, 3).state, right)
 
 
-def test_a_checkpoint_is_set_aside_under_a_name_of_its_own(tmp_path):
+def test_checkpoints_are_set_aside_under_unique_names(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     moved = []
     for _ in range(2):
@@ -294,7 +286,7 @@ def test_a_checkpoint_is_set_aside_under_a_name_of_its_own(tmp_path):
     assert checkpoints.steps() == []
 
 
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path, state, monkeypatch):
+def test_full_disk_is_reported_before_anything_is_written(tmp_path, state, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, state, 1, 0.1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**4))
@@ -304,7 +296,7 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path, state, monkeyp
     assert checkpoints.steps() == [1]
 
 
-def test_a_folder_whose_name_is_nearly_a_step_is_moved_away(tmp_path, state):
+def test_folder_whose_name_is_nearly_a_step_is_set_aside(tmp_path, state):
     (tmp_path / "checkpoints" / "05").mkdir(parents=True)
     (tmp_path / "checkpoints" / "notes").mkdir()
     checkpoints = Checkpoints(tmp_path)
@@ -316,7 +308,7 @@ def test_a_folder_whose_name_is_nearly_a_step_is_moved_away(tmp_path, state):
     assert [path.name for path in (tmp_path / "checkpoints_set_aside").iterdir()] == ["05"]
 
 
-# Fills a disk, as a limit on the size of files makes it: the third checkpoint cannot be written.
+# A limit on the size of files acts like a full disk: the second checkpoint cannot be written.
 FULL_DISK = """
 import resource, signal, sys, json
 from pathlib import Path
@@ -337,7 +329,7 @@ print(checkpoints.steps(), int(checkpoints.restore(fresh, 1).state.step))
 """
 
 
-def test_a_save_that_fails_on_the_way_is_one_line_and_leaves_the_others_intact(tmp_path):
+def test_failed_save_is_one_line_and_leaves_the_others_intact(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", FULL_DISK, tmp_path],
         env={
@@ -349,7 +341,7 @@ def test_a_save_that_fails_on_the_way_is_one_line_and_leaves_the_others_intact(t
         text=True,
         check=True,
     )
-    said, sound = result.stdout.splitlines()
-    assert said.startswith(f"a checkpoint cannot be written to {tmp_path}/checkpoints (")
-    assert said.endswith("those there are intact")
-    assert sound == "[1] 1"
+    message, steps = result.stdout.splitlines()
+    assert message.startswith(f"a checkpoint cannot be written to {tmp_path}/checkpoints (")
+    assert message.endswith("existing checkpoints are intact")
+    assert steps == "[1] 1"

@@ -1,4 +1,4 @@
-"""Losses that left the finite numbers, and gradients that vanished."""
+"""Diverged losses and vanishing gradients."""
 
 import numpy as np
 import pytest
@@ -19,13 +19,13 @@ SOUND = {
 
 @pytest.fixture
 def watched():
-    said = []
-    return Health(3, LIMITS, said.append), said
+    lines = []
+    return Health(3, LIMITS, lines.append), lines
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("metric", SOUND)
-def test_a_number_that_is_not_finite_is_named_with_its_step(watched, metric, value):
+def test_nan_and_inf_are_reported_with_metric_and_step(watched, metric, value):
     health, _ = watched
     rows = [SOUND, SOUND, {**SOUND, metric: value}, SOUND]
     with pytest.raises(DivergedError, match=f"^{metric} is {value} at step 99:"):
@@ -41,53 +41,53 @@ def test_a_number_that_is_not_finite_is_named_with_its_step(watched, metric, val
         ("completion", "completion_gradient_norm", "learning rate"),
     ],
 )
-def test_a_metric_that_stays_near_zero_is_told_once(watched, phase, metric, remedy):
-    health, said = watched
+def test_metric_that_stays_near_zero_is_reported_once(watched, phase, metric, remedy):
+    health, lines = watched
     health.watch(phase, 2, [{metric: 1e-9}] * 2)
-    assert said == []
+    assert lines == []
     health.watch(phase, 9, [{metric: 1e-9}] * 7)
-    assert len(said) == 1
-    assert f"warning: {metric} has been below" in said[0]
-    assert "for 3 steps, up to step 3" in said[0]
-    assert remedy in said[0]
+    assert len(lines) == 1
+    assert f"warning: {metric} has been below" in lines[0]
+    assert "for 3 steps, up to step 3" in lines[0]
+    assert remedy in lines[0]
 
 
-def test_a_metric_that_rises_in_between_is_not_told(watched):
-    health, said = watched
+def test_metric_that_rises_in_between_is_not_reported(watched):
+    health, lines = watched
     for _ in range(5):
         health.watch("joint", 3, [{"discriminator_loss": value} for value in (0.001, 0.001, 0.5)])
-    assert said == []
+    assert lines == []
 
 
-def test_a_second_fall_is_told_again(watched):
-    health, said = watched
+def test_second_fall_is_reported_again(watched):
+    health, lines = watched
     low, high = {"discriminator_loss": 0.001}, {"discriminator_loss": 0.5}
     health.watch("joint", 7, [low] * 3 + [high] + [low] * 3)
-    assert len(said) == 2
+    assert len(lines) == 2
 
 
-def test_d_alone_may_reach_a_loss_of_zero(watched):
-    # It learns to tell a fixed C's completions from photographs, and that is what phase 2 is for.
-    health, said = watched
+def test_discriminator_phase_may_reach_a_loss_of_zero(watched):
+    # There it learns to recognise a fixed C's completions.
+    health, lines = watched
     health.watch("discriminator", 10, [{"discriminator_loss": 0.0}] * 10)
-    assert said == []
+    assert lines == []
 
 
-def test_what_was_counted_goes_on_in_another_process():
-    said = []
-    first = Health(3, LIMITS, said.append)
+def test_counts_continue_in_another_process():
+    lines = []
+    first = Health(3, LIMITS, lines.append)
     first.watch("joint", 2, [{"discriminator_loss": 0.0}] * 2)
-    second = Health(3, LIMITS, said.append, first.state())
+    second = Health(3, LIMITS, lines.append, first.state())
     second.watch("joint", 3, [{"discriminator_loss": 0.0}])
-    assert len(said) == 1
-    # And one that has been told is not told again.
-    Health(3, LIMITS, said.append, second.state()).watch("joint", 9, [{"discriminator_loss": 0.0}] * 6)
-    assert len(said) == 1
+    assert len(lines) == 1
+    # A metric that was reported is not reported again.
+    Health(3, LIMITS, lines.append, second.state()).watch("joint", 9, [{"discriminator_loss": 0.0}] * 6)
+    assert len(lines) == 1
 
 
-def test_the_signs_are_metrics_of_their_phases_and_keys_of_the_configuration(config):
+def test_symptoms_name_metrics_of_their_phases_and_keys_of_the_configuration(config):
     fields = {"completion": CompletionMetrics, "joint": JointMetrics}
-    for sign in health_module._SIGNS:
-        assert sign.limit in config.warn
-        for phase in sign.phases:
-            assert sign.metric in fields[phase].__dataclass_fields__
+    for symptom in health_module._SYMPTOMS:
+        assert symptom.limit in config.warn
+        for phase in symptom.phases:
+            assert symptom.metric in fields[phase].__dataclass_fields__

@@ -1,60 +1,31 @@
 """Two processes of two devices each, on one machine, as one training."""
 
-import json
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 
+import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from helpers.common import COMPILE_QUICKLY, ROOT
-from training.test_training import NARROW
+from helpers.runs import finish, read_checkpoint, read_rows, saved_steps, start_main
 
 from glcic_jax.errors import ConfigError
 from glcic_jax.training import distributed
 
-ENDLESS = (100_000, 0, 0)
-EVERY_STEP = ("checkpoint_every=1", "validate_every=0", "grid_every=0", "log_every=1")
+INTERVALS = ("checkpoint_every=1", "validate_every=0", "grid_every=0", "log_every=1", "keep_checkpoints=1000")
+ENDLESS = 100_000
 
 
-def begin(workdir, lengths, devices, *flags):
-    overrides = [
-        f"phases.{name}={n}" for name, n in zip(("completion", "discriminator", "joint"), lengths, strict=True)
-    ]
-    overrides = [f"--config.{override}" for override in (*NARROW, *EVERY_STEP, *overrides)]
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {COMPILE_QUICKLY}",
-    }
-    return subprocess.Popen(
-        [sys.executable, "main.py", "--config=configs/quickstart.py", f"--workdir={workdir}", *overrides, *flags],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def begin_pair(workdir, lengths):
+def start_pair(workdir, overrides):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = f"--coordinator=127.0.0.1:{port}", "--process_count=2"
-    return [begin(workdir, lengths, 2, *together, f"--process_id={index}") for index in range(2)]
+    return [start_main(workdir, overrides, *together, f"--process_id={index}", devices=2) for index in range(2)]
 
 
-def saved_steps(workdir):
-    return [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()]
-
-
-def wait_for_a_step(workdir, step, pair):
+def wait_for_checkpoint(workdir, step, pair):
     deadline = time.monotonic() + 600
     while max(saved_steps(workdir), default=0) < step:
         assert time.monotonic() < deadline, "the processes wait for each other"
@@ -64,67 +35,68 @@ def wait_for_a_step(workdir, step, pair):
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory):
-    """A pair that is told to stop, then one that loses a process, then the end: once as a pair, once alone."""
-    workdir = tmp_path_factory.mktemp("pair")
-    happened = {"workdir": workdir}
-    pair = begin_pair(workdir, ENDLESS)
-    try:
-        wait_for_a_step(workdir, 2, pair)
-        pair[1].send_signal(signal.SIGTERM)
-        happened["told to stop"] = [(process.communicate(timeout=600)[1], process.returncode) for process in pair]
-        happened["stopped at"] = max(saved_steps(workdir))
+    """A pair that is stopped; a pair that goes on until it loses a process; and one process that goes on as well.
 
-        pair = begin_pair(workdir, ENDLESS)
-        wait_for_a_step(workdir, happened["stopped at"] + 2, pair)
+    `stopped` is the step at which the first pair stopped, `last` the last one that is compared.
+    """
+    workdir = tmp_path_factory.mktemp("pair")
+    alone = workdir.with_name("alone")
+    found = {"workdir": workdir, "alone": alone}
+    processes = pair = start_pair(workdir, (f"phases.completion={ENDLESS}", *INTERVALS))
+    try:
+        wait_for_checkpoint(workdir, 2, pair)
+        pair[1].send_signal(signal.SIGTERM)
+        found["stop"] = [(process.communicate(timeout=600)[1], process.returncode) for process in pair]
+        found["stopped"] = stopped = max(saved_steps(workdir))
+        found["last"] = stopped + 6
+
+        shutil.copytree(workdir, alone)
+        overrides = (f"phases.completion={stopped + 2}", "phases.discriminator=2", *INTERVALS)
+        pair = start_pair(workdir, (*overrides, f"phases.joint={ENDLESS}"))
+        processes = [*pair, start_main(alone, (*overrides, "phases.joint=2"))]
+        wait_for_checkpoint(workdir, stopped + 6, pair)
         pair[1].kill()
         killed = time.monotonic()
-        happened["left alone"] = pair[0].communicate(timeout=600)[1], pair[0].returncode
-        happened["seconds"] = time.monotonic() - killed
-        last = max(saved_steps(workdir))
-
-        alone = workdir.with_name("alone")
-        shutil.copytree(workdir, alone)
-        lengths = (last + 2, 2, 2)
-        pair = [*begin_pair(workdir, lengths), begin(alone, lengths, 1)]
-        for process in pair:
-            _, errors = process.communicate(timeout=600)
-            assert process.returncode == 0, errors
-            assert f"going on from step {last} of" in errors or process is pair[1]
+        errors = pair[0].communicate(timeout=600)[1]
+        found["lost"] = errors, pair[0].returncode, time.monotonic() - killed
+        for text in (errors, finish(processes[-1])):
+            assert f"going on from step {stopped} of" in text
     finally:
-        for process in pair:
+        for process in processes:
             process.kill()
             process.communicate()
-    return {**happened, "alone": alone, "last": last}
+    return found
 
 
-def test_a_signal_to_one_process_stops_and_saves_all_after_the_same_step(history):
-    for errors, code in history["told to stop"]:
+def test_signal_to_one_process_stops_and_saves_both_after_the_same_step(history):
+    for errors, code in history["stop"]:
         assert code == 143, errors
-        assert f"stopped by SIGTERM at step {history['stopped at']} and saved" in errors
+        assert f"stopped by SIGTERM at step {history['stopped']} and saved" in errors
 
 
-def test_a_process_that_loses_the_other_ends_within_a_minute_and_says_so(history):
-    errors, code = history["left alone"]
+def test_process_that_loses_the_other_ends_within_a_minute(history):
+    errors, code, seconds = history["lost"]
     assert code != 0
-    assert history["seconds"] < 60
+    assert seconds < 60
     assert "another task died" in errors or "one of them may have ended" in errors
 
 
-def rows_of(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+def rows_after_stop(history, name):
+    return [row for row in read_rows(history[name]) if history["stopped"] < row["step"] <= history["last"]]
 
 
-def test_only_the_first_process_writes_logs(history):
-    rows = rows_of(history["workdir"])
-    assert [row["step"] for row in rows] == list(range(1, history["last"] + 7))
+def test_only_the_lead_process_writes_logs(history):
+    steps = [row["step"] for row in read_rows(history["workdir"])]
+    assert steps == list(range(1, len(steps) + 1))
 
 
-def test_two_processes_of_two_devices_measure_what_one_device_measures(history):
-    # They began with the same checkpoint, which the pair wrote: it does not know how many devices it came from.
-    pair, alone = (rows_of(folder)[history["last"] :] for folder in (history["workdir"], history["alone"]))
+def test_two_processes_of_two_devices_compute_the_metrics_of_one_device(history):
+    # They started from the same checkpoint, which the pair wrote: it does not depend on the number of devices.
+    pair, alone = (rows_after_stop(history, name) for name in ("workdir", "alone"))
+    assert len(pair) == 6
     names = [name for name in pair[0] if name.endswith(("loss", "norm"))]
     assert len(names) == 2
-    # The first update differs by the order of sums alone, which later ones magnify (see test_devices.py).
+    # The first update differs only by the order of sums, which later ones magnify (see test_devices.py).
     for name in names:
         np.testing.assert_allclose(pair[0][name], alone[0][name], rtol=3e-4)
     for one, other in zip(pair, alone, strict=True):
@@ -132,28 +104,20 @@ def test_two_processes_of_two_devices_measure_what_one_device_measures(history):
             np.testing.assert_allclose(one[name], other[name], rtol=5e-2, err_msg=f"{name} at {one['step']}")
 
 
-def test_all_are_at_the_same_place_in_the_data(history):
-    step = history["last"] + 6
-    places = [
-        json.loads((folder / "checkpoints" / str(step) / "data" / "metadata").read_text())["next_index"]
-        for folder in (history["workdir"], history["alone"])
-    ]
-    assert places == [[2 * step, 2 * step], [4 * step]]
-
-
-def test_the_pair_s_last_state_is_near_that_of_one_device(history):
-    step = str(history["last"] + 6)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        states = [
-            checkpointer.restore((folder / "checkpoints" / step / "completion").absolute())["params"]
-            for folder in (history["workdir"], history["alone"])
-        ]
-    for one, other in zip(*map(ocp.utils.jax.tree.leaves, states), strict=True):
+def test_pair_and_one_device_reach_the_same_data_and_nearly_the_same_state(history):
+    step = history["last"]
+    (pair, pair_data), (alone, alone_data) = (
+        read_checkpoint(history[name], step) for name in ("workdir", "alone")
+    )
+    assert pair_data == {"next_index": [2 * step, 2 * step]}
+    assert alone_data == {"next_index": [4 * step]}
+    params = [jax.tree.leaves(arrays["completion"]["params"]) for arrays in (pair, alone)]
+    for one, other in zip(*params, strict=True):
         np.testing.assert_allclose(one, other, atol=5e-3)
 
 
 @pytest.mark.parametrize(
-    ("told", "hint"),
+    ("arguments", "hint"),
     [
         ((None, 2, None), "go with --coordinator"),
         ((None, None, 1), "go with --coordinator"),
@@ -166,13 +130,13 @@ def test_the_pair_s_last_state_is_near_that_of_one_device(history):
         ((":99", 2, 1), "give HOST:PORT"),
     ],
 )
-def test_flags_that_do_not_fit_together_are_refused(told, hint):
+def test_flags_that_do_not_fit_together_are_refused(arguments, hint):
     with pytest.raises(ConfigError, match=hint):
-        distributed.join(*told)
+        distributed.initialize(*arguments)
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "expected"),
     [
         ({}, False),
         ({"SLURM_STEP_NUM_TASKS": "1"}, False),
@@ -181,26 +145,26 @@ def test_flags_that_do_not_fit_together_are_refused(told, hint):
         ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
     ],
 )
-def test_the_environment_is_asked_for_several_processes(variables, said, monkeypatch):
+def test_several_processes_are_recognised_by_the_environment(variables, expected, monkeypatch):
     for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    asked = []
-    monkeypatch.setattr("jax.distributed.initialize", lambda *args, **kwargs: asked.append((args, kwargs)))
-    distributed.join()
-    assert bool(asked) == said
-    asked.clear()
-    distributed.join("none")
-    assert asked == []
+    calls = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda *args, **kwargs: calls.append((args, kwargs)))
+    distributed.initialize()
+    assert bool(calls) == expected
+    calls.clear()
+    distributed.initialize("none")
+    assert calls == []
 
 
-def test_a_coordinator_that_is_not_there_is_told(monkeypatch):
-    monkeypatch.setattr(distributed, "_JOINING_SECONDS", 0.5)
+def test_missing_coordinator_is_reported(monkeypatch):
+    monkeypatch.setattr(distributed, "_INITIALIZATION_SECONDS", 0.5)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # Not listening.
         with pytest.raises(ConfigError, match=r"not found at 127\.0\.0\.1:\d+: is process 0 running there"):
-            distributed.join(f"127.0.0.1:{taken.getsockname()[1]}", 2, 1)
+            distributed.initialize(f"127.0.0.1:{taken.getsockname()[1]}", 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -208,20 +172,20 @@ def test_a_coordinator_that_is_not_there_is_told(monkeypatch):
     [
         ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_GPUS_ON_NODE": "8"}, list(range(8))),
         ({"SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "2"}, [0, 1]),
-        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_GPUS_ON_NODE": "8"}, None),  # One GPU a task.
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_GPUS_ON_NODE": "8"}, None),  # One GPU per task.
         ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, None),
         ({}, None),
     ],
 )
-def test_a_host_s_only_task_takes_all_its_gpus(variables, devices, monkeypatch):
+def test_only_task_of_a_host_takes_all_its_gpus(variables, devices, monkeypatch):
     for name in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_GPUS_ON_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert distributed._devices_of_a_lone_task() == devices
+    assert distributed._devices_of_only_task() == devices
 
 
-def test_alone_everything_is_the_identity():
-    assert distributed.is_first()
+def test_collectives_of_one_process_are_the_identity():
+    assert distributed.is_lead_process()
     assert distributed.broadcast_from_first({"a": [1.5, None]}) == {"a": [1.5, None]}
     assert distributed.all_gather(7) == [7]

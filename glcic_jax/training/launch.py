@@ -1,0 +1,112 @@
+"""How main.py starts a training and ends: one-line errors, exit codes, and signals before the first step.
+
+Imports no JAX by itself: `main.py --help` and complaints about flags answer at once.
+"""
+
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from absl import flags
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Parses the command line into `flags.FLAGS`; returns what is left of it.
+
+    Raises:
+      SystemExit: A flag or the configuration is wrong; the reason is on stderr.
+    """
+    for argument in arguments[1:]:
+        path = argument.removeprefix("--config=").split(":")[0]
+        if argument.startswith("--config=") and not Path(path).is_file():
+            raise SystemExit(complain(f"--config={path}: no such file; configs/ has the configurations"))
+    try:
+        return flags.FLAGS(arguments)
+    except Exception as error:  # A configuration is a program: it can fail in any way.
+        if "--debug" in arguments:
+            raise
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        if isinstance(error, KeyError):
+            reason = f"the configuration has no key {reason}; configs/common.py lists them all"
+        raise SystemExit(complain(f"{reason} (see python main.py --help)")) from error
+
+
+def run_training(
+    config: Any,
+    workdir: Path,
+    *,
+    coordinator: str | None = None,
+    process_count: int | None = None,
+    process_id: int | None = None,
+    debug: bool = False,
+) -> int:
+    """Trains, and reports errors on stderr.
+
+    Args:
+      config: The configuration.
+      workdir: The run's directory.
+      coordinator, process_count, process_id: See `distributed.initialize`.
+      debug: Whether to show tracebacks.
+
+    Returns:
+      The exit code: 0, or 128 plus the signal that stopped the training. After an error the process exits here.
+    """
+    _handle_signals(_exit_before_first_step)
+    from glcic_jax.runtime import keep_freed_memory
+
+    keep_freed_memory()  # Before there are threads.
+    from glcic_jax.errors import Stopped, UserError
+    from glcic_jax.training import distributed
+    from glcic_jax.training.loop import train
+
+    # Orbax logs tracebacks of errors that the user gets as one line. Not before the imports: Grain sets it too.
+    logging.getLogger("absl").setLevel(logging.INFO if debug else logging.CRITICAL)
+    code = 1
+    try:
+        distributed.initialize(coordinator, process_count, process_id)
+        train(config, workdir)
+        _handle_signals(signal.SIG_IGN)  # Everything is done.
+        return 0
+    except Stopped as stopped:
+        _handle_signals(signal.SIG_IGN)
+        _print(f"{stopped} and saved in {workdir}; to go on:\n{shlex.join(sys.orig_argv)}")
+        return 128 + stopped.signal
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        code = complain(str(error))
+    except Exception:
+        traceback.print_exc()
+    # Not sys.exit: it would wait for other processes, or for threads that the error has left behind.
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def complain(message: str) -> int:
+    """Prints an error on stderr; returns the exit code for wrong usage."""
+    _print(f"error: {message}")
+    return 2
+
+
+def _print(message: str) -> None:
+    # Ctrl-C may have ended the reader, such as `tee`; the exit code must still be right.
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)  # noqa: T201 - this is the command's output.
+
+
+def _exit_before_first_step(number: int, frame: FrameType | None) -> None:
+    """Ends the process, which has nothing to save; an exception here could be lost, or break an import."""
+    _print("\nstopped before the first step; the same command starts, or goes on, again")
+    os._exit(128 + number)
+
+
+def _handle_signals(handler: Any) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
