@@ -1,8 +1,10 @@
-"""The paper's ablation at the size of a CPU: every length a quarter of the paper's, a quarter of the width.
+"""The paper's ablation for a CPU: a quarter of all lengths and a quarter of the width.
 
-Command: configs/ablation.sh TRAIN_FOLDER HELD_OUT_FOLDER OUT, which trains all variants and measures them; one of
-them: python main.py --config=configs/ablation.py:global --config.data.source=folder:/path/to/photographs
-Hardware: two CPU cores in about two hours. Result: README, Ablation.
+Command: configs/ablation.sh TRAIN_FOLDER HELD_OUT_FOLDER OUT trains and evaluates all variants. One variant:
+python main.py --config=configs/ablation.py:global --config.data.source=folder:/path/to/photographs
+Hardware: two CPU cores.
+Time: about two hours.
+Result: the table in glcic_jax/training/README.md.
 Reference: Iizuka et al. 2017, Section 4.3.
 """
 
@@ -10,7 +12,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-# What each variant's context discriminator sees. "completion" is phase 1, which all begin with.
+# Branches of each variant's context discriminator. "completion" is phase 1, which all others start from.
 _BRANCHES = {
     "completion": (),
     "mse": (),
@@ -25,14 +27,11 @@ _JOINT_STEPS = 700
 
 
 def get_config(variant: str = "both") -> ConfigDict:
-    """Returns the training of one variant; all see the same images with the same holes in the same order.
+    """Returns the training of one variant; all have the same images and holes in the same order.
 
     Args:
-      variant: "mse" trains C alone for as many steps as the others have in all; "global", "local" and "both" name
-        the discriminator; "both_without_balance" has alpha from the first joint step on.
-
-    Raises:
-      ValueError: There is no such variant.
+      variant: "mse" trains C alone for the others' total number of steps; "global", "local" and "both" name the
+        discriminator's branches; "both_without_balance" applies alpha from the first joint step.
     """
     if variant not in _BRANCHES:
         raise ValueError(f"configs/ablation.py has no variant {variant!r}: choose from {', '.join(_BRANCHES)}")
@@ -51,7 +50,7 @@ def get_config(variant: str = "both") -> ConfigDict:
     config.mask.rectangles.min_side = 8
     config.mask.rectangles.max_side = 20
     config.completion.width = 0.25
-    config.completion.ema_decay = 0.99  # Or what is compared would be the noise of the last steps.
+    config.completion.ema_decay = 0.99  # Otherwise the noise of the last steps is compared.
     config.discriminator.branches = _BRANCHES[variant]
     config.discriminator.width = 0.25
     config.discriminator.local_size = 32

@@ -3,8 +3,8 @@
 #
 #   configs/ablation.sh TRAIN_FOLDER HELD_OUT_FOLDER OUT [FLAG of every training ...]
 #
-# All variants begin with the same phase 1 and see the same images with the same holes in the same order. Begun
-# again, it goes on where it was stopped. PYTHON names the interpreter.
+# All variants start from the same phase 1 and have the same images and holes in the same order. Run it again to go
+# on after an interruption. The environment variable PYTHON names the interpreter.
 set -eu
 if [ $# -lt 3 ]; then
     sed -n '2,7s/^# \{0,1\}//p' "$0" >&2

@@ -1,7 +1,7 @@
 """The paper's training on CelebA: 160 px, holes of 48 to 96 px, 96 px local patches.
 
 Command: python main.py --config=configs/celeba.py
-Result: none measured yet.
+Hardware, time, result: not measured yet.
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +10,7 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """Returns the whole schedule with the sizes of Section 4.1 for faces."""
+    """Returns the whole schedule with the paper's sizes for faces."""
     config = common.get_config()
     config.data.source = "tfds:celeb_a"
     config.data.image_size = 160

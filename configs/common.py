@@ -1,7 +1,8 @@
-"""Every key of the configuration, with its meaning, its unit and where the value comes from.
+"""Every key of the configuration: meaning, unit and source of its value.
 
-The other files override; this one alone defines. A command overrides further: `--config.batch_size=32`.
-[P] is the paper (Iizuka et al. 2017), [A] the authors' release, [O] the port otenim/GLCIC-PyTorch.
+The other files override keys of this one and define none. The command line overrides both:
+`--config.batch_size=32`. Sources: [P] the paper (Iizuka et al. 2017), [A] the authors' release, [O] the port
+otenim/GLCIC-PyTorch; "ours" where the paper gives no value.
 """
 
 from ml_collections import ConfigDict
@@ -11,112 +12,112 @@ def get_config() -> ConfigDict:
     """Returns the paper's training on Places2: 256 px, batch 96, 500,000 steps in three phases."""
     config = ConfigDict()
 
-    config.seed = 0  # Of the parameters, the order of the data, the crops and the holes.
+    config.seed = 0  # Seed of the parameters, the order of the images, the crops and the holes.
     config.batch_size = 96  # Images per step over all devices [P 4].
-    config.accumulation_steps = 1  # Parts that each device's batch is worked through in; more: less memory.
-    # Type of the networks' arithmetic, float32 or bfloat16; parameters are float32. GPUs may multiply float32 as
-    # TF32: JAX_DEFAULT_MATMUL_PRECISION=highest in the environment forbids it.
+    config.accumulation_steps = 1  # Parts of each device's batch, computed one after another to save memory.
+    # Arithmetic of the networks: "float32" or "bfloat16"; parameters are float32. GPUs may multiply float32 in
+    # TF32; the environment variable JAX_DEFAULT_MATMUL_PRECISION=highest prevents it.
     config.compute_dtype = "float32"
-    # What of C the backward pass computes again instead of keeping: "none"; "activations", everything but the
-    # convolutions; "stages", everything but what passes between stages. Less memory, more arithmetic (README).
+    # What the backward pass of C computes again to save memory: "none"; "activations", all but the convolutions;
+    # "stages", all but the outputs of four convolutions (glcic_jax/training/README.md).
     config.remat = "none"
-    config.sync_batch_norm = True  # BatchNorm over the whole batch; False: over each device's share alone.
-    config.start_from = ""  # A run (its workdir) whose newest checkpoint a new run begins with.
+    config.sync_batch_norm = True  # BatchNorm over the whole batch; False: over each device's part.
+    config.start_from = ""  # Workdir of a run whose newest checkpoint a new run starts from.
 
-    # Steps of each phase [P 3.4: T_C = 90,000, T_D = 10,000, T_train = 500,000 in all]. 0 leaves one out.
+    # Steps of each phase [P 3.4: T_C = 90,000, T_D = 10,000, T_train = 500,000 in all]; 0 skips the phase.
     config.phases = ConfigDict()
     config.phases.completion = 90_000  # C alone on the masked MSE.
-    config.phases.discriminator = 10_000  # D alone, C fixed.
+    config.phases.discriminator = 10_000  # D alone with C fixed.
     config.phases.joint = 400_000  # Both.
 
     config.data = data = ConfigDict()
     data.source = "tfds:places365_small"  # "samples", "folder:PATH" or "tfds:NAME" [P: Places2].
-    data.tfds_dir = ""  # Where TFDS keeps prepared data; "": $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    data.tfds_dir = ""  # Directory of prepared TFDS data sets; "": $TFDS_DATA_DIR, else ~/tensorflow_datasets.
     data.train_split = "train"  # TFDS only.
     data.validation_split = "validation"  # TFDS only.
-    data.validation_fraction = 0.02  # Folders only: share held out, by a hash of each file's path.
-    # Folders only: a CSV of the files to use, instead of all of them and that fraction; "": none. Its columns are
-    # file, part and, if wanted, sha256 (glcic_jax/data/folders.py).
+    data.validation_fraction = 0.02  # Folders only: fraction held out, by a hash of each file's path.
+    # Folders only: a CSV that lists the files to use and their split, instead of all files and the fraction above;
+    # "": none. Columns: file, part and optionally sha256 (glcic_jax/data/folders.py).
     data.listing = ""
     data.image_size = 256  # Side of the random crop in pixels [P 4].
-    data.resize_range = (256, 384)  # The shorter side becomes a random number of pixels in this range [P 4].
-    data.flip = False  # Mirrors half of the crops, by chance, left to right [P: none stated].
-    data.mean_pixel = ()  # (r, g, b) in [0, 1], the hole's colour; (): computed from the training set [P 3.4].
-    data.mean_pixel_images = 10_000  # Most images that the computation looks at.
-    data.max_skipped_fraction = 0.01  # Share of all images that may be unreadable; beyond it training stops.
-    data.cache_images = 0  # Decoded images kept in memory; for data sets so small that decoding is a waste.
-    data.threads = 8  # Decoding threads of each process.
-    data.prefetch = 256  # Images decoded ahead by each process.
+    data.resize_range = (256, 384)  # The shorter side is resized to a random number of pixels in this range [P 4].
+    data.flip = False  # Mirrors half of the crops at random [P: not stated].
+    data.mean_pixel = ()  # Colour of the hole, (r, g, b) in [0, 1]; (): mean of the training set [P 3.4].
+    data.mean_pixel_images = 10_000  # Maximum number of images for computing that mean.
+    data.max_skipped_fraction = 0.01  # Fraction of unreadable images above which training stops.
+    data.cache_images = 0  # Decoded images kept in memory, for small data sets.
+    data.threads = 8  # Decoding threads per process.
+    data.prefetch = 256  # Images decoded ahead per process.
 
-    # Holes: "rectangle" [P], "rectangles" or "free_form", or several joined by "+". Lengths in pixels.
+    # Holes: "rectangle" [P], "rectangles" or "free_form", or a mixture such as "rectangle+free_form".
     config.mask = mask = ConfigDict()
     mask.sampler = "rectangle"
-    mask.rectangle = ConfigDict({"min_side": 96, "max_side": 128})  # Sides, drawn independently [P 4].
+    mask.rectangle = ConfigDict({"min_side": 96, "max_side": 128})  # Height and width in pixels [P 4].
     mask.rectangles = ConfigDict()
-    mask.rectangles.count = (2, 4)  # Fewest and most rectangles in an image.
-    mask.rectangles.min_side = 32
+    mask.rectangles.count = (2, 4)  # Minimum and maximum number of rectangles.
+    mask.rectangles.min_side = 32  # Pixels.
     mask.rectangles.max_side = 80
     mask.free_form = ConfigDict()
-    mask.free_form.strokes = (1, 4)  # Fewest and most strokes in an image.
-    mask.free_form.vertices = (2, 8)  # Fewest and most straight pieces of a stroke.
-    mask.free_form.max_length = 0.25  # Longest piece, as a fraction of the image's side.
-    mask.free_form.max_turn = 1.5  # Largest turn between two pieces, in radians.
-    mask.free_form.brush = (0.05, 0.16)  # Thinnest and thickest brush, as fractions of the image's side.
+    mask.free_form.strokes = (1, 4)  # Minimum and maximum number of brush strokes.
+    mask.free_form.vertices = (2, 8)  # Minimum and maximum number of straight pieces per stroke.
+    mask.free_form.max_length = 0.25  # Maximum length of a piece, as a fraction of the image's side.
+    mask.free_form.max_turn = 1.5  # Maximum turn between two pieces, in radians.
+    mask.free_form.brush = (0.05, 0.16)  # Minimum and maximum width, as fractions of the image's side.
 
     config.completion = completion = ConfigDict()
-    completion.width = 1.0  # Multiplies the features of each layer; 1: the paper's.
+    completion.width = 1.0  # Factor on the number of features of each layer; 1: the paper's.
     completion.layer_order = "conv_bn_relu"  # [A]; or "conv_relu_bn" [O].
-    completion.input_form = "mean_subtracted"  # [A]; or "mean_filled" [O], "signed"; "smooth_filled" is ours.
-    completion.output_activation = "sigmoid"  # [A]; or "clip"; "residual" learns what the fill lacks.
-    completion.ema_decay = 0.0  # Of a moving average of C's weights, used for pictures; 0: off [P].
+    completion.input_form = "mean_subtracted"  # [A]; or "mean_filled" [O], "signed", "smooth_filled" (ours).
+    completion.output_activation = "sigmoid"  # [A]; or "clip", "residual" (ours: adds to the filled input).
+    completion.ema_decay = 0.0  # Decay of a moving average of C's weights, used for inference; 0: off [P].
 
     config.discriminator = discriminator = ConfigDict()
-    discriminator.branches = ("global", "local")  # [P]; one alone is an ablation [P 4.3]; (): MSE only.
+    discriminator.branches = ("global", "local")  # [P]; ablations: one of them; (): no discriminator [P 4.3].
     discriminator.local_size = 128  # Side of the local patch in pixels [P 3.3].
-    discriminator.global_channels = (64, 128, 256, 512, 512, 512)  # Of its 5 x 5 convolutions [O].
+    discriminator.global_channels = (64, 128, 256, 512, 512, 512)  # Features of the 5 x 5 convolutions [O].
     discriminator.local_channels = (64, 128, 256, 512, 512)  # [O].
-    discriminator.width = 1.0  # Multiplies the features of each layer; 1: the paper's.
+    discriminator.width = 1.0  # Factor on the number of features of each layer; 1: the paper's.
     discriminator.layer_order = "conv_bn_relu"  # [O].
 
     config.loss = loss = ConfigDict()
-    loss.reconstruction = ConfigDict({"mse": 1.0, "l1": 0.0})  # Weight of each term; the MSE alone [P Eq. 2].
+    loss.reconstruction = ConfigDict({"mse": 1.0, "l1": 0.0})  # Weight of each term; the paper's is MSE [P Eq. 2].
     loss.adversarial = "minimax"  # log(1 - D) [P Eq. 4]; or "non_saturating", -log D.
-    loss.alpha = 0.0004  # Weight of the adversarial term [P 3.4].
-    loss.discriminator_weight = 1.0  # On D's loss; Eq. 4 read to the letter would be alpha (README, departures).
+    loss.alpha = 0.0004  # Weight of the adversarial loss [P 3.4].
+    # Weight of D's loss. Eq. 4 taken literally has alpha here (glcic_jax/model/README.md).
+    loss.discriminator_weight = 1.0
 
-    # The adversarial gradient's norm over the MSE gradient's, early in the joint phase; later alpha rules [P 3.4].
+    # Ratio of the adversarial to the MSE gradient's norm early in the joint phase; later, alpha applies [P 3.4].
     config.balance = balance = ConfigDict()
-    balance.ratio = 1.0  # "Roughly the same order of magnitude" [P]; the figure is ours.
-    balance.hold_steps = 40_000  # Joint steps at that ratio; ours.
-    balance.transition_steps = 40_000  # Joint steps over which alpha takes over; ours.
-    balance.max_weight = 10.0  # Upper bound of the weight that keeps the ratio; ours.
-    balance.measure_every = 10  # Joint steps from one look at the two norms, which is dear, to the next; ours.
+    balance.ratio = 1.0  # "Roughly the same order of magnitude" [P]; the number is ours.
+    balance.hold_steps = 40_000  # Joint steps with that ratio; ours.
+    balance.transition_steps = 40_000  # Joint steps of the transition to alpha; ours.
+    balance.max_weight = 10.0  # Maximum weight of the adversarial gradient before alpha applies; ours.
+    balance.measure_every = 10  # Measure the gradient norms, which is expensive, every N joint steps; ours.
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adadelta"  # [P 3.4]; or "adam".
     optimizer.adadelta = ConfigDict({"learning_rate": 1.0, "rho": 0.9, "eps": 1e-6})  # Torch's defaults [O].
     optimizer.adam = ConfigDict({"learning_rate": 2e-4, "b1": 0.5, "b2": 0.999})
-    # Updates of C, and of D, over which its learning rate falls to a tenth, along a half cosine; 0: it stays.
+    # Updates over which a network's learning rate falls to a tenth, along a cosine; 0: constant.
     optimizer.adam.decay_steps = 0
 
-    # Below these values for so many steps in a row, the user is warned that little is learnt any more.
+    # Warn once if a value stays below its limit for `steps` steps.
     config.warn = warn = ConfigDict()
     warn.steps = 1_000
-    warn.discriminator_loss = 0.01  # In the joint phase; a D that knows nothing has 2 log 2 = 1.39.
-    warn.gradient_norm = (
-        1e-6  # Of each of C's gradients: AdaDelta moves C by about as much (sqrt(eps) over itself).
-    )
+    warn.discriminator_loss = 0.01  # In the joint phase; random guessing has 2 log 2 = 1.39.
+    warn.gradient_norm = 1e-6  # Of C's gradients; AdaDelta then moves C by about as much.
 
-    # How often, in steps; each also happens at the end of a phase, and 0 means there alone. Whatever is due is
-    # logged, and pictures and checkpoints are validated first.
-    config.log_every = 100  # Progress, metrics.csv, metrics.jsonl, TensorBoard.
-    config.validate_every = 1_000  # PSNR, SSIM, L1 on the validation images.
-    config.grid_every = 1_000  # A picture of the same images with the same holes.
+    # Intervals in steps. Everything also happens at the end of each phase; 0: only there. A log row is written
+    # whenever something else is due, and grids and checkpoints include a validation.
+    config.log_every = 100  # Progress line, metrics.csv, metrics.jsonl, TensorBoard.
+    config.validate_every = 1_000  # PSNR, SSIM and L1 on the validation images.
+    config.grid_every = 1_000  # A picture of validation images and their completions.
     config.checkpoint_every = 1_000
-    config.keep_checkpoints = 3  # The newest so many, and that of the lowest L1 in the hole on the validation
-    # images; the lowest L1 is often the blurriest, and found before the joint phase.
-    config.validation_images = 64  # Fixed images with fixed holes.
-    config.grid_images = 8  # The first so many of them.
-    config.compile_cache = "~/.cache/glcic_jax/xla"  # Compiled programs kept between runs; "": none.
+    # Number of newest checkpoints to keep. The one with the lowest validation L1 in the hole is kept too; it is
+    # often blurry and from before the joint phase.
+    config.keep_checkpoints = 3
+    config.validation_images = 64  # Number of fixed validation crops, with fixed holes.
+    config.grid_images = 8  # Number of them in a grid.
+    config.compile_cache = "~/.cache/glcic_jax/xla"  # Directory of compiled programs, shared by runs; "": none.
 
     return config.lock()

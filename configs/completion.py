@@ -1,7 +1,7 @@
 """Phase 1 alone: the completion network on the masked MSE, 90,000 steps.
 
 Command: python main.py --config=configs/completion.py
-Result: none measured yet on Places2.
+Hardware, time, result: not measured yet.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 Command: python main.py --config=configs/discriminator.py, after configs/completion.py (or with
 --config.start_from=RUN).
-Result: none measured yet on Places2.
+Hardware, time, result: not measured yet.
 """
 
 from ml_collections import ConfigDict

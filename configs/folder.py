@@ -1,7 +1,7 @@
-"""The whole schedule on a folder of photographs, any nesting.
+"""The whole schedule on a folder of photographs and its subfolders.
 
 Command: python main.py --config=configs/folder.py --config.data.source=folder:/path/to/photographs
-Result: depends on the photographs.
+Hardware, time, result: not measured yet; the result depends on the photographs.
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +10,7 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """Returns the paper's training with the folder ./photographs as its data."""
+    """Returns the paper's training on the folder ./photographs."""
     config = common.get_config()
     config.data.source = "folder:photographs"
     return config

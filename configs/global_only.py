@@ -1,7 +1,8 @@
-"""Ablation: a discriminator that sees the whole image alone.
+"""Ablation: a discriminator of the whole image only.
 
 Command: python main.py --config=configs/global_only.py
-Reference: Iizuka et al. 2017, Section 4.3. Result: none measured yet on Places2.
+Hardware, time, result: not measured yet.
+Reference: Iizuka et al. 2017, Section 4.3.
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +11,7 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """Returns the paper's training with the global branch of the context discriminator alone."""
+    """Returns the paper's training with the global branch of the context discriminator only."""
     config = common.get_config()
     config.discriminator.branches = ("global",)
     return config

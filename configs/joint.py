@@ -1,9 +1,9 @@
 """The whole paper on Places2: 90,000 + 10,000 + 400,000 steps at batch 96.
 
 Command: python main.py --config=configs/joint.py
-With phases 1 and 2 trained elsewhere: --config.start_from=runs/discriminator; finished phases are skipped.
-Hardware: the paper took two months on four K80 GPUs.
-Result: none measured yet on Places2.
+After phases 1 and 2 in another run: --config.start_from=runs/discriminator skips them.
+Hardware, time: two months on four K80 GPUs in the paper; not measured here yet.
+Result: not measured yet.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,8 @@
-"""Ablation: no discriminator; the completion network on the MSE for the whole schedule's 500,000 steps.
+"""Ablation: no discriminator; the completion network on the MSE for all 500,000 steps.
 
 Command: python main.py --config=configs/mse_only.py
-Reference: Iizuka et al. 2017, Section 4.3. Result: none measured yet on Places2.
+Hardware, time, result: not measured yet.
+Reference: Iizuka et al. 2017, Section 4.3.
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +11,7 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """Returns the paper's training with the MSE alone."""
+    """Returns the paper's training with the MSE only."""
     config = common.get_config()
     config.discriminator.branches = ()
     config.phases.completion = 500_000

@@ -1,15 +1,16 @@
-"""The weights that are built in: 2,482 photographs, 128 px, a quarter of the paper's width, on a CPU.
+"""The built-in weights: 2,482 photographs, 128 px, a quarter of the paper's width, on a CPU.
 
 Command: python main.py --config=configs/photos.py --config.data.source=folder:/path/to/photographs, with the files
-that glcic_jax/pretrained/photos.csv lists, with what is known of their terms and sources.
-Hardware: two CPU cores, an hour and a quarter.
+listed in glcic_jax/pretrained/photos.csv.
+Hardware: two CPU cores.
+Time: an hour and a quarter.
 Result: glcic_jax/pretrained/MODEL_CARD.md.
 
-What is not the paper's, and why: few images and few steps. The hole begins as a smooth continuation of its
-surroundings and C learns what that lacks; from the L1, as 250 steps on the MSE gave nothing beyond that fill; with
-Adam, at a rate that decays; half of the crops are mirrored; a third of the images have several holes, and a third
-strokes of a brush; the adversarial gradient has 0.3 of the other's norm from the first joint step to the last; C's
-moving average is what is used.
+Differences from the paper, because there are few images and few steps: the hole is filled smoothly from its
+surroundings, and C learns the residual; the L1 loss, as 250 steps on the MSE did not improve that fill; Adam with
+a decaying learning rate; half of the crops are mirrored; a third of the images have several holes, and a third
+have brush strokes; the adversarial gradient has 0.3 of the L1 gradient's norm in all joint steps; inference uses a
+moving average of C.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """Returns the whole schedule at 128 px; holes and patches are half as long as the paper's."""
+    """Returns the whole schedule at 128 px; holes and local patches have half the paper's sides."""
     config = common.get_config()
     config.batch_size = 16
     config.phases.completion = 1_900
@@ -53,7 +54,7 @@ def get_config() -> ConfigDict:
     config.optimizer.name = "adam"
     config.optimizer.adam.learning_rate = 1e-3
     config.optimizer.adam.b1 = 0.9
-    config.optimizer.adam.decay_steps = 2_000  # C has 2,200; the last 200 run at a tenth.
+    config.optimizer.adam.decay_steps = 2_000  # C has 2,200 updates; the last 200 run at a tenth.
     config.log_every = 50
     config.validate_every = 250
     config.grid_every = 500

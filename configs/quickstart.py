@@ -1,8 +1,9 @@
-"""All three phases in minutes on two CPU cores, with photographs that come with scikit-image.
+"""All three phases in minutes on two CPU cores, with the photographs of scikit-image.
 
 Command: python main.py --config=configs/quickstart.py
-Hardware: any; two CPU cores in about ten minutes, two to four of them compiling.
-Result: PSNR of 20.1 dB in the holes of held-out photographs; their mean colours have 18.7, Telea's fill 22.5.
+Hardware: two CPU cores.
+Time: about ten minutes, two to four of them compiling.
+Result: PSNR of 20.1 dB in the holes of held-out photographs; a fill with the mean colour has 18.7, Telea's 22.5.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +12,7 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """Returns the paper's training shrunk: 64 px, a quarter of the width, batch 16, hundreds of steps."""
+    """Returns a small version of the paper's training: 64 px, a quarter of the width, batch 16, 700 steps."""
     config = common.get_config()
     config.batch_size = 16
     config.phases.completion = 550

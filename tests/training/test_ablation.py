@@ -1,4 +1,4 @@
-"""The ablation's script: what it runs."""
+"""The ablation's script and its variants."""
 
 import importlib.util
 import os
@@ -13,7 +13,6 @@ VARIANTS = ("completion", "mse", "global", "local", "both", "both_without_balanc
 
 
 def load(variant: str) -> ConfigDict:
-
     spec = importlib.util.spec_from_file_location("ablation", ROOT / "configs" / "ablation.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -22,7 +21,7 @@ def load(variant: str) -> ConfigDict:
 
 @pytest.fixture
 def recorded(tmp_path):
-    """Runs the script with an interpreter that only notes down what it is asked for."""
+    """Runs the script with an interpreter that only records its arguments."""
     (tmp_path / "train pictures").mkdir()
     (tmp_path / "held out").mkdir()
     stub = tmp_path / "python"
@@ -41,7 +40,7 @@ def recorded(tmp_path):
     return run
 
 
-def test_the_script_trains_every_variant_and_measures_them(recorded, tmp_path):
+def test_script_trains_and_evaluates_every_variant(recorded, tmp_path):
     *trainings, compare, evaluate = recorded("train pictures", "held out", "out", "--config.batch_size=4")
     assert [call[2].rpartition(":")[2] for call in trainings] == list(VARIANTS)
     for directory, *command in trainings:
@@ -58,13 +57,13 @@ def test_the_script_trains_every_variant_and_measures_them(recorded, tmp_path):
         assert f"folder:{tmp_path}/held out" in call
 
 
-def test_the_script_says_what_it_needs():
+def test_script_without_arguments_prints_its_usage():
     process = subprocess.run([ROOT / "configs" / "ablation.sh"], capture_output=True, text=True, check=False)
     assert process.returncode == 2
     assert "HELD_OUT_FOLDER" in process.stderr
 
 
-def test_the_variants_differ_in_their_discriminators_alone():
+def test_variants_differ_only_in_their_discriminators():
     assert "ablation" in CONFIGS
     both = load("both")
     assert load_config("ablation").to_dict() == both.to_dict()
