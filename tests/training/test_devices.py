@@ -1,7 +1,7 @@
-"""The steps on one device and on four, through the place where training maps them over devices.
+"""The steps on one device and on four, mapped over the devices as in training.
 
-JAX fixes the number of devices when it starts, so each number gets a process of its own: this very file, run
-as a script, trains through all phases and writes what became of the state into an .npz file.
+JAX fixes the number of devices when it starts, so each number has a process of its own: this file, run as a
+script, trains all phases and writes the states into an .npz file.
 """
 
 import os
@@ -23,12 +23,12 @@ from glcic_jax.training.state import TrainState, create_spec, create_state
 from glcic_jax.training.steps import STEPS, STEPS_BETWEEN
 
 BATCH_SIZE = 8
-UPDATES = 3  # Of each phase; from the second on, all is compiled and in place.
+UPDATES = 3  # Of each phase; from the second on, nothing is compiled or moved.
 BETWEEN = "joint between measurements"
 PROGRAMS = {**STEPS, BETWEEN: STEPS_BETWEEN["joint"]}
-ALONE = ("completion", "discriminator")  # The phases also run with every device's BatchNorm by itself.
+LOCAL = ("completion", "discriminator")  # Phases that also run with BatchNorm over each device's part.
 
-# The joint step replaces these without reading them, so that XLA never gets them: three scalars.
+# Three scalars that the joint step replaces without reading, so XLA never gets them.
 OVERWRITTEN = {
     f".completion.optimizer_state[0].{name}"
     for name in ("reconstruction_norm", "adversarial_norm", "adversarial_weight")
@@ -36,7 +36,7 @@ OVERWRITTEN = {
 
 
 def _flatten(name: str, tree) -> dict[str, np.ndarray]:
-    # Copies: a NumPy view would keep the memory from being handed over to the next state.
+    # Copies: a NumPy view would prevent the donation of the memory.
     leaves = jax.tree_util.tree_leaves_with_path(unreplicate(tree))
     return {f"{name}|{jax.tree_util.keystr(path)}": np.array(leaf) for path, leaf in leaves}
 
@@ -48,14 +48,14 @@ def _copies_are_equal(tree) -> bool:
 
 
 def _addresses(tree) -> list[list[int]]:
-    """Where each leaf lies in memory, on every device."""
+    """The address of each leaf on every device."""
     return [
         [shard.data.unsafe_buffer_pointer() for shard in leaf.addressable_shards] for leaf in jax.tree.leaves(tree)
     ]
 
 
 def _not_reused(old, addresses: list[list[int]], new) -> list[str]:
-    """The leaves whose memory was not handed over: the old array lives on, or the new one lies elsewhere."""
+    """The leaves whose memory was not donated: the old array still exists, or the new one lies elsewhere."""
     leaves = jax.tree_util.tree_leaves_with_path(old)
     rows = zip(leaves, addresses, _addresses(new), strict=True)
     return [
@@ -65,8 +65,8 @@ def _not_reused(old, addresses: list[list[int]], new) -> list[str]:
     ]
 
 
-def _place(pictures: np.ndarray) -> dict[str, jax.Array]:
-    """A batch that lies on the devices already."""
+def _put(pictures: np.ndarray) -> dict[str, jax.Array]:
+    """A batch on the devices."""
     devices = Mesh(np.array(jax.local_devices()), (AXIS,))
     return jax.device_put(shard_batch({"image": pictures}), NamedSharding(devices, PartitionSpec(AXIS)))
 
@@ -78,19 +78,19 @@ def _create(synchronised: bool = True) -> TrainState:
     # One convolution for each branch, to compile less.
     config.discriminator.global_channels = config.discriminator.local_channels = (64,)
     spec = create_spec(config, AXIS)
-    # As if norms had been measured: the step between measurements takes the adversarial weight from them.
+    # With measured norms: the step between measurements takes the adversarial weight from them.
     return replicate(with_norms(create_state(spec, jax.random.key(0), 32, jnp.array([0.5, 0.45, 0.4]))))
 
 
 def _draw(state: TrainState, batch: dict, key: jax.Array):
-    """A step that does nothing but draw the holes, and gathers them from all devices."""
+    """A step that only draws the holes, and gathers them from all devices."""
     drawn = steps.draw_examples(state, batch, key)
     gathered = jax.lax.all_gather((drawn.mask, drawn.local_box, drawn.real_local_box), AXIS, tiled=True)
     return state, gathered
 
 
 def _train(path: str) -> None:
-    """Trains on however many devices there are; writes states, metrics and observations."""
+    """Trains on all devices; writes states, metrics and observations."""
     pictures = np.random.default_rng(0).uniform(0, 255, (UPDATES, BATCH_SIZE, 4, 4, 3))
     pictures = np.repeat(np.repeat(pictures, 8, axis=2), 8, axis=3).astype(np.uint8)
     key = replicate(jax.random.key(3))
@@ -105,13 +105,13 @@ def _train(path: str) -> None:
         state = _create()
         if phase == "completion":
             written.update(_flatten("fresh", state))
-            state, holes = pmap_step(_draw)(state, _place(pictures[0]), key)
+            state, holes = pmap_step(_draw)(state, _put(pictures[0]), key)
             written.update(_flatten("holes", holes))
         for number in range(UPDATES):
-            batch, old = _place(pictures[number]), state
+            batch, old = _put(pictures[number]), state
             addresses = _addresses(old)
             compilations.clear()
-            # The first update moves constants onto the devices; from then on nothing may travel.
+            # The first update moves constants to the devices; later ones move nothing.
             with jax.transfer_guard("disallow" if number else "allow"):
                 state, metrics = jax.block_until_ready(update(state, batch, key))
             written[f"{phase}_compilations_{number}"] = np.array(len(compilations))
@@ -121,16 +121,16 @@ def _train(path: str) -> None:
                 written.update(_flatten(phase, state))
         written[f"{phase}_equal"] = np.array(_copies_are_equal((state, metrics)))
 
-    for phase in ALONE if jax.local_device_count() > 1 else ():
-        alone, metrics = pmap_step(STEPS[phase])(_create(synchronised=False), _place(pictures[0]), key)
-        written[f"{phase}_alone_equal"] = np.array(_copies_are_equal((alone, metrics)))
-        written.update(_flatten(f"{phase}_alone", alone))
+    for phase in LOCAL if jax.local_device_count() > 1 else ():
+        local, metrics = pmap_step(STEPS[phase])(_create(synchronised=False), _put(pictures[0]), key)
+        written[f"{phase}_local_equal"] = np.array(_copies_are_equal((local, metrics)))
+        written.update(_flatten(f"{phase}_local", local))
     np.savez(path, devices=np.array(jax.local_device_count()), **written)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[int, dict[str, np.ndarray]]:
-    """What the script found, by the number of devices; both processes run at the same time."""
+    """What the script wrote, by number of devices; both processes run at the same time."""
     folder: Path = tmp_path_factory.mktemp("devices")
     started = {}
     for count in (1, 4):
@@ -164,7 +164,7 @@ def _assert_close(one: dict, other: dict, **tolerance) -> None:
         np.testing.assert_allclose(other[key], value, **tolerance, err_msg=key)
 
 
-def test_the_script_ran_on_one_and_on_four_devices(runs):
+def test_script_ran_on_one_and_on_four_devices(runs):
     assert {count: int(found["devices"]) for count, found in runs.items()} == {1: 1, 4: 4}
 
 
@@ -174,28 +174,28 @@ def test_holes_and_fresh_states_do_not_depend_on_the_number_of_devices(runs):
 
 
 @pytest.mark.parametrize("phase", PROGRAMS)
-def test_four_devices_take_the_step_that_one_device_takes(phase, runs):
-    """From the same fresh state; every parameter that trains moves by some 3e-3.
+def test_four_devices_take_the_step_of_one_device(phase, runs):
+    """From the same fresh state; every trained parameter moves by about 3e-3.
 
-    Not bit for bit: sums over the batch run in another order, which moves gradients by a part in 1e6, and
-    AdaDelta, which divides by the size of the gradient, lets a gradient near zero show the whole of it in the
-    parameter. Measured: parameters and statistics to 1e-5, at widths this small where BatchNorm sees few numbers.
+    Not bit for bit: sums over the batch have another order, which changes gradients by a part in 1e6, and AdaDelta
+    divides by the size of the gradient. Measured: parameters and statistics to 1e-5, at this small width, where
+    BatchNorm averages few numbers.
     """
     one, four = ({k: v for k, v in _named(runs[n], phase).items() if "optimizer_state" not in k} for n in (1, 4))
     _assert_close(one, four, rtol=1e-5, atol=5e-5)
 
 
 @pytest.mark.parametrize("phase", PROGRAMS)
-def test_four_devices_measure_what_one_device_measures(phase, runs):
-    # The tiny differences of the first update grow from update to update: measured 3e-5, 2e-4 and 4e-3; before
-    # JAX 0.8, which has another pmap, up to 4e-3 after the second.
+def test_four_devices_compute_the_metrics_of_one_device(phase, runs):
+    # The differences of the first update grow: measured 3e-5, 2e-4 and 4e-3; before JAX 0.8, which has another
+    # pmap, up to 4e-3 after the second.
     second = 2e-3 if jax.__version_info__ >= (0, 8) else 1e-2
     for number, tolerance in enumerate((3e-4, second, 3e-2)):
         name = f"{phase}_metrics_{number}"
         _assert_close(_named(runs[1], name), _named(runs[4], name), rtol=tolerance)
 
 
-def test_the_adversarial_gradient_has_a_part_between_measurements(runs):
+def test_adversarial_gradient_counts_between_measurements(runs):
     for found in runs.values():
         assert found[f"{BETWEEN}_metrics_0|.adversarial_weight"] == 1.0
 
@@ -205,16 +205,16 @@ def test_all_devices_hold_the_same_state(phase, runs):
     assert runs[4][f"{phase}_equal"]
 
 
-@pytest.mark.parametrize("phase", ALONE)
-def test_all_devices_hold_the_same_state_when_each_normalises_alone(phase, runs):
-    assert runs[4][f"{phase}_alone_equal"]
+@pytest.mark.parametrize("phase", LOCAL)
+def test_all_devices_hold_the_same_state_with_local_batch_norm(phase, runs):
+    assert runs[4][f"{phase}_local_equal"]
     network = f"|.{phase}.batch_stats"
-    together, alone = (
+    whole, local = (
         [value for key, value in _named(runs[4], name).items() if network in key]
-        for name in (phase, f"{phase}_alone")
+        for name in (phase, f"{phase}_local")
     )
-    # And the option has an effect: a variance within devices is not that of the whole batch.
-    assert not any(np.allclose(a, b, rtol=1e-6) for a, b in zip(together[1::2], alone[1::2], strict=True))
+    # The option has an effect: the variance of a part is not that of the whole batch.
+    assert not any(np.allclose(a, b, rtol=1e-6) for a, b in zip(whole[1::2], local[1::2], strict=True))
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -227,7 +227,7 @@ def test_later_updates_compile_nothing(phase, count, runs):
 
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("phase", PROGRAMS)
-def test_updates_hand_the_memory_of_the_state_over(phase, count, runs):
+def test_updates_donate_the_memory_of_the_state(phase, count, runs):
     for number in range(UPDATES):
         not_reused = set(runs[count][f"{phase}_not_reused_{number}"].tolist())
         assert not_reused <= (OVERWRITTEN if phase in ("joint", BETWEEN) else set())

@@ -1,4 +1,4 @@
-"""Training curves; `test_training.py` tests the summary of a run."""
+"""Training curves; `test_run.py` tests the summary of a run."""
 
 import math
 
