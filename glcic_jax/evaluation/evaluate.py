@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from glcic_jax.completion.completer import Completer
+from glcic_jax.completion import Completer
 from glcic_jax.completion.runner import find_device
 from glcic_jax.completion.windows import MAX_SIDE
 from glcic_jax.errors import ConfigError, DataError, lookup, printable
@@ -31,8 +31,8 @@ from glcic_jax.progress import Log, Progress
 from glcic_jax.runtime import enable_compile_cache
 from glcic_jax.training.checkpoints import package_versions
 from glcic_jax.training.workdir import run_at
+from glcic_jax.weights import find_weights, home
 from glcic_jax.weights.file import arrays_sha256
-from glcic_jax.weights.store import find_weights, home
 
 # The classical fills by their names on the command line.
 BASELINES = {name.removesuffix(" fill").lower(): name for name in FILLS}
@@ -51,7 +51,7 @@ class Request:
       side: Images become squares of this side in pixels; None: the first subject's training size, or as they are
         for a folder; 0: as they are.
       baselines: Names in `BASELINES`.
-      with_blending: Whether each method that completes here also has a row with blending.
+      with_blending: Whether networks and classical fills also have rows with blending.
       strategy, max_side: As in `Completer.fill`.
       batch_size: Most images at a time.
       device: As in `Completer`.

@@ -17,8 +17,8 @@ from glcic_jax.evaluation.perceptual.fid import InceptionFeatures, Statistics, f
 from glcic_jax.evaluation.perceptual.lpips import Lpips
 from glcic_jax.evaluation.scores import BLENDED, METRICS, Scores
 from glcic_jax.model.metrics import measure
+from glcic_jax.pictures import save_image
 from glcic_jax.pictures.colours import from_colour
-from glcic_jax.pictures.rgb_files import save_image
 
 # Folders below `save`, beside those of the rows.
 _ORIGINALS, _MASKS = "originals", "masks"
@@ -49,7 +49,7 @@ class MeasuredImage:
 
 @dataclasses.dataclass
 class RowMeasurements:
-    """What was measured of a row.
+    """The measurements of a row.
 
     Attributes:
       values: By key of `METRICS`, one number per image.
@@ -67,7 +67,7 @@ class RowMeasurements:
 
 @dataclasses.dataclass
 class Measurements:
-    """What was measured, in the order of the images, and by the name of the row."""
+    """The measured images in order, and the measurements of each row by its name."""
 
     images: list[MeasuredImage] = dataclasses.field(default_factory=list)
     unreadable: list[Unreadable] = dataclasses.field(default_factory=list)
@@ -160,7 +160,7 @@ class Evaluator:
         """Completes an image again with the rows of these names; see `report.Pictures`.
 
         Raises:
-          DataError: A file cannot be read, or is not the one that was measured.
+          DataError: A file cannot be read, or differs from what was measured.
         """
         one = self.images.read(measured.index)
         if (one.sha256, MaskDigest.of(one.hole)) != (measured.image_sha256, measured.mask_sha256):

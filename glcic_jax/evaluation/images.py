@@ -11,14 +11,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from glcic_jax.data.folders import COMPLETION_SUFFIXES
-from glcic_jax.data.sources import ImageSource
-from glcic_jax.data.sources import open_images as open_source
+from glcic_jax.data import COMPLETION_SUFFIXES, ImageSource
+from glcic_jax.data import open_images as open_source
 from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.evaluation.cropping import centre_square
 from glcic_jax.evaluation.mask_sets.sets import MaskSet, Size
 from glcic_jax.model.metrics import SMALLEST_SIDE
-from glcic_jax.pictures.rgb_files import load_image
+from glcic_jax.pictures import load_image
 
 _MOST_PIXELS = 1 << 22  # Of a batch.
 

@@ -10,16 +10,15 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from glcic_jax.completion import blending
-from glcic_jax.completion.completer import Completer
+from glcic_jax.completion import Completer, blending
 from glcic_jax.completion.pairing import stem_of
 from glcic_jax.completion.windows import WindowLimits
-from glcic_jax.data.folders import COMPLETION_SUFFIXES, list_folder
+from glcic_jax.data import COMPLETION_SUFFIXES, list_folder
 from glcic_jax.errors import DataError, printable
 from glcic_jax.evaluation.images import MaskedImage
+from glcic_jax.pictures import load_image
 from glcic_jax.pictures.colours import to_colour
 from glcic_jax.pictures.fills import FILLS, RADIUS, Fill
-from glcic_jax.pictures.rgb_files import load_image
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

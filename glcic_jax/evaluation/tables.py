@@ -71,7 +71,7 @@ class Cell(NamedTuple):
 
     Attributes:
       text: What a reader sees.
-      value: The exact number, which sorts an HTML table and stands in a CSV file; None for text.
+      value: The exact number, by which HTML tables sort and which CSV files hold; None for text.
       detail: Lines below the text: the interval, a verdict.
       mark: "best", "better", "worse" or "".
       thumbnails: HTML in front of the text.
@@ -98,15 +98,13 @@ def to_markdown(table: Table) -> str:
         f"| {' | '.join(heads)} |",
         "|" + "".join("--:|" if column.is_number else "---|" for column in table.columns),
     ]
-    for row in table.rows:
-        cells = [
-            cell.text if column.is_number else _plain(cell.text)
-            for column, cell in zip(table.columns, row, strict=True)
-        ]
-        cells = [f"**{text}**" if cell.mark == "best" else text for text, cell in zip(cells, row, strict=True)]
-        cells = [" ".join([text, *cell.detail.splitlines()]) for text, cell in zip(cells, row, strict=True)]
-        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"| {' | '.join(map(_markdown_cell, row))} |" for row in table.rows]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = _plain(cell.text) if cell.value is None else cell.text
+    return " ".join([f"**{text}**" if cell.mark == "best" else text, *cell.detail.splitlines()])
 
 
 def _plain(text: str) -> str:

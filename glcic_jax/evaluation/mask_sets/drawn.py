@@ -189,9 +189,6 @@ class DrawnMasks:
                 raise ConfigError(
                     f"mask set {self.name}: {field.name}={_text(value)} is not from {lowest} to {highest}{order}"
                 )
-        self._check_order()
-
-    def _check_order(self) -> None:
         names = [name for name in _ORDERED if hasattr(self, name)]
         lengths = [getattr(self, name) for name in names]
         if lengths != sorted(lengths):

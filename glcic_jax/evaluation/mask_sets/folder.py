@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from glcic_jax.completion.pairing import masks_by_picture, stem_of
-from glcic_jax.data.folders import COMPLETION_SUFFIXES, list_folder
+from glcic_jax.data import COMPLETION_SUFFIXES, list_folder
 from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.evaluation.cropping import centre_square
 from glcic_jax.pictures.mask_files import hole_from_pixels, read_mask, same_aspect

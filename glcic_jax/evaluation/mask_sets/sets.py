@@ -39,7 +39,7 @@ class MaskSet(Protocol):
 
     @property
     def default_count_and_size(self) -> tuple[int, Size]:
-        """How many masks, and of which (height, width), `glcic masks` takes by default."""
+        """The number and (height, width) of masks that `glcic masks` takes by default."""
 
     def hole(self, index: int, size: Size, original: Size | None = None, image: str = "") -> np.ndarray:
         """Returns the hole of one image; in any order.

@@ -55,10 +55,8 @@ class Embedded(NamedTuple):
     height: int
 
 
-class _Pane(NamedTuple):
-    label: str
-    picture: Embedded | None
-    numbers: list[str]
+# A picture in the gallery: its label, the picture if there is one, and the method's numbers.
+_Pane = tuple[str, Embedded | None, list[str]]
 
 
 class _Shown(NamedTuple):
@@ -162,7 +160,7 @@ def _panes(evaluation: Evaluation, pictures: Mapping[str, np.ndarray], index: in
         numbers[scores.name] = [metric.with_unit(f"{metric.name} {text}") for metric, text in texts]
     labels = ["input", *(scores.name for scores in evaluation.scores), "original"]
     return [
-        _Pane(label, embed(pictures[label], LARGEST_SIDE) if label in pictures else None, numbers[label])
+        (label, embed(pictures[label], LARGEST_SIDE) if label in pictures else None, numbers[label])
         for label in labels
     ]
 
