@@ -208,7 +208,8 @@ def _open_tfds(argument: str, options: _Options) -> _OpenPart:
             f"the data set {argument} is not prepared in {tfds_root(options.tfds_dir)}: "
             f"(1) prepare it: {command}; "
             f"(2) or give your own photographs: {options.option}folder:/path/to/photographs; "
-            f"(3) or give the samples: {options.option}samples"
+            f"(3) or give the samples: {options.option}samples, or train on them: "
+            "python main.py --config=configs/quickstart.py"
         )
     builder = open_prepared(directory, command)
 
