@@ -1,5 +1,5 @@
-"""What the paper defines: pure functions and flax modules."""
+"""The paper's definitions: networks, images, masks, losses, gradient balance, metrics."""
 
-from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator
+from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator, complete
 
-__all__ = ["CompletionNetwork", "ContextDiscriminator"]
+__all__ = ["CompletionNetwork", "ContextDiscriminator", "complete"]
