@@ -1,4 +1,4 @@
-"""Convolutions as a CPU computes them against XLA's own, gradients too."""
+"""Convolutions and their gradients on a CPU, compared with XLA's own."""
 
 import functools
 
@@ -16,7 +16,7 @@ CASES = {
     "winograd": (16, 12, 256, 264, 3, 1, 1),
     "winograd, odd sides": (15, 17, 256, 256, 3, 1, 1),
     "winograd, dilated": (20, 28, 256, 256, 3, 1, 4),
-    "winograd, kernel gradient alone": (12, 16, 64, 32, 3, 1, 1),
+    "winograd, kernel gradient only": (12, 16, 64, 32, 3, 1, 1),
     "winograd, 2x2": (9, 14, 64, 64, 2, 1, 1),
     "dilated beyond the image": (8, 8, 64, 64, 3, 1, 16),
     "one pixel": (1, 1, 64, 64, 3, 1, 1),
@@ -49,7 +49,7 @@ def normal(seed, *shape):
 
 
 def with_gradients(function, image, kernel):
-    """The result of a function, and the gradients of its product with fixed noise."""
+    """The result of a function and its gradients for a fixed random cotangent."""
 
     def run(image, kernel):
         result, pullback = jax.vjp(function, image, kernel)
@@ -66,7 +66,7 @@ def assert_close(found, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_results_and_gradients_are_xlas(case):
+def test_results_and_gradients_agree_with_xla(case):
     height, width, inputs, outputs, size, stride, dilation = case
     image, kernel = normal(0, 2, height, width, inputs), normal(1, size, size, inputs, outputs)
     found = with_gradients(lambda x, k: convolution(x, k, stride, dilation), image, kernel)
@@ -74,7 +74,7 @@ def test_results_and_gradients_are_xlas(case):
 
 
 def distinct_layers():
-    """Of C: inputs, outputs, kernel, stride and dilation, each combination once."""
+    """Inputs, outputs, kernel, stride and dilation of C's layers, each combination once."""
     inputs, found = 4, {}
     for layer in (*COMPLETION_LAYERS, LAST_COMPLETION_LAYER):
         if not layer.name.startswith("deconv"):
@@ -84,16 +84,16 @@ def distinct_layers():
 
 
 @pytest.mark.parametrize("layer", distinct_layers(), ids=str)
-def test_every_layer_of_the_network(layer):
+def test_every_layer_agrees_with_xla(layer):
     inputs, outputs, size, stride, dilation = layer
-    side = 2 * dilation if dilation > 1 else 8  # Whole tiles: so that dilated ones take Winograd's way too.
+    side = 2 * dilation if dilation > 1 else 8  # Whole tiles, so that dilated layers use Winograd too.
     image, kernel = normal(0, 1, side, side, inputs), normal(1, size, size, inputs, outputs)
     found = with_gradients(lambda x, k: convolution(x, k, stride, dilation), image, kernel)
     assert_close(found, with_gradients(lambda x, k: by_xla(x, k, stride, dilation), image, kernel))
 
 
 @pytest.mark.parametrize("shape", [(16, 12, 64, 32), (7, 9, 64, 64), (8, 8, 8, 4)])
-def test_upsampling_is_flaxs_transposed_convolution(shape):
+def test_upsampling_agrees_with_flax_transposed_convolution(shape):
     height, width, inputs, outputs = shape
     image, kernel = normal(0, 2, height, width, inputs), normal(1, 4, 4, inputs, outputs)
     layer = nn.ConvTranspose(outputs, (4, 4), (2, 2), "SAME", use_bias=False, precision="highest")
@@ -120,12 +120,12 @@ def test_winograd_is_as_exact_as_xla_in_float32():
     ("shape", "dtype"),
     [((3, 5, 64, 64), jnp.float32), ((3, 3, 32, 64), jnp.float32), ((3, 3, 64, 64), jnp.bfloat16)],
 )
-def test_a_kernel_that_does_not_fit_is_refused(shape, dtype):
+def test_mismatched_kernel_is_refused(shape, dtype):
     with pytest.raises(ValueError, match="does not fit an image"):
         convolution(jnp.zeros((1, 8, 8, 64)), jnp.zeros(shape, dtype))
 
 
-def test_a_gradient_can_be_differentiated_again():
+def test_gradients_are_differentiable():
     image, kernel = normal(0, 1, 6, 6, 64), normal(1, 3, 3, 64, 64) / 24
 
     def penalty(function):
@@ -144,7 +144,7 @@ def lowered(platform, dtype=jnp.float32):
     return gradients.trace(image, kernel).lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_each_platform_gets_its_way_alone():
+def test_each_platform_lowers_only_its_own_program():
     on_gpu, on_cpu = lowered("cuda"), lowered("cpu")
     assert on_gpu.count("stablehlo.convolution") >= 2
     assert "stablehlo.dot_general" not in on_gpu
@@ -152,22 +152,22 @@ def test_each_platform_gets_its_way_alone():
     assert on_cpu.count("stablehlo.dot_general") >= 32
 
 
-def test_a_cpu_never_gets_xlas_gradients_of_2x2_kernels():
+def test_cpu_never_uses_xla_gradients_of_2x2_kernels():
     def gradients(image, kernel):
         return jax.vjp(convolution, image, kernel)[1](jnp.zeros((1, 17, 17, 4)))
 
     text = jax.jit(gradients).lower(jnp.zeros((1, 16, 16, 4)), jnp.zeros((2, 2, 4, 4))).as_text()
-    # The one convolution is the forward pass, whose result nobody asks for.
+    # The one convolution is the unused forward pass.
     assert text.count("stablehlo.convolution") <= 1
 
 
-def test_a_gpu_convolves_bfloat16_as_it_is():
+def test_gpu_convolves_in_bfloat16():
     lines = [line for line in lowered("cuda", jnp.bfloat16).splitlines() if "stablehlo.convolution" in line]
     assert lines
     assert all("f32" not in line for line in lines)
 
 
-def test_bfloat16_keeps_its_type_on_a_cpu_and_is_rounded_once():
+def test_cpu_rounds_bfloat16_once():
     image, kernel = normal(0, 2, 8, 8, 64).astype(jnp.bfloat16), normal(1, 3, 3, 64, 64).astype(jnp.bfloat16)
     found = jax.jit(convolution)(image, kernel)
     assert found.dtype == jnp.bfloat16
@@ -175,12 +175,12 @@ def test_bfloat16_keeps_its_type_on_a_cpu_and_is_rounded_once():
     np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
 
 
-def test_a_plan_for_an_accelerator_made_on_a_cpu_has_its_convolutions():
+def test_trace_for_an_accelerator_on_a_cpu_has_its_convolutions():
     def convolutions() -> int:
         image, kernel = jnp.zeros((1, 16, 16, 256)), jnp.zeros((3, 3, 256, 256))
-        # A function of its own each time: JAX keeps what it has traced.
-        anew = jax.jit(functools.partial(convolution, stride=1))
-        return anew.lower(image, kernel).as_text().count("stablehlo.convolution")
+        # A new function object each time, because JAX caches traces.
+        function = jax.jit(functools.partial(convolution, stride=1))
+        return function.lower(image, kernel).as_text().count("stablehlo.convolution")
 
     with as_on_accelerators():
         assert convolutions() == 1

@@ -1,4 +1,4 @@
-"""What an update costs, by XLA's own count: deterministic, so that a change that costs more is seen."""
+"""The arithmetic and memory of an update, as XLA counts and plans them: deterministic, so regressions show."""
 
 import math
 
@@ -13,23 +13,23 @@ from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER, C
 from glcic_jax.training.state import create_spec, state_shapes
 from glcic_jax.training.steps import STEPS, STEPS_BETWEEN
 
-BATCH = 64  # Nothing is compiled: a large one leaves the optimizers' share behind.
+BATCH = 64  # Nothing is compiled; with a large batch the optimizers' share is small.
 PROGRAMS = {**STEPS, "joint, between measurements": STEPS_BETWEEN["joint"]}
-# Bytes that XLA planned for the joint step of `_narrow`, and 15 % more.
-MOST_TEMPORARIES = 1.15 * 33.5e6
+# XLA's plan for the joint step of `_narrow` in bytes, plus 15 %.
+MAX_TEMPORARIES = 1.15 * 33.5e6
 
 
 def _taps(size: int, layer: Layer) -> int:
-    """Products along one side: a tap that falls on the padding is none, and XLA counts none."""
+    """Products along one side; like XLA, does not count taps that fall on the padding."""
     if layer.name.startswith("deconv"):
-        return 2 * 2 * size  # Two taps for each of twice as many pixels.
+        return 2 * 2 * size  # Two taps per output pixel, of which there are twice as many.
     padding = layer.dilation * (layer.kernel // 2)
     starts = range(-padding, size + padding - layer.dilation * (layer.kernel - 1), layer.stride)
     return sum(0 <= start + tap * layer.dilation < size for start in starts for tap in range(layer.kernel))
 
 
 def _completion_counts(size: int, width: float) -> list[int]:
-    """Operations of each of C's convolutions on one image, forward: a product and a sum for each tap."""
+    """Operations of each of C's convolutions in a forward pass on one image: a product and a sum per tap."""
     counts, inputs = [], 4
     for layer in (*COMPLETION_LAYERS, LAST_COMPLETION_LAYER):
         outputs = layer.features if layer is LAST_COMPLETION_LAYER else scaled(layer.features, width)
@@ -40,7 +40,7 @@ def _completion_counts(size: int, width: float) -> list[int]:
 
 
 def _branch_counts(size: int, channels: tuple[int, ...], width: float) -> list[int]:
-    """The same of one branch of D, whose last layer is fully connected."""
+    """The same for one branch of D, whose last layer is fully connected."""
     counts, inputs = [], 3
     for features in channels:
         layer = Layer("conv", scaled(features, width), kernel=5, stride=2)
@@ -50,7 +50,7 @@ def _branch_counts(size: int, channels: tuple[int, ...], width: float) -> list[i
 
 
 def _expected(config) -> dict[str, int]:
-    """Operations of each phase's update on one image: a way back costs a way forward for each of two gradients."""
+    """Operations of each phase's update on one image; each of a layer's two gradients costs a forward pass."""
     size, local_size = config.data.image_size, config.discriminator.local_size
     completion = _completion_counts(size, config.completion.width)
     width = config.discriminator.width
@@ -59,13 +59,13 @@ def _expected(config) -> dict[str, int]:
         _branch_counts(local_size, config.discriminator.local_channels, width),
     ]
     forward, judge = sum(completion), sum(map(sum, branches))
-    # The first layer's input needs no gradient where parameters are trained.
+    # The first layer's input needs no gradient.
     pullback = 2 * forward - completion[0]
     train_discriminator = 2 * (3 * judge - sum(counts[0] for counts in branches))
     return {
         "completion": forward + pullback,
         "discriminator": forward + train_discriminator,
-        # The gradients of both losses apart; and of their sum.
+        # Separate gradients of both losses, or the gradient of their sum.
         "joint": forward + train_discriminator + 2 * judge + 2 * pullback,
         "joint, between measurements": forward + train_discriminator + 2 * judge + pullback,
     }
@@ -82,11 +82,11 @@ def _shapes(config, batch_size):
 
 
 @pytest.mark.parametrize("phase", PROGRAMS)
-def test_an_update_costs_what_its_layers_do(config, phase):
+def test_update_costs_the_sum_of_its_layers(config, phase):
     config.completion.width = config.discriminator.width = 1.0
     state = state_shapes(create_spec(config), config.data.image_size)
     counted = _operations(PROGRAMS[phase], state, _shapes(config, BATCH), jax.eval_shape(jax.random.key, 0))
-    # Nothing but products is expected; normalisation, the optimizers and the holes add little to them.
+    # Only products are expected; normalisation, optimizers and masks add little.
     assert counted / BATCH == pytest.approx(_expected(config)[phase], rel=0.02)
     nominal = nominal_flops(PROGRAMS[phase], state, _shapes(config, BATCH), jax.eval_shape(jax.random.key, 0))
     assert nominal / BATCH == pytest.approx(_expected(config)[phase], rel=0.01)
@@ -108,11 +108,11 @@ def _narrow(config, remat: str = "none"):
     return state_shapes(create_spec(config), 64)
 
 
-def test_the_joint_step_takes_no_more_memory_than_it_did(config):
-    assert memory_plan("joint", _narrow(config), 4, 64).temp_size_in_bytes < MOST_TEMPORARIES
+def test_joint_step_memory_does_not_grow(config):
+    assert memory_plan("joint", _narrow(config), 4, 64).temp_size_in_bytes < MAX_TEMPORARIES
 
 
-def test_remat_takes_less_memory(config):
+def test_remat_reduces_memory(config):
     everything, activations, stages = (
         memory_plan("completion", _narrow(config, remat), 4, 64).temp_size_in_bytes
         for remat in ("none", "activations", "stages")
@@ -121,7 +121,7 @@ def test_remat_takes_less_memory(config):
 
 
 @pytest.mark.parametrize(("remat", "factor"), [("activations", 1.0), ("stages", 1.25)])
-def test_only_stages_compute_convolutions_again(config, remat, factor):
+def test_only_stages_recomputes_convolutions(config, remat, factor):
     config.completion.width = 1.0
     config.remat = remat
     state = state_shapes(create_spec(config), config.data.image_size)

@@ -11,7 +11,7 @@ from glcic_jax.model.losses import (
     discriminator_loss,
 )
 
-# What each loss takes the mean of, over the hole's numbers.
+# Each loss is the mean of this function of the error over the hole.
 PER_NUMBER = {"mse": np.square, "l1": np.abs}
 
 # C minimises these, with the logit as argument; logaddexp(0, x) is -log(1 - sigmoid(x)).
@@ -39,13 +39,13 @@ def examples() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return output, image, mask
 
 
-def test_every_registered_loss_has_its_formula_here():
+def test_every_registered_loss_is_tested():
     assert PER_NUMBER.keys() == RECONSTRUCTION_LOSSES.keys()
     assert ADVERSARIAL_FORMULAS.keys() == SIGMOID_GRADIENTS.keys() == ADVERSARIAL_LOSSES.keys()
 
 
 @pytest.mark.parametrize("name", RECONSTRUCTION_LOSSES)
-def test_reconstruction_is_the_mean_over_the_numbers_in_the_hole(name, examples):
+def test_reconstruction_is_the_mean_over_the_hole(name, examples):
     output, image, mask = examples
     loss = RECONSTRUCTION_LOSSES[name](output, image, mask)
     expected = []
@@ -59,7 +59,7 @@ def test_reconstruction_is_the_mean_over_the_numbers_in_the_hole(name, examples)
 
 
 @pytest.mark.parametrize("name", RECONSTRUCTION_LOSSES)
-def test_reconstruction_does_not_depend_on_the_area_of_the_hole(name, examples):
+def test_reconstruction_is_independent_of_the_hole_area(name, examples):
     _, image, mask = examples
     loss = RECONSTRUCTION_LOSSES[name](image + 0.25, image, mask)
     np.testing.assert_allclose(loss, np.full(3, PER_NUMBER[name](0.25)), rtol=1e-5)
@@ -75,7 +75,7 @@ def test_reconstruction_ignores_pixels_outside_the_hole(name, examples):
 
 
 @pytest.mark.parametrize("name", RECONSTRUCTION_LOSSES)
-def test_reconstruction_has_a_gradient_in_the_hole_alone(name, examples):
+def test_reconstruction_gradient_is_zero_outside_the_hole(name, examples):
     output, image, mask = examples
     gradient = np.asarray(jax.grad(lambda o: RECONSTRUCTION_LOSSES[name](o, image, mask).sum())(output))
     error = output - image
@@ -101,19 +101,19 @@ def test_reconstruction_loss_is_the_weighted_sum(examples):
 
 
 @pytest.mark.parametrize("name", RECONSTRUCTION_LOSSES)
-def test_a_weight_of_zero_leaves_a_loss_out(name, examples):
+def test_weight_of_zero_disables_a_loss(name, examples):
     weights = {other: float(other == name) for other in RECONSTRUCTION_LOSSES}
     alone = RECONSTRUCTION_LOSSES[name](*examples)
     np.testing.assert_array_equal(create_reconstruction_loss(weights)(*examples), alone)
 
 
 @pytest.mark.parametrize("weights", [{}, {"mse": 0.0, "l1": 0.0}, {"mse": 1.0, "l1": -0.1}, {"mse": -1.0}])
-def test_reconstruction_weights_that_mean_nothing_are_refused(weights):
+def test_invalid_reconstruction_weights_are_refused(weights):
     with pytest.raises(ConfigError, match=r"loss\.reconstruction"):
         create_reconstruction_loss(weights)
 
 
-def test_an_unknown_reconstruction_loss_is_refused_with_the_valid_names():
+def test_unknown_reconstruction_loss_is_refused_with_a_list_of_valid_names():
     with pytest.raises(ConfigError, match=r"'l3'.*l1, mse"):
         create_reconstruction_loss({"mse": 1.0, "l3": 0.0})
 
@@ -127,7 +127,7 @@ def test_discriminator_loss_is_the_binary_cross_entropy():
     np.testing.assert_allclose(loss, np.logaddexp(0.0, -real) + np.logaddexp(0.0, fake), rtol=1e-5, atol=1e-37)
 
 
-def test_a_blind_discriminator_loses_twice_log_two():
+def test_discriminator_loss_of_zero_logits_is_twice_log_two():
     np.testing.assert_allclose(discriminator_loss(jnp.zeros(1), jnp.zeros(1)), 2 * np.log(2), rtol=1e-6)
 
 
@@ -139,7 +139,7 @@ def test_discriminator_loss_raises_real_logits_and_lowers_completed_ones():
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL_LOSSES)
-def test_adversarial_loss_is_its_formula_even_for_large_logits(name):
+def test_adversarial_loss_agrees_with_its_formula_for_large_logits(name):
     loss = ADVERSARIAL_LOSSES[name](jnp.asarray(LOGITS, jnp.float32))
     assert loss.shape == LOGITS.shape
     assert loss.dtype == jnp.float32
@@ -153,7 +153,7 @@ def test_adversarial_loss_falls_as_the_completed_image_looks_more_real(name):
     assert np.all(gradient[1:-1] < 0)
 
 
-def test_only_minimax_fades_where_the_discriminator_is_sure():
+def test_only_minimax_gradient_vanishes_for_a_confident_discriminator():
     sure = jnp.full(1, -10.0)
     gradients = {
         name: jax.grad(lambda f, loss=loss: loss(f).sum())(sure) for name, loss in ADVERSARIAL_LOSSES.items()

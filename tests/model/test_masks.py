@@ -1,4 +1,4 @@
-"""The holes: that every sampler keeps its contract, and that each draws what it says."""
+"""The mask samplers: their common contract, and the distribution of each."""
 
 import functools
 
@@ -23,20 +23,11 @@ OPTIONS = {
         "vertices": (1, 4),
         "max_length": 0.4,
         "max_turn": 1.5,
-        # Down to nothing: a hole must not be empty even so.
+        # Almost zero: even such a hole must not be empty.
         "brush": (0.0001, 0.2),
     },
 }
-MIXTURE = "rectangle+rectangles"  # Any two: a mixture looks at no option.
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling takes nearly all the time of these tests; optimising what runs once takes most of that."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+MIXTURE = "rectangle+rectangles"
 
 
 def draw(sampler, image_size=IMAGE_SIZE, local_size=LOCAL_SIZE, draws=DRAWS, seed=0):
@@ -48,23 +39,23 @@ def draw(sampler, image_size=IMAGE_SIZE, local_size=LOCAL_SIZE, draws=DRAWS, see
 
 @functools.cache
 def drawn(name):
-    """`draw` of a sampler with the options above; compiled once for all tests of it."""
+    """`draw` of a sampler with the options above, run once."""
     return draw(create_sampler(name, OPTIONS))
 
 
-def valid_sizes(mask):
+def bounds(mask):
     """(top, left, height, width) of the smallest rectangle around a hole."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
 
 
 def is_rectangle(mask):
-    _, _, height, width = valid_sizes(mask)
+    _, _, height, width = bounds(mask)
     return mask.sum() == height * width
 
 
 def assert_uniform(values, low, high):
-    """All integers in [low, high] occur, alike often (a chi-square test with a fixed seed)."""
+    """Integers are uniform in [low, high] (a chi-square test with a fixed seed)."""
     assert values.min() == low
     assert values.max() == high
     counts = np.bincount(values - low, minlength=high - low + 1)
@@ -82,7 +73,6 @@ def test_masks_are_0_or_1_and_never_empty(name):
     assert masks.dtype == np.float32
     assert np.isin(masks, (0, 1)).all()
     assert (masks.sum(axis=(1, 2)) > 0).all()
-    # Nor does a hole leave nothing to look at.
     assert (masks.sum(axis=(1, 2)) < masks[0].size).all()
 
 
@@ -96,10 +86,11 @@ def test_local_box_lies_inside_the_image(name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_key_gives_the_same_hole_alone_and_not_compiled(name):
+def test_a_key_gives_the_same_hole_alone_and_in_a_batch(name):
     masks, boxes = drawn(name)
     key = jax.random.split(jax.random.key(0), DRAWS)[7]
-    mask, box = create_sampler(name, OPTIONS)(key, IMAGE_SIZE, LOCAL_SIZE)
+    sampler = create_sampler(name, OPTIONS)
+    mask, box = jax.jit(lambda key: sampler(key, IMAGE_SIZE, LOCAL_SIZE))(key)
     assert mask.shape == (*IMAGE_SIZE, 1)
     np.testing.assert_array_equal(mask[..., 0], masks[7])
     np.testing.assert_array_equal(box, boxes[7])
@@ -113,10 +104,10 @@ def test_different_keys_give_different_holes(name):
 
 @pytest.fixture(scope="module")
 def small_rectangles():
-    """Few sides and few places, so that each combination is drawn often."""
+    """Few sides and positions, so that each combination is drawn often."""
     sampler = create_sampler("rectangle", {"rectangle": {"min_side": 4, "max_side": 8}})
     masks, boxes = draw(sampler, (20, 22), 16, draws=1000)
-    return np.array([valid_sizes(mask) for mask in masks]), masks, boxes
+    return np.array([bounds(mask) for mask in masks]), masks, boxes
 
 
 def test_rectangle_is_one_filled_rectangle(small_rectangles):
@@ -142,17 +133,17 @@ def test_rectangle_lies_at_the_centre_of_its_local_box(small_rectangles):
     np.testing.assert_array_equal(offset, np.where(found[:, 2:] % 2 == 1, -0.5, 0.0))
 
 
-def test_rectangle_puts_its_local_box_anywhere_alike(small_rectangles):
+def test_rectangle_local_box_is_uniform_over_the_image(small_rectangles):
     _, _, boxes = small_rectangles
     assert_uniform(boxes[:, 0] * 7 + boxes[:, 1], 0, 5 * 7 - 1)
     places = set(map(tuple, boxes.tolist()))
     assert {(0, 0), (0, 6), (4, 0), (4, 6)} <= places
 
 
-def test_rectangle_fits_a_hole_as_large_as_the_local_box():
+def test_rectangle_may_be_as_large_as_the_local_box():
     sampler = create_sampler("rectangle", {"rectangle": {"min_side": 16, "max_side": 16}})
     for mask, box in zip(*draw(sampler, (20, 22), 16, draws=20), strict=True):
-        assert valid_sizes(mask) == (*box, 16, 16)
+        assert bounds(mask) == (*box, 16, 16)
         assert is_rectangle(mask)
 
 
@@ -178,7 +169,7 @@ def test_local_box_lies_on_the_centre_of_mass(name):
 def test_rectangles_with_a_count_of_1_are_uniform_over_the_image():
     options = {"rectangles": {"count": (1, 1), "min_side": 3, "max_side": 6}}
     masks, _ = draw(create_sampler("rectangles", options), (9, 11), 8, draws=1000)
-    found = np.array([valid_sizes(mask) for mask in masks])
+    found = np.array([bounds(mask) for mask in masks])
     assert all(is_rectangle(mask) for mask in masks)
     assert_uniform(found[:, 2], 3, 6)
     assert_uniform(found[:, 3], 3, 6)
@@ -190,10 +181,10 @@ def test_rectangles_with_a_count_of_1_are_uniform_over_the_image():
     assert (found[found[:, 2] == 6, 0].min(), found[found[:, 2] == 6, 0].max()) == (0, 3)
 
 
-def test_rectangles_draw_every_number_in_their_range():
+def test_rectangles_draw_every_count():
     options = {"rectangles": {"count": (2, 4), "min_side": 2, "max_side": 2}}
     masks, _ = draw(create_sampler("rectangles", options), (64, 64), 16, draws=300)
-    # Of 2 px each in 64 px, they seldom touch: components are rectangles.
+    # Rectangles of 2 px in 64 px seldom touch: components are rectangles.
     components = np.array([ndimage.label(mask, np.ones((3, 3)))[1] for mask in masks])
     assert masks.sum(axis=(1, 2)).max() == 4 * 4
     assert components.max() == 4
@@ -202,10 +193,10 @@ def test_rectangles_draw_every_number_in_their_range():
     assert counts[:2].sum() < 15, counts
 
 
-def test_free_form_draws_every_number_of_strokes_in_its_range():
+def test_free_form_draws_every_number_of_strokes():
     options = {"strokes": (1, 3), "vertices": (1, 2), "max_length": 0.05, "max_turn": 1.5, "brush": (0.02, 0.03)}
     masks, _ = draw(create_sampler("free_form", {"free_form": options}), (64, 64), 24, draws=300)
-    # Of a few px each in 64 px, they seldom touch: components are strokes.
+    # Strokes of a few px in 64 px seldom touch: components are strokes.
     components = np.array([ndimage.label(mask, np.ones((3, 3)))[1] for mask in masks])
     counts = np.bincount(components)
     assert len(counts) == 4
@@ -232,13 +223,13 @@ def test_free_form_stroke_keeps_its_length_and_its_brush():
 def test_free_form_reaches_every_pixel_and_every_direction():
     masks, _ = drawn("free_form")
     assert masks.any(axis=0).all()
-    shapes = np.array([valid_sizes(mask)[2:] for mask in masks])
+    shapes = np.array([bounds(mask)[2:] for mask in masks])
     assert (shapes[:, 0] > 2 * shapes[:, 1]).any()
     assert (shapes[:, 1] > 2 * shapes[:, 0]).any()
 
 
-def test_mixture_draws_each_of_its_samplers_alike():
-    # Two samplers that the area of the hole tells apart.
+def test_mixture_draws_its_samplers_with_equal_probability():
+    # Two samplers that are distinguished by the area of the hole.
     options = {
         "rectangle": {"min_side": 8, "max_side": 8},
         "rectangles": {"count": (1, 1), "min_side": 5, "max_side": 5},
@@ -248,15 +239,14 @@ def test_mixture_draws_each_of_its_samplers_alike():
     assert set(areas) == {64, 25}
     assert 0.4 < (areas == 64).mean() < 0.6
     for area, mask, box in zip(areas, masks, boxes, strict=True):
-        # And each comes with its own box.
-        top, left, height, width = valid_sizes(mask)
+        top, left, height, width = bounds(mask)
         centred = np.array([top + height / 2, left + width / 2]) - 6
         allowed = centred if area == 64 else np.clip(centred, 0, (8, 12))
         assert np.abs(box - allowed).max() <= 0.5
 
 
 @pytest.mark.parametrize("name", ["circle", "rectangle+circle", ""])
-def test_unknown_sampler_is_refused_with_the_valid_ones(name):
+def test_unknown_sampler_is_refused_with_a_list_of_valid_names(name):
     with pytest.raises(ConfigError, match="unknown mask sampler.*" + ", ".join(sorted(SAMPLERS))):
         create_sampler(name, OPTIONS)
 
@@ -291,7 +281,7 @@ def test_empty_ranges_are_refused(name, changes, words):
         create_sampler(name, {name: OPTIONS[name] | changes})
 
 
-def test_random_local_box_is_uniform_over_all_places():
+def test_random_local_box_is_uniform_over_all_positions():
     keys = jax.random.split(jax.random.key(3), 1000)
     boxes = np.asarray(jax.vmap(lambda key: random_local_box(key, (10, 13), 8))(keys))
     assert boxes.dtype == np.int32
@@ -300,6 +290,6 @@ def test_random_local_box_is_uniform_over_all_places():
     assert_uniform(boxes[:, 0] * 6 + boxes[:, 1], 0, 3 * 6 - 1)
 
 
-def test_random_local_box_of_the_size_of_the_image_has_one_place():
+def test_random_local_box_as_large_as_the_image_has_one_position():
     assert random_local_box(jax.random.key(0), (16, 16), 16).tolist() == [0, 0]
     assert random_local_box(jax.random.key(0), (16, 17), 16).tolist()[0] == 0

@@ -14,7 +14,7 @@ NAMES = ("natural against noisy", "natural against filled", "noise against noise
 
 @pytest.fixture(scope="module")
 def pairs():
-    """[N, 48, 40, 3] completed, original, and masks; one of each name above."""
+    """Completed images and originals, [N, 48, 40, 3], and masks; one for each name above."""
     rng = np.random.default_rng(0)
     face = data.astronaut()[60:108, 190:230] / 255.0
     filled = face.copy()
@@ -48,28 +48,28 @@ def measured(pairs, compute):
 
 
 @pytest.mark.parametrize("index", range(len(NAMES)), ids=NAMES)
-def test_psnr_equals_that_of_scikit_image(pairs, measured, index):
+def test_psnr_agrees_with_scikit_image(pairs, measured, index):
     completed, original, _ = (one[index] for one in pairs)
     expected = peak_signal_noise_ratio(original.astype(np.float64), completed.astype(np.float64), data_range=1)
-    # In dB, of a sum in float32: older versions of XLA add a flat image's pixels one after the other.
+    # In dB, from a float32 sum: older versions of XLA add the pixels of a flat image one by one.
     assert measured.psnr[index] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("index", range(len(NAMES)), ids=NAMES)
-def test_ssim_equals_that_of_scikit_image(pairs, measured, index):
+def test_ssim_agrees_with_scikit_image(pairs, measured, index):
     completed, original, _ = (one[index] for one in pairs)
     assert measured.ssim[index] == pytest.approx(skimage_ssim(original, completed), abs=1e-5)
 
 
 @pytest.mark.parametrize("index", range(len(NAMES)), ids=NAMES)
-def test_ssim_map_equals_that_of_scikit_image_up_to_the_border(pairs, similarity, index):
+def test_ssim_map_agrees_with_scikit_image_up_to_the_border(pairs, similarity, index):
     completed, original, _ = (one[index] for one in pairs)
     _, expected = skimage_ssim(original, completed, full=True)
     np.testing.assert_allclose(similarity[index], expected, atol=6e-5)
 
 
 @pytest.mark.parametrize("index", range(len(NAMES)), ids=NAMES)
-def test_hole_errors_look_at_the_hole_alone(pairs, measured, index):
+def test_hole_errors_cover_the_hole_alone(pairs, measured, index):
     completed, original, mask = (one[index].astype(np.float64) for one in pairs)
     hole = mask[..., 0] == 1
     difference = (completed - original)[hole]
@@ -86,7 +86,7 @@ def test_hole_ssim_is_the_mean_of_the_map_inside_the_hole(pairs, measured, index
     assert measured.hole_ssim[index] == pytest.approx(expected[hole].mean(), abs=2e-5)
 
 
-def test_whole_image_errors_equal_those_of_numpy(pairs, measured):
+def test_whole_image_errors_agree_with_numpy(pairs, measured):
     difference = pairs[0].astype(np.float64) - pairs[1]
     np.testing.assert_allclose(measured.l1, np.abs(difference).mean(axis=(1, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(measured.l2, (difference**2).mean(axis=(1, 2, 3)), rtol=1e-5)
@@ -136,14 +136,14 @@ def test_images_smaller_than_the_window_are_refused(shape):
         image_metrics(np.zeros(shape), np.zeros(shape), np.zeros((*shape[:3], 1)))
 
 
-def test_an_image_of_the_size_of_the_window_is_measured(compute):
+def test_image_as_large_as_the_window_is_measured(compute):
     rng = np.random.default_rng(1)
     one, other = rng.uniform(0, 1, (2, 11, 11, 3)).astype(np.float32)
     result = compute(one[None], other[None], np.ones((1, 11, 11, 1), np.float32))
     assert result.ssim[0] == pytest.approx(skimage_ssim(one, other), abs=1e-5)
 
 
-def test_what_lies_beyond_the_extent_counts_nowhere(pairs, compute, measured):
+def test_pixels_outside_the_valid_size_are_ignored(pairs, compute, measured):
     rng = np.random.default_rng(1)
     valid_sizes = np.array([(48, 40), (11, 40), (30, 21), (48, 11), (47, 39)], np.int32)
     padded = [np.array(array) for array in pairs]
@@ -161,7 +161,7 @@ def test_what_lies_beyond_the_extent_counts_nowhere(pairs, compute, measured):
     assert abs(float(together.ssim[2]) - float(measured.ssim[2])) > 1e-4
 
 
-def test_flat_bright_and_dark_parts_lose_nothing():
+def test_ssim_is_exact_for_bright_and_dark_flat_parts():
     image = np.zeros((96, 96, 3), np.uint8)
     image[:, 48:] = 255
     hole = np.zeros((96, 96), bool)

@@ -1,5 +1,6 @@
 """The networks against an independent float64 reference, and against the published sizes."""
 
+import functools
 import itertools
 
 import jax
@@ -27,7 +28,7 @@ WIDTH = 1 / 16
 # only, and a wrong dilation goes unnoticed.
 HEIGHT, WIDE = 72, 80
 
-# Both values of both choices, in two networks and not in four: compiling is what takes the time.
+# Both values of both options in two networks instead of four, because compilation takes the time.
 COMPLETION_FORMS = (("conv_bn_relu", "sigmoid"), ("conv_relu_bn", "clip"))
 
 BRANCH_SIDES = {"global": (32, 40), "local": (16, 16)}
@@ -37,23 +38,14 @@ BRANCH_FEATURES = 64  # 1024 at a sixteenth of the width.
 IMAGE_CORNERS = np.array([[0, 0], [0, 24], [16, 0], [16, 24]], np.int32)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling takes nearly all the time of these tests; optimising what runs once takes most of that."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def close(actual, expected, tolerance=2e-4):
-    """Equal to within `tolerance` of the largest value: float32 rounding adds up over the layers."""
+    """Equal within `tolerance` of the largest value: float32 rounding accumulates over the layers."""
     expected = np.asarray(expected)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(1.0, np.abs(expected).max()))
 
 
 def statistics_close(variables, expected):
-    """The running statistics of Flax variables against the reference's flat dict of them."""
+    """Compares running statistics with the reference's flat dict."""
     assert expected
     leaf = {"running_mean": "mean", "running_var": "var"}
     for key, value in expected.items():
@@ -69,7 +61,7 @@ def count(tree):
 
 
 def shapes_of(module, *shapes, **kwargs):
-    """The variables that `module.init` would create; computes nothing."""
+    """The shapes of the variables that `module.init` creates."""
     inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
     return jax.eval_shape(lambda *xs: module.init(jax.random.key(0), *xs, **kwargs), *inputs)
 
@@ -115,7 +107,7 @@ def completed(request, completion_weights, completion_input):
     return output, layers, activation, expected, expected_layers
 
 
-def test_the_reference_itself_convolves_as_scipy_does():
+def test_reference_convolution_agrees_with_scipy():
     rng = np.random.default_rng(0)
     image, weight, bias = rng.normal(size=(1, 2, 13, 16)), rng.normal(size=(3, 2, 3, 3)), rng.normal(size=3)
     for stride, dilation in ((1, 1), (2, 1), (1, 4)):
@@ -130,7 +122,7 @@ def test_the_reference_itself_convolves_as_scipy_does():
         np.testing.assert_allclose(actual[0], expected, atol=1e-12)
 
 
-def test_the_reference_itself_transposes_its_convolution():
+def test_reference_transposed_convolution_is_the_adjoint():
     # <convolve(a), b> = <a, transpose(b)>: the definition of a transposed convolution.
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(3, 2, 4, 4))
@@ -155,7 +147,7 @@ def test_discriminator_branch_has_the_published_number_of_parameters(branch, siz
     assert count(shapes_of(branch, ((1, size, size, 3), jnp.float32))["params"]) == expected
 
 
-def test_context_discriminator_of_the_paper_joins_two_vectors_of_1024():
+def test_context_discriminator_joins_two_vectors_of_1024():
     params = discriminator_shapes(256)["params"]
     assert set(params) == {"global_branch", "local_branch", "linear"}
     assert params["global_branch"]["linear"]["kernel"].shape == (512 * 4 * 4, 1024)
@@ -164,7 +156,7 @@ def test_context_discriminator_of_the_paper_joins_two_vectors_of_1024():
     assert count(params) == 25_808_384 + 19_253_248 + 2048 + 1
 
 
-def test_context_discriminator_of_celeba():
+def test_context_discriminator_shapes_for_celeba():
     # One convolution fewer in the global branch: 160 px end at 5 x 5, 96 px at 3 x 3.
     channels = (64, 128, 256, 512, 512)
     params = discriminator_shapes(160, local_size=96, channels=(channels, channels))["params"]
@@ -174,7 +166,7 @@ def test_context_discriminator_of_celeba():
 
 
 @pytest.mark.parametrize("order", LAYER_ORDERS)
-def test_completion_network_names_and_shapes_its_layers_as_table_1(order):
+def test_completion_network_layers_match_table_1(order):
     shapes = completion_shapes(layer_order=order)
     params, statistics = {}, {}
     for index, (name, kernel, _, _, inputs, outputs) in enumerate(reference.COMPLETION_TABLE, start=1):
@@ -186,7 +178,7 @@ def test_completion_network_names_and_shapes_its_layers_as_table_1(order):
     assert jax.tree.map(lambda leaf: leaf.shape, shapes["batch_stats"]) == statistics
 
 
-def test_discriminator_branch_names_and_shapes_its_layers_as_table_2():
+def test_discriminator_branch_layers_match_table_2():
     params = shapes_of(GlobalDiscriminator(), ((1, 256, 256, 3), jnp.float32))["params"]
     channels = (3, 64, 128, 256, 512, 512, 512)
     expected = {"linear": {"kernel": (8192, 1024), "bias": (1024,)}}
@@ -196,7 +188,7 @@ def test_discriminator_branch_names_and_shapes_its_layers_as_table_2():
     assert jax.tree.map(lambda leaf: leaf.shape, params) == expected
 
 
-def test_width_scales_every_layer_but_the_last():
+def test_width_scales_every_layer_except_the_last():
     params = completion_shapes(width=1 / 8)["params"]
     assert params["conv1"]["kernel"].shape == (5, 5, 4, 8)
     assert params["deconv13"]["kernel"].shape == (4, 4, 32, 16)
@@ -238,31 +230,21 @@ def test_completed_image_agrees_with_the_reference(completed):
 
 
 @pytest.fixture(scope="module")
-def trained_float32(completion_weights, completion_input):
-    """What a training pass of the float32 network gives, for each layer order."""
+def train(completion_weights, completion_input):
+    """A training pass of the network, run once for each layer order, activation and type."""
 
+    @functools.cache
     def run(order, activation, dtype=jnp.float32):
-        network = CompletionNetwork(
-            width=WIDTH, layer_order=order, output_activation=activation, dtype=dtype, axis_name=None
-        )
+        network = CompletionNetwork(width=WIDTH, layer_order=order, output_activation=activation, dtype=dtype)
         call = jax.jit(lambda v, x: network.apply(v, x, train=True, mutable=["batch_stats"]))
         return call(reference.to_flax(completion_weights), completion_input)
 
-    results = {}
-
-    def cached(*arguments):
-        if arguments not in results:
-            results[arguments] = run(*arguments)
-        return results[arguments]
-
-    return cached
+    return run
 
 
 @pytest.mark.parametrize(("order", "activation"), COMPLETION_FORMS)
-def test_training_pass_agrees_with_the_reference(
-    trained_float32, completion_weights, completion_input, order, activation
-):
-    output, updated = trained_float32(order, activation)
+def test_training_pass_agrees_with_the_reference(train, completion_weights, completion_input, order, activation):
+    output, updated = train(order, activation)
     first = reference.to_channels_first(completion_input)
     expected, _, statistics = reference.complete(completion_weights, first, order, activation, train=True)
     close(reference.to_channels_first(output), expected, tolerance=1e-3)
@@ -272,13 +254,13 @@ def test_training_pass_agrees_with_the_reference(
     assert all(not np.allclose(updated["batch_stats"][norm]["mean"], before[norm]["mean"]) for norm in before)
 
 
-def test_bfloat16_keeps_parameters_statistics_and_output_float32(trained_float32):
+def test_bfloat16_keeps_parameters_statistics_and_output_float32(train):
     network = CompletionNetwork(width=WIDTH, dtype=jnp.bfloat16)
     created = shapes_of(network, ((1, 32, 32, 4), jnp.float32))
     assert {leaf.dtype for leaf in jax.tree.leaves(created)} == {np.dtype(np.float32)}
 
-    output, updated = trained_float32("conv_bn_relu", "sigmoid", jnp.bfloat16)
-    exact, exact_updated = trained_float32("conv_bn_relu", "sigmoid")
+    output, updated = train("conv_bn_relu", "sigmoid", jnp.bfloat16)
+    exact, exact_updated = train("conv_bn_relu", "sigmoid")
     assert output.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(updated)} == {np.dtype(np.float32)}
     difference = np.abs(np.asarray(output) - np.asarray(exact))
@@ -288,12 +270,12 @@ def test_bfloat16_keeps_parameters_statistics_and_output_float32(trained_float32
 
 
 @pytest.mark.parametrize(("height", "width"), [(34, 32), (32, 30), (33, 33)])
-def test_sides_that_are_no_multiple_of_4_are_refused(height, width):
+def test_sides_not_multiples_of_4_are_refused(height, width):
     with pytest.raises(ValueError, match=f"multiples of 4, not {height} x {width}"):
         shapes_of(CompletionNetwork(width=WIDTH), ((1, height, width, 4), jnp.float32))
 
 
-def test_unknown_names_are_refused_with_the_valid_ones():
+def test_unknown_names_are_refused_with_a_list_of_valid_names():
     with pytest.raises(ConfigError, match=r"'tanh'.*clip, residual, sigmoid"):
         completion_shapes(output_activation="tanh")
     with pytest.raises(ConfigError, match=r"'relu_first'.*conv_bn_relu, conv_relu_bn"):
@@ -317,7 +299,7 @@ def deconvolution():
     return image, weights, variables, ours, nn.ConvTranspose(2, (4, 4), strides=(2, 2), padding="SAME")
 
 
-def test_deconvolution_stamps_as_torch_does(deconvolution):
+def test_deconvolution_agrees_with_torch(deconvolution):
     image, weights, variables, ours, _ = deconvolution
     expected = reference.transposed_convolution(
         reference.to_channels_first(image), weights["deconv.weight"], weights["deconv.bias"]
@@ -326,7 +308,7 @@ def test_deconvolution_stamps_as_torch_does(deconvolution):
     close(reference.to_channels_first(ours.apply(variables, image)), expected, tolerance=1e-6)
 
 
-def test_deconvolution_and_its_gradients_equal_those_of_flax(deconvolution):
+def test_deconvolution_and_gradients_agree_with_flax(deconvolution):
     image, _, variables, ours, theirs = deconvolution
     weight = np.random.default_rng(4).normal(size=(2, 10, 14, 2)).astype(np.float32)
 
@@ -392,12 +374,12 @@ def test_discriminator_agrees_with_the_reference(judged_images, branches, order,
     statistics_close(updated, statistics)
 
 
-def test_both_branches_of_the_registry_are_tested():
+def test_every_registered_branch_is_tested():
     assert set(BRANCHES) == set(BRANCH_SIDES)
 
 
 def test_logits_are_unbounded():
-    # A sigmoid inside the network would bound them; the loss applies it.
+    # The loss applies the sigmoid, not the network.
     weights, _ = discriminator_weights(("local",))
     weights["linear.weight"] = weights["linear.weight"] * 1000
     variables = reference.to_flax(weights, {"local_branch.linear": BRANCH_MAPS["local"]})
@@ -410,7 +392,7 @@ def test_logits_are_unbounded():
     assert np.abs(expected).max() > 50
 
 
-def test_local_branch_sees_its_patch_and_nothing_else(judged_images):
+def test_local_branch_depends_on_its_patch_alone(judged_images):
     _, variables = discriminator_weights(("local",))
     network = make_discriminator(("local",))
     call = jax.jit(lambda x: network.apply(variables, x, IMAGE_CORNERS))
@@ -447,8 +429,8 @@ def test_discriminator_in_bfloat16_keeps_parameters_and_logits_float32(judged_im
     close(logits, expected, tolerance=0.05)
 
 
-def test_axis_name_pools_the_statistics_over_the_axis(judged_images):
-    # Four "devices" of one image each, under vmap, must normalise as one device with all four images does.
+def test_axis_name_averages_batch_statistics_over_the_axis(judged_images):
+    # Four devices with one image each, simulated by vmap, normalise like one device with four images.
     weights, variables = discriminator_weights(("local",))
     network = make_discriminator(("local",), axis_name="devices")
 
@@ -464,7 +446,7 @@ def test_axis_name_pools_the_statistics_over_the_axis(judged_images):
 
 
 def test_axis_name_is_not_needed_at_inference(judged_images):
-    # Outside pmap the axis is unbound: to average over it there would raise.
+    # Outside pmap the axis is unbound, and averaging over it would raise.
     weights, variables = discriminator_weights(("local",))
     network = make_discriminator(("local",), axis_name="devices")
     logits = network.apply(variables, judged_images, IMAGE_CORNERS, train=False)
@@ -472,16 +454,19 @@ def test_axis_name_is_not_needed_at_inference(judged_images):
     close(logits, reference.discriminate(weights, first, IMAGE_CORNERS, 16, ("local",))[0])
 
 
-@pytest.mark.parametrize("layer_order", LAYER_ORDERS)
-def test_an_image_in_a_corner_comes_out_as_it_would_alone(layer_order):
-    network = CompletionNetwork(1 / 16, layer_order)
+@pytest.mark.parametrize(
+    ("layer_order", "sizes"),
+    [("conv_bn_relu", [(4, 4), (20, 36), (64, 8), (64, 48)]), ("conv_relu_bn", [(20, 36), (64, 48)])],
+)
+def test_valid_part_of_an_image_is_completed_as_alone(layer_order, sizes):
+    network = CompletionNetwork(WIDTH, layer_order)
     key = jax.random.key(0)
-    sizes = [(4, 4), (20, 36), (64, 8), (64, 48)]
     canvas = jax.random.uniform(key, (len(sizes), 64, 48, 4))
     variables = jax.tree.map(
-        lambda leaf: leaf + 0.1 * jax.random.uniform(key, leaf.shape), network.init(key, canvas)
+        lambda leaf: leaf + 0.1 * jax.random.uniform(key, leaf.shape), jax.jit(network.init)(key, canvas)
     )
-    together = jax.jit(network.apply)(variables, canvas, valid_size=jnp.array(sizes, jnp.int32))
+    apply = jax.jit(network.apply)
+    together = apply(variables, canvas, valid_size=jnp.array(sizes, jnp.int32))
     for index, (height, width) in enumerate(sizes):
-        alone = network.apply(variables, canvas[index : index + 1, :height, :width])
+        alone = apply(variables, canvas[index : index + 1, :height, :width])
         np.testing.assert_allclose(together[index, :height, :width], alone[0], rtol=0, atol=2e-6)

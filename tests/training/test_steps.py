@@ -1,7 +1,7 @@
-"""Each step alone, on one device.
+"""Each phase's step on one device.
 
-The real networks run once through all phases. What depends on the steps and not on the networks is tested
-with networks of a few layers, because the time of these tests is the compiler's.
+The real networks run through all phases once. Properties of the steps alone are tested with networks of a few
+layers, which compile faster.
 """
 
 import dataclasses
@@ -29,16 +29,15 @@ EMA_DECAY = 0.75
 ALPHA = 0.0004
 BALANCE = Balance(alpha=ALPHA, ratio=1.0, hold_steps=10, transition_steps=0, max_weight=1e3, measure_every=3)
 
-# Half the time of compiling; the programs run for milliseconds.
-UNOPTIMISED = {"xla_backend_optimization_level": 0}
-COMPILED = {name: jax.jit(step, compiler_options=UNOPTIMISED) for name, step in STEPS.items()}
+COMPILED = {name: jax.jit(step) for name, step in STEPS.items()}
+BETWEEN = jax.jit(STEPS_BETWEEN["joint"])
 
 
 class SmallCompletion(nn.Module):
-    """C in two convolutions.
+    """C with two convolutions.
 
-    Its running statistics also hold the number of training passes, and a value that is added to the output
-    outside the hole, which nothing may ever see.
+    Its running statistics also hold the number of training passes, and a value that is added to the output outside
+    the hole, which must have no effect.
     """
 
     normalise: bool = True
@@ -58,7 +57,7 @@ class SmallCompletion(nn.Module):
 
 
 class SmallDiscriminator(nn.Module):
-    """D in two dense layers over the coarse image and the coarse patch; counts its training passes too."""
+    """D with two dense layers on the downsampled image and patch; also counts its training passes."""
 
     normalise: bool = True
     local_size: int = 16
@@ -87,7 +86,7 @@ def _small_state(config, normalise=True, **fields) -> TrainState:
 
 
 def _descend(learning_rate: float) -> dict[str, optax.GradientTransformation]:
-    """Plain descent for both networks: a change of parameters that tells the gradient."""
+    """Gradient descent for both networks, so that the change of parameters shows the gradient."""
     return {
         "balance": BALANCE,
         "completion_optimizer": optax.chain(balance_gradients(BALANCE), optax.sgd(learning_rate)),
@@ -116,15 +115,15 @@ def _variables(network: NetworkState) -> dict:
 
 
 class Run(NamedTuple):
-    """One update of each phase in turn, with what came before and what it measured."""
+    """One update of each phase: the states before and after each, and the metrics."""
 
     states: tuple[TrainState, ...]
     metrics: dict
 
     def around(self, phase: str) -> tuple[TrainState, TrainState]:
         """The states before and after the update of a phase."""
-        place = list(STEPS).index(phase)
-        return self.states[place], self.states[place + 1]
+        index = list(STEPS).index(phase)
+        return self.states[index], self.states[index + 1]
 
 
 def _run(state: TrainState, batch: dict) -> Run:
@@ -137,26 +136,27 @@ def _run(state: TrainState, batch: dict) -> Run:
 
 @pytest.fixture(scope="module")
 def shared_batch() -> dict[str, np.ndarray]:
-    """A batch like that of the `batch` fixture, for what is run once."""
+    """The `batch` fixture at module scope."""
     return smooth_batch(4, 32)
 
 
 @pytest.fixture(scope="module")
 def run(shared_batch) -> Run:
-    """The three phases with the real networks and the default optimizer, and a moving average of C."""
+    """The three phases with the real networks, the default optimizer and a moving average of C."""
     config = shrink(load_config("joint"))
     config.completion.ema_decay = EMA_DECAY
+    config.discriminator.global_channels = config.discriminator.local_channels = (64,)
     state = create_state(create_spec(config), jax.random.key(0), 32, jnp.array([0.5, 0.45, 0.4]))
     return _run(state, shared_batch)
 
 
 @pytest.fixture(scope="module")
 def small_run(shared_batch) -> Run:
-    """The three phases with the small networks and plain descent."""
+    """The three phases with the small networks and gradient descent."""
     return _run(_small_state(shrink(load_config("joint")), **_descend(0.1)), shared_batch)
 
 
-def test_there_is_a_step_for_every_phase_and_it_counts(run):
+def test_every_phase_has_a_step_that_increments_the_step_count(run):
     assert list(STEPS) == ["completion", "discriminator", "joint"]
     assert [int(state.step) for state in run.states] == [0, 1, 2, 3]
     assert all(state.step.dtype == jnp.int32 for state in run.states)
@@ -170,19 +170,19 @@ def test_all_metrics_are_finite_scalars(run):
             assert np.isfinite(value), name
 
 
-def test_completion_step_trains_the_completion_network_alone(run):
+def test_completion_step_trains_c_alone(run):
     before, after = run.around("completion")
     assert _all_differ(before.completion.params, after.completion.params)
     assert _all_differ(before.completion.batch_stats, after.completion.batch_stats)
     assert _same(before.discriminator, after.discriminator)
 
 
-def test_completion_step_counts_no_joint_update(run):
+def test_completion_step_does_not_count_as_joint_update(run):
     _, after = run.around("completion")
     assert balance_state(after.completion.optimizer_state).joint_updates == 0
 
 
-def test_discriminator_step_trains_the_discriminator_alone(run):
+def test_discriminator_step_leaves_c_bit_identical(run):
     before, after = run.around("discriminator")
     assert _all_differ(before.discriminator.params, after.discriminator.params)
     assert _all_differ(before.discriminator.batch_stats, after.discriminator.batch_stats)
@@ -198,10 +198,10 @@ def test_joint_step_trains_both_networks(run):
     assert balance_state(after.completion.optimizer_state).joint_updates == 1
 
 
-def test_adversarial_gradient_reaches_the_completion_network(run):
+def test_adversarial_gradient_reaches_c(run):
     metrics = run.metrics["joint"]
     assert metrics.adversarial_gradient_norm > 0
-    # The ratio of norms is 1 at the beginning, unless the bound on the weight is in the way.
+    # The initial ratio of norms is 1, up to the bound on the weight.
     weight = min(10.0, metrics.reconstruction_gradient_norm / metrics.adversarial_gradient_norm)
     np.testing.assert_allclose(metrics.adversarial_weight, weight, rtol=1e-5)
 
@@ -220,12 +220,12 @@ def test_moving_average_follows_its_formula(run):
         assert _all_differ(after.ema, before.ema)
 
 
-def test_moving_average_rests_while_the_completion_network_does(run):
+def test_moving_average_does_not_change_in_phase_2(run):
     before, after = run.around("discriminator")
     assert _same(before.ema, after.ema)
 
 
-def test_inference_takes_the_moving_average_when_there_is_one(run, small_run):
+def test_inference_uses_the_moving_average_if_there_is_one(run, small_run):
     assert _same(run.states[-1].inference_variables, run.states[-1].ema)
     assert _all_differ(run.states[-1].inference_variables, _variables(run.states[-1].completion))
     assert all(state.ema is None for state in small_run.states)
@@ -233,7 +233,7 @@ def test_inference_takes_the_moving_average_when_there_is_one(run, small_run):
 
 
 def _network_calls(phase: str, state: TrainState, batch: dict) -> list[tuple[type, bool]]:
-    """Every pass through a network that a step traces, and whether it is one in training mode."""
+    """The networks that a step applies, and whether in training mode."""
     calls = []
 
     def note(call, arguments, options, context):
@@ -242,7 +242,7 @@ def _network_calls(phase: str, state: TrainState, batch: dict) -> list[tuple[typ
         return call(*arguments, **options)
 
     with nn.intercept_methods(note):
-        # A function of its own, because JAX remembers what it has traced.
+        # A new function object, because JAX caches traces.
         jax.eval_shape(functools.partial(STEPS[phase]), state, batch, KEY)
     return calls
 
@@ -260,7 +260,7 @@ def test_number_of_passes_through_the_networks(phase, expected, run, shared_batc
 
 
 class ByHand(NamedTuple):
-    """A joint update worked out once more from its definition."""
+    """A joint update computed from its definition."""
 
     completion_params: dict
     completion_stats: dict
@@ -271,7 +271,7 @@ class ByHand(NamedTuple):
     adversarial_loss_of_the_old_discriminator: jax.Array
 
 
-@functools.partial(jax.jit, compiler_options=UNOPTIMISED)
+@jax.jit
 def _joint_update_by_hand(state: TrainState, batch: dict, learning_rate: float) -> ByHand:
     spec, completion, discriminator = state.spec, state.completion, state.discriminator
     drawn = steps.draw_examples(state, batch, KEY)
@@ -353,12 +353,12 @@ def by_hand(small_run, shared_batch) -> ByHand:
     return _joint_update_by_hand(small_run.around("joint")[0], shared_batch, 0.1)
 
 
-def test_joint_step_measures_what_its_definition_says(small_run, by_hand):
-    # Losses are means of a few thousand float32 numbers, summed in another order here.
+def test_joint_metrics_agree_with_their_definition(small_run, by_hand):
+    # Means of a few thousand float32 values, summed in a different order.
     _close(vars(small_run.metrics["joint"]), by_hand.metrics, rtol=1e-4)
 
 
-def test_joint_step_updates_both_networks_as_its_definition_says(small_run, by_hand):
+def test_joint_updates_agree_with_their_definition(small_run, by_hand):
     _, after = small_run.around("joint")
     _close(after.completion.params, by_hand.completion_params, rtol=1e-4, atol=1e-6)
     _close(after.completion.batch_stats, by_hand.completion_stats, rtol=1e-4, atol=1e-6)
@@ -366,19 +366,19 @@ def test_joint_step_updates_both_networks_as_its_definition_says(small_run, by_h
     _close(after.discriminator.batch_stats, by_hand.discriminator_stats, rtol=1e-4, atol=1e-6)
 
 
-def test_discriminator_normalises_real_and_completed_images_apart(small_run, by_hand):
+def test_discriminator_normalises_real_and_completed_images_separately(small_run, by_hand):
     loss = small_run.metrics["joint"].discriminator_loss
     np.testing.assert_allclose(loss, by_hand.metrics["discriminator_loss"], rtol=1e-4)
     assert abs(loss / by_hand.mixed_discriminator_loss - 1) > 0.01
 
 
-def test_joint_step_updates_the_discriminator_before_the_completion_network(small_run, by_hand):
+def test_joint_step_updates_d_before_c(small_run, by_hand):
     loss = small_run.metrics["joint"].adversarial_loss
     np.testing.assert_allclose(loss, by_hand.metrics["adversarial_loss"], rtol=1e-4)
     assert abs(loss / by_hand.adversarial_loss_of_the_old_discriminator - 1) > 0.01
 
 
-def test_alpha_weighs_the_adversarial_gradient_when_the_balance_is_over(small_run, shared_batch):
+def test_alpha_weights_the_adversarial_gradient_after_the_balance(small_run, shared_batch):
     before, balanced = small_run.around("joint")
     late = jax.tree.map(lambda x: jnp.full_like(x, 1000) if x.dtype == jnp.int32 else x, before.completion)
     assert balance_state(late.optimizer_state).joint_updates == 1000
@@ -387,14 +387,14 @@ def test_alpha_weighs_the_adversarial_gradient_when_the_balance_is_over(small_ru
     early = small_run.metrics["joint"]
     assert early.adversarial_weight > 10 * ALPHA
     assert metrics.adversarial_gradient_norm == early.adversarial_gradient_norm
-    # Both updates hold the same MSE gradient; what they differ by is the adversarial one.
+    # Both updates contain the same MSE gradient, and differ by the adversarial one.
     difference = jax.tree.map(jnp.subtract, balanced.completion.params, after.completion.params)
     expected = 0.1 * (early.adversarial_weight - ALPHA) * early.adversarial_gradient_norm
     np.testing.assert_allclose(optax.tree.norm(difference), expected, rtol=1e-3)
 
 
 def _with_norms_of(network: NetworkState, other: NetworkState) -> NetworkState:
-    """The network, its balance remembering the norms that the other's measured."""
+    """The network with the norms that the other network's balance measured."""
     norms = balance_state(other.optimizer_state)._asdict()
     kept = {name: norms[name] for name in ("reconstruction_norm", "adversarial_norm")}
     chain = tuple(
@@ -403,25 +403,24 @@ def _with_norms_of(network: NetworkState, other: NetworkState) -> NetworkState:
     return network.replace(optimizer_state=chain)
 
 
-def test_between_measurements_the_last_norms_weigh_the_sum(small_run, shared_batch):
+def test_between_measurements_last_norms_decide_the_weight(small_run, shared_batch):
     before, after = small_run.around("joint")
     remembering = before.replace(completion=_with_norms_of(before.completion, after.completion))
-    between = jax.jit(STEPS_BETWEEN["joint"], compiler_options=UNOPTIMISED)
-    found, metrics = between(remembering, shared_batch, KEY)
+    found, metrics = BETWEEN(remembering, shared_batch, KEY)
     _close(found.completion.params, after.completion.params, rtol=1e-5, atol=1e-6)
     _close(found.discriminator, after.discriminator, rtol=1e-5, atol=1e-6)
     _close(metrics, small_run.metrics["joint"], rtol=1e-5, atol=1e-7)
     assert balance_state(found.completion.optimizer_state).joint_updates == 1
-    # Norms twice as far apart give twice the weight.
-    doubled = balance_state(after.completion.optimizer_state).adversarial_norm / 2
+    # Half the adversarial norm gives twice the weight.
+    halved = balance_state(after.completion.optimizer_state).adversarial_norm / 2
     chain = remembering.completion.optimizer_state
-    chain = (chain[0]._replace(adversarial_norm=doubled), *chain[1:])
+    chain = (chain[0]._replace(adversarial_norm=halved), *chain[1:])
     state = remembering.replace(completion=remembering.completion.replace(optimizer_state=chain))
-    weight = between(state, shared_batch, KEY)[1].adversarial_weight
+    weight = BETWEEN(state, shared_batch, KEY)[1].adversarial_weight
     np.testing.assert_allclose(weight, 2 * metrics.adversarial_weight, rtol=1e-5)
 
 
-def test_the_joint_phase_measures_every_so_many_updates(small_run):
+def test_joint_phase_measures_every_n_updates(small_run):
     spec = small_run.states[0].spec
     measured = [done for done in range(8) if step_of("joint", done, spec) is STEPS["joint"]]
     assert measured == [0, 3, 6]
@@ -436,16 +435,16 @@ def _with_garbage_outside(state: TrainState) -> TrainState:
 
 
 @pytest.mark.parametrize("phase", STEPS)
-def test_output_outside_the_hole_changes_nothing(phase, small_run, shared_batch):
+def test_output_outside_the_hole_has_no_effect(phase, small_run, shared_batch):
     before, after = small_run.around(phase)
-    spoilt, metrics = COMPILED[phase](_with_garbage_outside(before), shared_batch, KEY)
+    found, metrics = COMPILED[phase](_with_garbage_outside(before), shared_batch, KEY)
     assert _same(metrics, small_run.metrics[phase])
-    assert _same(spoilt.discriminator, after.discriminator)
-    assert _same(spoilt.completion.params, after.completion.params)
+    assert _same(found.discriminator, after.discriminator)
+    assert _same(found.completion.params, after.completion.params)
 
 
 @pytest.mark.parametrize("phase", ["discriminator", "joint"])
-def test_output_inside_the_hole_changes_what_the_discriminator_sees(phase, small_run, shared_batch):
+def test_output_inside_the_hole_reaches_the_discriminator(phase, small_run, shared_batch):
     before, _ = small_run.around(phase)
     darker = jax.tree_util.tree_map_with_path(
         lambda path, x: x - 3.0 if jax.tree_util.keystr(path) == "['Conv_1']['bias']" else x,
@@ -457,17 +456,16 @@ def test_output_inside_the_hole_changes_what_the_discriminator_sees(phase, small
     assert abs(metrics.discriminator_loss / small_run.metrics[phase].discriminator_loss - 1) > 1e-3
 
 
-@pytest.mark.parametrize(("phase", "judged"), [("completion", 0), ("discriminator", 2), ("joint", 2)])
-def test_running_statistics_move_once_a_pass_and_never_for_the_adversarial_loss(phase, judged, small_run):
+@pytest.mark.parametrize(("phase", "passes"), [("completion", 0), ("discriminator", 2), ("joint", 2)])
+def test_running_statistics_change_once_a_pass_and_not_for_the_adversarial_loss(phase, passes, small_run):
     before, after = small_run.around(phase)
-    moved = after.discriminator.batch_stats["passes"] - before.discriminator.batch_stats["passes"]
-    assert moved == judged
-    moved = after.completion.batch_stats["passes"] - before.completion.batch_stats["passes"]
-    assert moved == (phase != "discriminator")
+    assert after.discriminator.batch_stats["passes"] - before.discriminator.batch_stats["passes"] == passes
+    completion_passes = after.completion.batch_stats["passes"] - before.completion.batch_stats["passes"]
+    assert completion_passes == (phase != "discriminator")
 
 
 def _gradients(optimizer, grads, params, steps_done):
-    """The updates of a chain fed the same gradient a few times, one after the other."""
+    """Successive updates of a chain for a constant gradient."""
     state = optimizer.init(params)
     for _ in range(steps_done):
         updates, state = optimizer.update(grads, state, params)
@@ -497,7 +495,7 @@ def test_default_optimizer_is_adadelta_at_a_learning_rate_of_one(network, config
 
 
 @pytest.mark.parametrize("network", ["completion_optimizer", "discriminator_optimizer"])
-def test_adams_learning_rate_falls_to_a_tenth_along_a_half_cosine(network, config):
+def test_adam_learning_rate_decays_to_a_tenth_by_a_cosine(network, config):
     config.optimizer.name = "adam"
     config.optimizer.adam.learning_rate = 0.01
     config.optimizer.adam.decay_steps = 4
@@ -505,7 +503,7 @@ def test_adams_learning_rate_falls_to_a_tenth_along_a_half_cosine(network, confi
     found = [
         updates["kernel"][1] for updates in _gradients(getattr(create_spec(config), network), grads, grads, 6)
     ]
-    # Equal gradients move by the learning rate itself.
+    # Adam's updates for a constant gradient equal the learning rate.
     fractions = 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * np.minimum(np.arange(6), 4) / 4))
     np.testing.assert_allclose(found, 0.01 * fractions, rtol=1e-3)
 
@@ -518,16 +516,16 @@ def test_repeated_updates_lower_each_networks_loss(name, config, batch):
     for phase, loss in (("completion", "reconstruction_loss"), ("discriminator", "discriminator_loss")):
         measured = []
         for _ in range(30):
-            # The same step again: the same holes and boxes, so that losses can be compared.
+            # The same step number gives the same holes and boxes, so that losses are comparable.
             state, metrics = COMPILED[phase](state.replace(step=jnp.zeros((), jnp.int32)), batch, KEY)
             measured.append(float(getattr(metrics, loss)))
         assert measured[1] < measured[0], phase
         assert measured[-1] < 0.9 * measured[0], phase
 
 
-def test_discriminator_weight_scales_its_gradient_and_not_the_loss_shown(small_run, shared_batch):
+def test_discriminator_weight_scales_its_gradient_and_not_the_logged_loss(small_run, shared_batch):
     before, after = small_run.around("discriminator")
-    # The spec's optimizers must stay the very same objects, for their states to fit.
+    # Keeps the spec's optimizer objects, which the optimizer states belong to.
     half = before.replace(spec=dataclasses.replace(before.spec, discriminator_weight=0.5))
     half_after, metrics = COMPILED["discriminator"](half, shared_batch, KEY)
     whole_move = jax.tree.map(jnp.subtract, after.discriminator.params, before.discriminator.params)
@@ -539,26 +537,25 @@ def test_discriminator_weight_scales_its_gradient_and_not_the_loss_shown(small_r
 
 @pytest.fixture(scope="module")
 def accumulated(shared_batch) -> list[tuple[TrainState, TrainState, JointMetrics]]:
-    """A joint update in one part and in two, of networks that do not normalise: before, after, metrics."""
+    """A joint update in one part and in two, without normalisation: before, after, metrics."""
     whole = _small_state(shrink(load_config("joint")), normalise=False, **_descend(1.0))
     halves = whole.replace(spec=dataclasses.replace(whole.spec, accumulation=2))
     return [(state, *COMPILED["joint"](state, shared_batch, KEY)) for state in (whole, halves)]
 
 
-def test_gradients_in_parts_are_those_of_the_whole_batch(accumulated):
+def test_accumulated_gradients_equal_those_of_the_whole_batch(accumulated):
     (_, whole, whole_metrics), (_, halves, halves_metrics) = accumulated
-    # Without normalisation they differ by nothing but the order of the sums.
+    # Without normalisation they differ only by the order of summation.
     _close(vars(halves_metrics), vars(whole_metrics), rtol=1e-4)
     _close(halves.completion.params, whole.completion.params, rtol=1e-4, atol=1e-6)
     _close(halves.discriminator.params, whole.discriminator.params, rtol=1e-4, atol=1e-6)
 
 
-def test_between_measurements_parts_are_the_whole_batch_too(accumulated, shared_batch):
-    between = jax.jit(STEPS_BETWEEN["joint"], compiler_options=UNOPTIMISED)
+def test_between_measurements_accumulation_equals_the_whole_batch(accumulated, shared_batch):
     (before, measured, _), (halves_before, _, _) = accumulated
     remembering = _with_norms_of(before.completion, measured.completion)
     (whole, whole_metrics), (halves, halves_metrics) = (
-        between(state.replace(completion=remembering), shared_batch, KEY) for state in (before, halves_before)
+        BETWEEN(state.replace(completion=remembering), shared_batch, KEY) for state in (before, halves_before)
     )
     assert whole_metrics.adversarial_weight > 10 * ALPHA
     _close(vars(halves_metrics), vars(whole_metrics), rtol=1e-4)
@@ -566,16 +563,16 @@ def test_between_measurements_parts_are_the_whole_batch_too(accumulated, shared_
     _close(halves.discriminator.params, whole.discriminator.params, rtol=1e-4, atol=1e-6)
 
 
-def test_each_part_moves_the_running_statistics(accumulated):
+def test_each_part_updates_the_running_statistics(accumulated):
     (_, whole, _), (_, halves, _) = accumulated
     assert whole.completion.batch_stats["passes"] == 1
-    # C runs twice for each part; the passes that only complete images for D do not count.
+    # C runs twice for each part; passes that only complete images for D do not update statistics.
     assert halves.completion.batch_stats["passes"] == 2
     assert whole.discriminator.batch_stats["passes"] == 2
     assert halves.discriminator.batch_stats["passes"] == 4
 
 
-_draw_jitted = jax.jit(steps.draw_examples, compiler_options=UNOPTIMISED)
+_draw_jitted = jax.jit(steps.draw_examples)
 
 
 class Drawn(NamedTuple):
@@ -604,11 +601,11 @@ def test_holes_differ_between_examples_steps_and_keys(small_run, shared_batch):
 def test_holes_are_the_same_for_the_same_key_and_step(small_run, shared_batch):
     state, later = small_run.states[0], small_run.states[-1]
     other_images = {**shared_batch, "image": shared_batch["image"][::-1]}
-    # Neither the parameters nor the pictures have a say.
+    # Neither parameters nor images matter.
     assert _same(_draw(state, shared_batch, 7), _draw(later, other_images, 7))
 
 
-def test_real_images_are_judged_at_places_of_their_own(small_run, shared_batch):
+def test_real_images_have_their_own_local_boxes(small_run, shared_batch):
     draws = [_draw(small_run.states[0], shared_batch, step) for step in range(8)]
     holes = np.concatenate([drawn.local_box for drawn in draws])
     real = np.concatenate([drawn.real_local_box for drawn in draws])
@@ -633,7 +630,7 @@ def test_one_branch_alone_trains(branch, config, batch):
     assert _all_differ(before.completion.params, after.completion.params)
 
 
-def test_without_branches_the_completion_network_trains_without_a_discriminator(config, batch):
+def test_without_branches_c_trains_without_a_discriminator(config, batch):
     config.discriminator.branches = ()
     config.phases.discriminator = config.phases.joint = 0
     before = _small_state(config, context_discriminator=create_spec(config).context_discriminator)
@@ -645,7 +642,7 @@ def test_without_branches_the_completion_network_trains_without_a_discriminator(
 
 
 @pytest.mark.parametrize("phase", ["discriminator", "joint"])
-def test_without_branches_the_phases_that_need_a_discriminator_are_refused(phase, config):
+def test_without_branches_phases_with_a_discriminator_are_refused(phase, config):
     config.discriminator.branches = ()
     config.phases.discriminator = config.phases.joint = 0
     config.phases[phase] = 1
@@ -655,7 +652,7 @@ def test_without_branches_the_phases_that_need_a_discriminator_are_refused(phase
 
 @pytest.fixture(scope="module")
 def bfloat16_state() -> TrainState:
-    """The real networks, D's with one convolution for each branch."""
+    """The real networks, with one convolution in each branch of D."""
     config = shrink(load_config("joint"))
     config.compute_dtype = "bfloat16"
     config.discriminator.global_channels = config.discriminator.local_channels = (64,)
@@ -690,7 +687,7 @@ def test_bfloat16_reaches_every_convolution_of_the_joint_step(bfloat16_state, sh
     assert all("bf16>" in line and "f32>" not in line for line in convolutions)
 
 
-def test_the_default_losses_are_those_of_the_paper(config):
+def test_default_losses_are_the_papers(config):
     spec = create_spec(config)
     assert spec.adversarial_loss is losses.minimax
     assert spec.discriminator_loss is losses.discriminator_loss
