@@ -213,6 +213,12 @@ def read_all(images: Images, processes: int, advance: Callable[[], Any]) -> "Fin
     return findings
 
 
+_CANNOT_START = (
+    "no worker process can start: the memory is full or limited, or another process cannot import the program, as "
+    "when it is read from standard input"
+)
+
+
 def map_in_processes(
     work: Callable[[list[Any]], list[Any]], items: Iterable[Any], processes: int, chunk_size: int, crashed: Any
 ) -> Generator[tuple[Any, Any], None, None]:
@@ -233,7 +239,7 @@ def map_in_processes(
     """
     iterator = iter(items)
     chunks = iter(lambda: list(itertools.islice(iterator, chunk_size)), [])
-    suspects: list[list[Any]] = []  # The items of crashed tasks, one by one.
+    suspects: list[list[Any]] = []  # Tasks to repeat; the items of a crashed task one by one.
     # Not forked: a fork copies the locks of threads that do not exist in it.
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)  # The workers exit when it closes.
@@ -244,7 +250,12 @@ def map_in_processes(
         while True:
             while len(running) < processes and (chunk := suspects.pop() if suspects else next(chunks, [])):
                 worker = idle.pop() if idle else _start_worker(context, reader)
-                running[worker[0].submit(work, chunk)] = worker, chunk
+                try:
+                    running[worker[0].submit(work, chunk)] = worker, chunk
+                except BrokenProcessPool as error:  # Killed while it was idle, or at its start.
+                    if worker[1].exception() is not None:
+                        raise DataError(_CANNOT_START) from error
+                    suspects.append(chunk)
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -253,10 +264,7 @@ def map_in_processes(
                     results = future.result()
                 except BrokenProcessPool as error:
                     if worker[1].exception() is not None:
-                        raise DataError(
-                            "no worker process can start: the memory is full or limited, or another process "
-                            "cannot import the program, as when it is read from standard input"
-                        ) from error
+                        raise DataError(_CANNOT_START) from error
                     if len(chunk) > 1:
                         suspects += [[item] for item in chunk]
                         continue

@@ -257,6 +257,20 @@ def test_a_crashing_worker_costs_only_the_item_that_crashes_it(count, processes,
     assert found == {number: -1 if number in (7, 31) else number + 100 for number in range(count)}
 
 
+def test_a_worker_killed_while_idle_costs_no_item(monkeypatch):
+    executors = []
+    start = check._start_worker
+    monkeypatch.setattr(
+        check, "_start_worker", lambda *arguments: executors.append(start(*arguments)) or executors[-1]
+    )
+    results = check.map_in_processes(crash_at_seven, range(4), 1, 2, crashed=-1)
+    found = [next(results), next(results)]
+    [process] = executors[0][0]._processes.values()
+    process.kill()
+    process.join()
+    assert dict([*found, *results]) == {number: number + 100 for number in range(4)}
+
+
 def test_an_error_in_a_worker_reaches_the_caller():
     with pytest.raises(DataError, match=r"cannot do \[0, 1\]"):
         list(check.map_in_processes(fail, range(2), 1, 2, crashed=0))
