@@ -80,7 +80,7 @@ def find_weights(reference: str | Path | None) -> Found:
         `DEFAULT_NAME`.
 
     Raises:
-      WeightsError: There is none, or it cannot be used; the message lists what there is.
+      WeightsError: There is none, or it cannot be used; the message lists the alternatives.
     """
     found = find_network(reference)
     if not isinstance(found.weights.network, CompletionNetwork):

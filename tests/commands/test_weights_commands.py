@@ -206,8 +206,8 @@ def test_list_and_path(exported, home):
 
 def test_export_of_a_run_with_licence_origin_and_dtype(finished_run, tmp_path):
     out = tmp_path / "out.safetensors"
-    said = ("--licence", "CC BY 4.0", "--origin", "two\nlines")
-    done = glcic("weights", "export", finished_run, out, *said)
+    options = ("--licence", "CC BY 4.0", "--origin", "two\nlines")
+    done = glcic("weights", "export", finished_run, out, *options)
     assert done.code == 0, done.error
     assert done.rows["written"] == str(out)
     found = load_weights(out)
