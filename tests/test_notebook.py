@@ -1,4 +1,4 @@
-"""The notebook: stripped, whole, and executed from end to end with small settings."""
+"""The notebook: stripped, complete, and executed from end to end with small settings."""
 
 import ast
 import base64
@@ -23,16 +23,16 @@ from helpers.runs import NARROW
 from nbclient import NotebookClient
 from PIL import Image
 
-from glcic_jax.completion.completer import Completer
+from glcic_jax import Completer
+from glcic_jax.pictures import load_image, save_image
 from glcic_jax.pictures.mask_files import random_hole
-from glcic_jax.pictures.rgb_files import load_image
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.metric_log import read_metrics
 
 NOTEBOOK = nbformat.read(ROOT / "notebooks" / "glcic_colab.ipynb", nbformat.NO_CONVERT)
 CODE = {cell.id: cell.source for cell in NOTEBOOK.cells if cell.cell_type == "code"}
 
-# What is promised, by headings, and what does it.
+# Code that each section has to contain.
 PARTS = {
     "Settings": ("STEPS_PER_PHASE = 200", 'FOLDER = ""', 'T7_FILE = ""', "SERVE = True"),
     "Install": ("--constraint", "--editable", "XLA_PYTHON_CLIENT_PREALLOCATE"),
@@ -49,7 +49,7 @@ PARTS = {
 }
 
 
-def test_it_is_stripped_and_valid():
+def test_notebook_is_stripped_and_valid():
     nbformat.validate(NOTEBOOK)
     assert (NOTEBOOK.nbformat, NOTEBOOK.nbformat_minor) == (4, 5)
     assert [(cell.outputs, cell.execution_count) for cell in NOTEBOOK.cells if cell.cell_type == "code"] == [
@@ -65,7 +65,7 @@ def test_it_is_stripped_and_valid():
     }
 
 
-def test_every_promised_part_is_there_in_its_order():
+def test_sections_are_complete_and_in_order():
     sections: dict[str, str] = {}
     title = ""
     for cell in NOTEBOOK.cells:
@@ -76,7 +76,7 @@ def test_every_promised_part_is_there_in_its_order():
     assert not {(title, part) for title, parts in PARTS.items() for part in parts if part not in sections[title]}
 
 
-def test_cells_are_short_and_define_next_to_nothing():
+def test_cells_are_short_and_define_little():
     assert max(len(source.splitlines()) for source in CODE.values()) <= 30
     defined = [
         node.name
@@ -87,7 +87,7 @@ def test_cells_are_short_and_define_next_to_nothing():
     assert sorted(defined) == ["draw", "run", "show", "train"]
 
 
-def test_the_settings_are_plain_and_all_are_used():
+def test_settings_are_literals_and_all_are_used():
     tagged = [cell for cell in NOTEBOOK.cells if "parameters" in cell.metadata.get("tags", [])]
     assert [cell.id for cell in tagged] == ["settings"]
     settings = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(tagged[0].source).body}
@@ -102,12 +102,12 @@ def test_the_settings_are_plain_and_all_are_used():
 
 
 def execute(cell: str, **names) -> dict:
-    """Runs one cell in this process, where `names` are defined; returns what is defined then."""
+    """Runs one cell in this process with `names` defined; returns all names afterwards."""
     exec(compile(CODE[cell], cell, "exec"), names)
     return names
 
 
-def test_a_command_that_fails_or_is_interrupted_ends_its_cell(capsys):
+def test_failed_or_interrupted_command_ends_its_cell(capsys):
     run = execute("run")["run"]
     run(sys.executable, "-c", "print('said')")
     assert capsys.readouterr().out == "said\n"
@@ -125,7 +125,7 @@ def test_a_command_that_fails_or_is_interrupted_ends_its_cell(capsys):
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Runs the cell that installs where nothing is: returns the commands that it gave."""
+    """Runs the install cell in an empty folder; returns the commands that it ran."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("PATH", os.environ["PATH"])
@@ -146,7 +146,7 @@ def install(tmp_path, monkeypatch):
     return installed
 
 
-def test_the_clone_is_installed_beside_the_jax_that_is_there(install, tmp_path, monkeypatch):
+def test_clone_is_installed_and_keeps_the_installed_jax(install, tmp_path, monkeypatch):
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "scripts"))
     with pytest.raises(RuntimeError, match="fill in REPOSITORY"):
         install("")
@@ -161,13 +161,13 @@ def test_the_clone_is_installed_beside_the_jax_that_is_there(install, tmp_path, 
     assert {f"{name}=={importlib.metadata.version(name)}" for name in ("jax", "jaxlib")} <= set(held)
 
 
-def test_nothing_is_installed_where_the_package_is(install, monkeypatch):
+def test_nothing_is_installed_in_a_clone(install, monkeypatch):
     monkeypatch.chdir(ROOT / "notebooks")
     assert install("") == []
     assert Path.cwd() == ROOT
 
 
-def test_colab_is_asked_for_a_picture_and_shows_the_page(tmp_path, monkeypatch):
+def test_colab_uploads_a_picture_and_shows_the_page(tmp_path, monkeypatch):
     shown = []
 
     def upload():
@@ -187,17 +187,25 @@ def test_colab_is_asked_for_a_picture_and_shows_the_page(tmp_path, monkeypatch):
     assert shown == [3, 7860]
 
 
-def test_without_the_extra_it_says_how_to_get_it(monkeypatch):
+def test_example_is_used_without_a_picture(tmp_path):
+    completer = types.SimpleNamespace(complete=lambda picture, hole, blend: Image.open(picture))
+    names = execute("show", Path=Path, OUT=tmp_path) | {"sys": sys, "PICTURE": "", "completer": completer}
+    names = execute("picture", **names | {"show": lambda *pictures: None})
+    np.testing.assert_array_equal(load_image(names["PICTURE"]), skimage.data.coffee())
+    assert (tmp_path / "picture_completed.png").exists()
+
+
+def test_missing_extra_is_reported(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gradio" else name)
     shown = []
     names = execute("serve", SERVE=True, Markdown=str, display=shown.append)
     assert names["serving"] is False
-    assert shown == ["Left out, without gradio: run `pip install -e '.[serve]'` first."]
+    assert shown == ["Skipped, without gradio: run `pip install -e '.[serve]'` first."]
     assert execute("serve", SERVE=False)["serving"] is False
 
 
 class Recorder(NotebookClient):
-    """Notes which pictures replaced others, in which cell."""
+    """Records updated pictures and their cells."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -218,17 +226,19 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """The whole notebook, executed by this Python with small settings in processes of its own."""
+    """The whole notebook, executed once with small settings by this Python."""
     folder = tmp_path_factory.mktemp("notebook")
     weights = random_completion_weights(np.random.default_rng(2), 1 / 32)
     (folder / "authors.t7").write_bytes(torch7(authors(authors_modules(weights))))
+    save_image(skimage.data.coffee()[100:220, 200:360], folder / "picture.png")
     settings = {
         "OUT": str(folder / "out"),
+        "PICTURE": str(folder / "picture.png"),
         "T7_FILE": str(folder / "authors.t7"),
         "STEPS_PER_PHASE": 2,
         "MORE_STEPS": 2,
         "GRID_EVERY": 1,
-        # Every joint step measures, which is one program less to compile.
+        # Every joint step measures: one program less to compile.
         "OVERRIDES": [f"--config.{override}" for override in (*NARROW, "grid_every=1", "balance.measure_every=1")],
         "PORT": _free_port(),
     }
@@ -252,6 +262,7 @@ def executed(tmp_path_factory):
     outputs = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
     return types.SimpleNamespace(
         out=folder / "out",
+        picture=folder / "picture.png",
         t7=folder / "authors.t7",
         outputs=outputs,
         replaced=client.replaced,
@@ -268,14 +279,14 @@ def pictures_of(outputs) -> list[bytes]:
     return [base64.b64decode(picture) for picture in shown if picture]
 
 
-def test_versions_and_devices_are_told(executed):
+def test_versions_and_devices_are_shown(executed):
     told = text_of(executed.outputs["accelerator"])
     assert importlib.metadata.version("jax") in told
     assert "(cpu)" in told
 
 
 def assert_completed(path: Path, truth: np.ndarray, hole: np.ndarray, expected: np.ndarray):
-    """The file is the photograph outside the hole and what is expected in it, give or take a rounding."""
+    """The file equals the photograph outside the hole, and `expected` inside it up to rounding."""
     completed = load_image(path)
     np.testing.assert_array_equal(completed[~hole], truth[~hole])
     assert (completed[hole] != truth[hole]).mean() > 0.5
@@ -283,7 +294,7 @@ def assert_completed(path: Path, truth: np.ndarray, hole: np.ndarray, expected: 
 
 
 @pytest.mark.parametrize("name", ["completed", "authors", "own"])
-def test_the_example_is_completed_by_each_network(executed, name):
+def test_example_is_completed_by_each_network(executed, name):
     weights = {"completed": None, "authors": executed.t7, "own": executed.out / "run"}[name]
     photograph = skimage.data.chelsea()
     hole = random_hole(0, *photograph.shape[:2]).hole
@@ -293,18 +304,18 @@ def test_the_example_is_completed_by_each_network(executed, name):
     assert len(pictures_of(executed.outputs[cell])) == 1
 
 
-def test_the_picture_is_completed_with_blending(executed):
-    picture = load_image(executed.out / "picture.png")
+def test_picture_is_completed_with_blending(executed):
+    picture = load_image(executed.picture)
     hole = random_hole(1, *picture.shape[:2]).hole
     expected = Completer.load().complete(picture, hole, blend=True)
     assert_completed(executed.out / "picture_completed.png", picture, hole, expected)
     assert len(pictures_of(executed.outputs["picture"])) == 1
 
 
-def test_the_page_is_framed_and_the_endpoint_completes(executed):
+def test_page_is_framed_and_endpoint_completes(executed):
     (frame,) = executed.outputs["page"]
     assert f"http://127.0.0.1:{executed.port}" in frame.data["text/html"]
-    picture = load_image(executed.out / "picture.png")
+    picture = load_image(executed.picture)
     hole = random_hole(1, *picture.shape[:2]).hole
     assert_completed(executed.out / "answer", picture, hole, Completer.load().complete(picture, hole))
     assert len(pictures_of(executed.outputs["request"])) == 1
@@ -312,7 +323,7 @@ def test_the_page_is_framed_and_the_endpoint_completes(executed):
         socket.create_connection(("127.0.0.1", executed.port), timeout=5)
 
 
-def test_all_three_phases_are_trained_and_the_last_goes_on(executed):
+def test_three_phases_are_trained_and_resumed(executed):
     run = executed.out / "run"
     trained = {(row["step"], row["phase"]) for row in read_metrics(run)}
     assert trained >= {(2, "completion"), (4, "discriminator"), (6, "joint"), (8, "joint")}
@@ -324,18 +335,18 @@ def test_all_three_phases_are_trained_and_the_last_goes_on(executed):
     assert len(pictures_of(executed.outputs["summary"])) == 2
 
 
-def test_the_grid_is_drawn_anew_while_it_trains(executed):
-    # Grids of the same content are one: the discriminator's phase changes nothing that they show.
+def test_grid_is_updated_during_training(executed):
+    # Equal grids count once: phase 2 does not change what they show.
     steps = {path.read_bytes(): path.stem for path in sorted((executed.out / "run" / "grids").iterdir())}
     shown = [(cell, steps[base64.b64decode(picture)]) for cell, picture in executed.replaced]
     assert len({step for cell, step in shown if cell == "train"}) >= 2
     assert [step for cell, step in shown if cell == "train"][-1] == "step_00000006"
     assert shown[-1] == ("resume", "step_00000008")
-    # And the last one stays.
+    # The last one stays.
     assert [steps[left] for left in pictures_of(executed.outputs["train"])] == ["step_00000006"]
 
 
-def test_the_evaluation_is_shown_as_a_table(executed):
+def test_evaluation_is_shown_as_a_table(executed):
     table, where = (output.data["text/markdown"] for output in executed.outputs["evaluate"])
     report = executed.out / "report"
     assert table == (report / "table.md").read_text()
