@@ -54,12 +54,13 @@ class Statistics:
             return
         if not self.count:
             dimensions = features.shape[1]
-            self.mean, self._scatter = np.zeros(dimensions), np.zeros((dimensions, dimensions))
+            self.mean, self._scatter = np.zeros(dimensions), np.zeros((dimensions, dimensions), order="F")
         self.__dict__.pop("factor", None)
         count, mean = len(features), features.mean(axis=0)
-        centred, difference, total = features - mean, mean - self.mean, self.count + count
-        self._scatter += centred.T @ centred
-        self._scatter += np.outer(difference, difference * (self.count * count / total))
+        difference, total = mean - self.mean, self.count + count
+        # The last row adds the outer product of the difference; in place, because [D, D] takes 32 MB.
+        rows = np.concatenate([features - mean, [difference * np.sqrt(self.count * count / total)]])
+        self._scatter = linalg.blas.dgemm(1.0, rows.T, rows.T, 1.0, self._scatter, trans_b=True, overwrite_c=True)
         self.mean = self.mean + difference * (count / total)
         self.count = total
 
