@@ -1,5 +1,6 @@
 """The arithmetic and memory of an update, as XLA counts and plans them: deterministic, so regressions show."""
 
+import functools
 import math
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from glcic_jax.benchmark.memory import memory_plan
 from glcic_jax.benchmark.operation_counts import nominal_flops
+from glcic_jax.model.convolutions import as_on_accelerators
 from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER, CompletionNetwork, Layer, scaled
 from glcic_jax.training.state import create_spec, state_shapes
 from glcic_jax.training.steps import STEPS, STEPS_BETWEEN
@@ -72,7 +74,9 @@ def _expected(config) -> dict[str, int]:
 
 
 def _operations(function, *shapes) -> float:
-    return jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
+    with as_on_accelerators():  # A new function object, because JAX caches traces.
+        traced = jax.jit(functools.partial(function)).trace(*shapes)
+    return traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
 
 
 def _shapes(config, batch_size):
