@@ -1,6 +1,7 @@
 """The rooms of the package and the order of imports between them, read from the source."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -66,6 +67,16 @@ def test_modules_do_not_import_each_other_in_a_circle():
         free = {name for name, imports in remaining.items() if not imports & set(remaining)}
         assert free, f"these import each other in a circle: {sorted(remaining)}"
         remaining = {name: imports for name, imports in remaining.items() if name not in free}
+
+
+def test_private_names_stay_in_their_file():
+    private = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path, tree in SOURCES.items()
+        for name in imported_names(tree)
+        if re.match(r"glcic_jax\.(.*\.)?_[A-Za-z]", name)
+    }
+    assert not private
 
 
 def test_configs_and_package_never_import_each_other():
