@@ -27,7 +27,6 @@ from glcic_jax.training.setup import Run, create_run
 from glcic_jax.training.signals import StopRequest
 from glcic_jax.training.state import TrainState
 from glcic_jax.training.steps import step_of
-from glcic_jax.training.summary import write_summary
 from glcic_jax.training.validation import mean_metrics
 
 # At most this many steps' metrics wait on the devices, whatever the intervals, so that NaN is noticed in time.
@@ -59,6 +58,8 @@ def train(config: ConfigDict, workdir: Path) -> TrainState:
             state = _train_steps(run, state, stop)
             run.checkpoints.wait()
             if run.lead is not None:
+                from glcic_jax.training.summary import write_summary  # Imports matplotlib.
+
                 write_summary(workdir, config, run.schedule, run.lead.validation, state)
                 run.progress.log(f"done: {workdir / 'summary.md'}")
     return state

@@ -251,9 +251,10 @@ def _lock_for_all_processes(workdir: Path) -> Iterator[None]:
       DataError: It is locked, cannot be written, or is not the same directory for all processes.
     """
     with lock_workdir(workdir) if is_lead_process() else contextlib.nullcontext():
-        differs = lock_holder(workdir) != broadcast_from_first(lock_holder(workdir))
-        # All processes learn it: one that ends alone would leave the others waiting.
-        if any(all_gather(int(differs))):
+        holder = broadcast_from_first(lock_holder(workdir))
+        # Read after the broadcast: before it, the lead process may not have written it. All processes learn of a
+        # difference: one that ends alone would leave the others waiting.
+        if any(all_gather(int(lock_holder(workdir) != holder))):
             raise DataError(
                 f"the processes do not see the same directory {workdir}: give a --workdir on a file system that "
                 "all hosts share"

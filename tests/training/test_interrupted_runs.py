@@ -76,7 +76,7 @@ def interrupted_run(tmp_path_factory):
         assert "going on from step 1" in finish(process)  # 10 at least.
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
     return workdir
 
 

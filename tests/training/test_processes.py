@@ -64,7 +64,7 @@ def history(tmp_path_factory):
     finally:
         for process in processes:
             process.kill()
-            process.communicate()
+            process.wait()
     return found
 
 
