@@ -65,9 +65,7 @@ def phases(**options: Any) -> None:
 @click.option("--picture", type=_COUNT, default=512, help="Side of the picture to complete.")
 @click.option("--width", type=_POSITIVE, default=1.0, help="Multiplies the features of both networks.")
 @click.option("--rounds", type=_COUNT, default=7, help="Runs of each row; medians are printed.")
-@click.option(
-    "--torch/--no-torch", "with_torch", default=True, help="Compare with PyTorch, which has to be installed."
-)
+@click.option("--torch/--no-torch", "with_torch", default=True, help="Compare with PyTorch (must be installed).")
 def cpu(config_path: str, rounds: int, with_torch: bool, **sizes: Any) -> None:
     """The networks on a CPU, beside the same networks in PyTorch."""
     from glcic_jax.benchmark.cpu.compare import print_cpu

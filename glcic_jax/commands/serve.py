@@ -50,7 +50,7 @@ class _Sizes(click.ParamType):
 @click.option(
     "--weights",
     multiple=True,
-    help="Weights that visitors may choose, as of 'glcic complete'; repeatable, the default first.  "
+    help="Weights that visitors may choose, as in 'glcic complete'; repeatable, the default first.  "
     "[default: $GLCIC_WEIGHTS, else photos; and all stored ones]",
 )
 @click.option("--host", default="127.0.0.1", help="0.0.0.0 accepts other machines, too.")
