@@ -41,6 +41,12 @@ UNBROKEN = (
 _TIMES = {"images_per_second", "data_wait_fraction", "elapsed_seconds"}
 
 
+def shared_folder(tmp_path_factory) -> Path:
+    """The temporary folder that all workers of a test session share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 def start_main(workdir: Path, overrides: tuple[str, ...], *flags: str, devices: int = 1) -> subprocess.Popen:
     """Starts the quickstart with overrides; its stderr is a pipe."""
     return subprocess.Popen(

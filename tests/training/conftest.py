@@ -1,12 +1,11 @@
 """One small run of all three phases, which the tests of all workers share."""
 
 import ast
-import os
 from pathlib import Path
 
 import pytest
 from helpers.common import load_config
-from helpers.runs import NARROW, UNBROKEN, finish, start_main
+from helpers.runs import NARROW, UNBROKEN, finish, shared_folder, start_main
 from ml_collections import ConfigDict
 
 from glcic_jax.files import lock
@@ -15,9 +14,7 @@ from glcic_jax.files import lock
 @pytest.fixture(scope="session")
 def unbroken_run(tmp_path_factory) -> Path:
     """The workdir of a run that was never stopped, with its stderr in `unbroken.txt` beside it; to be copied."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
+    folder = shared_folder(tmp_path_factory)
     workdir = folder / "unbroken"
     with lock(folder / "unbroken.lock"):
         if not workdir.with_suffix(".txt").exists():

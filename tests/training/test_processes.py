@@ -1,5 +1,6 @@
 """Two processes of two devices each, on one machine, as one training."""
 
+import pickle
 import shutil
 import signal
 import socket
@@ -8,9 +9,10 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers.runs import finish, read_checkpoint, read_rows, saved_steps, start_main
+from helpers.runs import finish, read_checkpoint, read_rows, saved_steps, shared_folder, start_main
 
 from glcic_jax.errors import ConfigError
+from glcic_jax.files import lock
 from glcic_jax.training import distributed
 
 INTERVALS = ("checkpoint_every=1", "validate_every=0", "grid_every=0", "log_every=1", "keep_checkpoints=1000")
@@ -35,11 +37,20 @@ def wait_for_checkpoint(workdir, step, pair):
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory):
-    """A pair that is stopped; a pair that goes on until it loses a process; and one process that goes on as well.
+    """What `train_pairs` found, once for all workers."""
+    folder = shared_folder(tmp_path_factory)
+    found = folder / "pair.pickle"
+    with lock(folder / "pair.lock"):
+        if not found.exists():
+            found.write_bytes(pickle.dumps(train_pairs(folder / "pair")))
+    return pickle.loads(found.read_bytes())
+
+
+def train_pairs(workdir):
+    """Trains a pair that is stopped, a pair that goes on until it loses a process, and one process that goes on.
 
     `stopped` is the step at which the first pair stopped, `last` the last one that is compared.
     """
-    workdir = tmp_path_factory.mktemp("pair")
     alone = workdir.with_name("alone")
     found = {"workdir": workdir, "alone": alone}
     processes = pair = start_pair(workdir, (f"phases.completion={ENDLESS}", *INTERVALS))
