@@ -35,7 +35,7 @@ class _Sha256(click.ParamType):
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         text = str(value).strip().lower()
         if len(text) != 64 or set(text) - set("0123456789abcdef"):
-            self.fail(f"{value!r} is no sha256, which has 64 hexadecimal digits", param, ctx)
+            self.fail(f"{value!r} is not a sha256, which has 64 hexadecimal digits", param, ctx)
         return text
 
 
@@ -55,7 +55,7 @@ def weights() -> None:
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="Of the parameters; float16 halves the file.",
+    help="Dtype of the parameters; float16 halves the file.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def export_weights(
@@ -88,13 +88,15 @@ def export_weights(
 
 @weights.command("import")
 @click.argument("file", type=_FILE)
-@click.option("--name", help="Their name in the store.  [default: made from the file's name]")
+@click.option("--name", help="Name in the store.  [default: derived from FILE]")
 @click.option(
     "--mean-pixel", type=_MeanPixel(), help="Mean colour of the training set in [0, 1], if FILE lacks it."
 )
-@click.option("--sha256", type=_Sha256(), help="Expected sha256 of FILE; another file is not read.")
+@click.option("--sha256", type=_Sha256(), help="Expected sha256 of FILE; a different file is refused.")
 @click.option("--replace", is_flag=True, help="Replace weights of that name.")
-@click.option("--output", metavar="OUT.safetensors", type=_FILE, help="Write this file instead of the store's.")
+@click.option(
+    "--output", metavar="OUT.safetensors", type=_FILE, help="Write this file instead of adding to the store."
+)
 def import_weights(
     file: Path,
     name: str | None,
@@ -109,7 +111,7 @@ def import_weights(
 
     file = file.expanduser()
     if output is not None and name is not None:
-        raise DataError("--name is for the store, and --output writes a file instead: give one of them")
+        raise DataError("--name is a name in the store, and --output writes a file instead: give one of them")
     name = name or store.name_for(file)
     if output is not None:
         _check_free(output, replace, "--replace")
@@ -130,7 +132,7 @@ def import_weights(
         path, reference = output, str(output)
     usage = f"glcic complete ... --weights {reference}"
     if _kind(chosen.network) != "completion":
-        usage = "it judges images and completes none; 'glcic weights inspect' shows it"
+        usage = "not for completion: it judges images; 'glcic weights inspect' shows it"
     rows = [("imported", reference), ("file", str(path)), *_facts(chosen), ("size", _megabytes(path))]
     _print_rows([*rows, ("use it", usage)])
 
@@ -150,7 +152,7 @@ def inspect_weights(reference: str) -> None:
     rows = [("weights", found.name), ("from", str(found.path)), *_facts(found.weights)]
     if found.path.is_file():
         rows += [("size", _megabytes(found.path)), ("sha256", sha256_of(found.path))]
-    _print_rows([*rows, ("of arrays", arrays_sha256(found.weights))])
+    _print_rows([*rows, ("arrays", f"sha256 {arrays_sha256(found.weights)}")])
 
 
 @weights.command("list")
@@ -161,7 +163,7 @@ def list_weights() -> None:
     entries = built_in_entries() + stored()
     table = [("name", "network", "size", "trained on", "licence")]
     for entry in entries:
-        size = _megabytes(entry.path)
+        size = _megabytes(entry.path) if entry.path.is_file() else ""  # A broken link has none.
         if entry.network is None or entry.description is None:
             table.append((entry.name, "damaged", size, "", ""))
         else:
@@ -212,7 +214,7 @@ def _check_free(path: Path, overwrite: bool, option: str) -> None:
     if path.is_dir():
         raise DataError(f"{printable(str(path))} is a directory: name a file in it")
     if path.exists() and not overwrite:
-        raise DataError(f"{printable(str(path))} exists: name another file, or replace it with {option}")
+        raise DataError(f"{printable(str(path))} exists: name another file, or give {option}")
 
 
 def _facts(chosen: "Weights") -> list[tuple[str, str]]:

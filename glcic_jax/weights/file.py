@@ -39,13 +39,13 @@ _MAX_WIDTH = 64.0
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What inference and readers need to know about a network beside its arrays.
+    """The properties of a trained network that inference and readers need beside its arrays.
 
     Attributes:
       input_form: A name in `images.INPUT_FORMS`.
       mean_pixel: (r, g, b) in [0, 1], the mean colour of the training set.
       image_size: Side of the training crops, in pixels.
-      hole_sides: Smallest and largest side of the training holes, in pixels; of strokes, their thickness.
+      hole_sides: Smallest and largest side of the training holes, or thickness of their strokes, in pixels.
       origin: Where the weights come from, in one line.
       licence: The licence of the weights, in one line.
     """
@@ -70,7 +70,7 @@ class Description:
         valid = len(sizes) == 3 and all(type(size) is int and 0 < size <= _MAX_SIDE for size in sizes)
         if not valid or sizes[1] > sizes[2]:
             raise ValueError(
-                f"image size {self.image_size} and hole sides {self.hole_sides} are no sizes in pixels"
+                f"image size {self.image_size} and hole sides {self.hole_sides} are not sizes in pixels"
             )
 
 
@@ -86,7 +86,7 @@ def check_arrays(weights: Weights, name: str) -> Weights:
     """Compares the arrays with those that the network needs, and returns the weights.
 
     Args:
-      weights: Any weights.
+      weights: The weights.
       name: Their name in errors.
 
     Raises:
@@ -118,7 +118,7 @@ def save_weights(weights: Weights, path: Path, dtype: str = "float32") -> None:
     """Writes weights to a safetensors file.
 
     Args:
-      weights: Any weights.
+      weights: The weights.
       path: The file.
       dtype: Of the parameters, a name in `DTYPES`. Running statistics stay float32: float16 cannot hold small
         variances.
@@ -157,7 +157,7 @@ def load_weights(path: Path) -> Weights:
     file_format = metadata.get("format", "none")
     if file_format != FORMAT and file_format.startswith(FORMAT_FAMILY):
         raise WeightsError(
-            f"{name}: {printable(file_format)} of a newer glcic_jax; this one reads {FORMAT}: upgrade"
+            f"{name}: {printable(file_format)} of a newer glcic_jax; this version reads {FORMAT}: upgrade it"
         )
     if file_format != FORMAT:
         raise WeightsError(
@@ -189,7 +189,7 @@ def _read(path: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            arrays = {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - no dict.
+            arrays = {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - not a dict.
             return arrays, metadata
     except Exception as error:  # The library raises its own type, OSError and TypeError on damaged files.
         raise WeightsError(f"{name}: cannot be read as safetensors ({printable(one_line(error))})") from error

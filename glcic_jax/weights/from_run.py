@@ -42,7 +42,7 @@ def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str
         except DataError as error:
             if candidate == steps[0]:
                 raise
-            _log.warning("%s: going back to the one before it", error)
+            _log.warning("%s: trying the checkpoint before it", error)
             continue
         chosen = found["ema"] if found.get("ema") else found
         return {"params": chosen["params"], "batch_stats": chosen["batch_stats"]}, meta

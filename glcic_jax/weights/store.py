@@ -91,7 +91,7 @@ def find_weights(reference: str | Path | None) -> Found:
 
 
 def find_network(reference: str | Path | None) -> Found:
-    """Finds a completion network or a context discriminator; otherwise as `find_weights`."""
+    """Finds a completion network or a context discriminator; arguments and errors as in `find_weights`."""
     if reference is not None:
         return _resolve(reference)
     if variable := os.environ.get("GLCIC_WEIGHTS"):
@@ -115,7 +115,7 @@ def _resolve(reference: str | Path) -> Found:
         return _resolve_built_in(name)
     if _is_stored(name):
         return _found(load(name), name, _stored_path(name))
-    reason = "holds no checkpoints, so it is no run" if path.exists() else "no such file, run or name"
+    reason = "holds no checkpoints, so it is not a run" if path.exists() else "no such file, run or name"
     raise WeightsError(f"{printable(name)}: {reason}{_alternatives()}")
 
 
@@ -135,19 +135,19 @@ def _found(weights: Weights, name: str, path: Path) -> Found:
 
 
 def read_file(path: Path, mean_pixel: tuple[float, float, float] | None = None) -> Weights:
-    """Reads a file of weights, ours or another implementation's; its content decides which.
+    """Reads a file of weights, ours or another implementation's, which its content decides.
 
     Args:
       path: The file.
-      mean_pixel: (r, g, b) in [0, 1], for files of others that lack it.
+      mean_pixel: (r, g, b) in [0, 1], for other implementations' files that lack it.
 
     Raises:
-      WeightsError: The file is unknown or damaged, lacks the mean pixel, or states its own beside the one given.
+      WeightsError: The file is unknown or damaged, lacks the mean pixel, or states its own although one is given.
     """
     try:
         with safetensors.safe_open(path, framework="np") as file:
             ours = (file.metadata() or {}).get("format", "").startswith(FORMAT_FAMILY)
-    except Exception:  # No safetensors file, or a damaged one: its suffix tells what it was meant to be.
+    except Exception:  # Not a safetensors file, or a damaged one: the suffix decides.
         ours = path.suffix == _SUFFIX
     if not ours:
         from glcic_jax.weights.foreign.reader import read_foreign
@@ -166,7 +166,7 @@ def check_name(name: str) -> None:
         treat differently.
     """
     if _is_built_in(name):
-        raise DataError(f"{name} names the weights that are built in: give another --name")
+        raise DataError(f"{name} names built-in weights: give another --name")
     if not _is_name(name):
         raise DataError(
             f"{printable(name)!r} cannot name weights: use lower-case letters, digits, '.', '_' and '-', a letter "
@@ -175,7 +175,7 @@ def check_name(name: str) -> None:
 
 
 def name_for(path: Path) -> str:
-    """Derives a name that the store can use from a file's; empty where no character remains."""
+    """Derives a name for the store from the name of a file; empty if no valid character remains."""
     stem = path.name if path.name.startswith(".") else path.stem
     return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:100].rstrip(".")
 
@@ -184,7 +184,7 @@ def add(weights: Weights, name: str, *, replace: bool = False) -> Path:
     """Writes weights to the store.
 
     Args:
-      weights: Any weights.
+      weights: The weights.
       name: Lower-case letters, digits, ".", "_" and "-".
       replace: Whether to replace weights of that name.
 
@@ -201,7 +201,7 @@ def add(weights: Weights, name: str, *, replace: bool = False) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with lock(path.parent / ".lock"):
             if path.exists() and not replace:
-                raise DataError(f"{printable(str(path))} exists: give another --name, or --replace to replace it")
+                raise DataError(f"{printable(str(path))} exists: give another --name, or --replace")
             save_weights(weights, path)
             # Early versions kept a checksum beside the file; it is not this file's.
             path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
@@ -249,7 +249,7 @@ def built_in_entries() -> list[Entry]:
 
 
 def stored() -> list[Entry]:
-    """Returns the stored weights, sorted by name; each has its path as name where the name is built in.
+    """Returns the stored weights, sorted by name; if a name is built in too, the entry is named by its path.
 
     Raises:
       WeightsError: The store exists and cannot be listed.
@@ -281,7 +281,7 @@ def _unknown(name: str) -> WeightsError:
 
 
 def _alternatives() -> str:
-    """Returns the end of an error's line: what could be named instead."""
+    """Returns the end of an error message: the weights that could be named instead."""
     from glcic_jax.training.checkpoints import Checkpoints
 
     # ./runs/* and ./runs/*/*, with the newest step of each; a run without a finished checkpoint is left out.

@@ -164,12 +164,12 @@ def test_inspect_of_files_stored_weights_and_runs(exported, finished_run):
     glcic("weights", "import", exported, "--name", "a")
     stored = glcic("weights", "inspect", "a")
     assert stored.rows["weights"] == "a (CC0)"
-    assert stored.rows["of arrays"] == found.rows["of arrays"]
+    assert stored.rows["arrays"] == found.rows["arrays"]
     run = glcic("weights", "inspect", finished_run)
     assert run.rows["weights"] == f"{finished_run}, step 40"
     assert run.rows["licence"] == "not stated"
     assert "sha256" not in run.rows
-    assert run.rows["of arrays"] != found.rows["of arrays"]
+    assert run.rows["arrays"] != found.rows["arrays"]
     assert glcic("weights", "inspect", "nothing").code == 3
 
 
@@ -202,6 +202,11 @@ def test_list_and_path(exported, home):
     assert "import FILE --name first --replace" in listed.stderr
     assert listed.code == 0
     assert glcic("weights", "path", "none").code == glcic("weights", "path", "../first").code == 3
+    store.path_of("first").unlink()
+    sound.with_name("first.safetensors").symlink_to(home / "gone")
+    listed = glcic("weights", "list")
+    assert listed.code == 0
+    assert listed.stdout.splitlines()[2].split() == ["first", "damaged"]
 
 
 def test_export_of_a_run_with_licence_origin_and_dtype(finished_run, tmp_path):

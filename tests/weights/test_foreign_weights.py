@@ -370,7 +370,7 @@ CHANGED_MODULES = {
     "nn.Tanh, not nn.Sigmoid": set_class(49, "nn.Tanh"),
     "ends after 49 modules": lambda modules: modules.pop(),
     "51 modules, not 50": lambda modules: modules.append(modules[2]),
-    "element 1 of its nn.Sequential is no module": lambda modules: modules.insert(0, "x"),
+    "element 1 of its nn.Sequential is not a module": lambda modules: modules.insert(0, "x"),
 }
 
 
@@ -420,8 +420,8 @@ def test_files_that_hold_no_weights_are_one_line(tiny, tmp_path):
         "": (None, "not a file"),
         "empty": (b"", "is empty"),
         "large": (None, "bytes exceed"),
-        "text": (b"hello world", "no binary file"),
-        "ascii.t7": (b"4\n1\n3\nV 1\n", "no binary file"),
+        "text": (b"hello world", "not a binary file"),
+        "ascii.t7": (b"4\n1\n3\nV 1\n", "not a binary file"),
         "table.t7": (ff.torch7({"a": 1}), "a table with a"),
         "object.t7": (ff.torch7(ff.Module("nn.Linear", {})), "nn.Linear"),
         "st": ((8).to_bytes(8, "little") + b"{}      ", "no arrays"),

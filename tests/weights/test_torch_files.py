@@ -154,8 +154,8 @@ HOSTILE = {
         ff.Global("collections", "OrderedDict"), (), call("subprocess", "Popen", run)
     ),
     "runpy.run_path": lambda run: ff.Stored(("storage", call("runpy", "run_path", run), "0", "cpu", 1)),
-    "that is no storage": lambda run: ff.Stored(("module", ff.Global("torch", "Tensor"), "x.py", run)),
-    "is no storage": lambda run: ff.Stored(("storage", ff.Global("torch", "Tensor"), "0", "cpu", 1)),
+    "that is not a storage": lambda run: ff.Stored(("module", ff.Global("torch", "Tensor"), "x.py", run)),
+    "is not a storage": lambda run: ff.Stored(("storage", ff.Global("torch", "Tensor"), "0", "cpu", 1)),
     "models.CompletionNetwork": lambda run: call("models", "CompletionNetwork"),
     "torch.nn.modules.conv.Conv2d": lambda run: call("torch.nn.modules.conv", "Conv2d"),
     "os.getpid": lambda run: call("functools", "partial", ff.Global("os", "getpid")),

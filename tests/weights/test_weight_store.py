@@ -255,7 +255,7 @@ def test_the_default_is_built_in(weights, finished_run):
 
 
 def test_built_in_names_cannot_be_stored(weights):
-    with pytest.raises(DataError, match="photos names the weights that are built in: give another --name"):
+    with pytest.raises(DataError, match="photos names built-in weights: give another --name"):
         add(weights, "photos", replace=True)
     assert stored() == []
 

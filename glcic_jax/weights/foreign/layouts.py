@@ -21,7 +21,7 @@ from glcic_jax.model.networks import (
 )
 
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
-_FULL_FEATURES = 1024  # Of a branch's fully connected layer at width 1.
+_FULL_FEATURES = 1024  # Outputs of a branch's fully connected layer at width 1.
 _MAX_CONVOLUTIONS = 10
 
 Variables = dict[str, Any]
@@ -31,8 +31,8 @@ class Arrays(NamedTuple):
     """The arrays of one network in a file.
 
     Attributes:
-      arrays: By the names of the module docstring.
-      labels: Their names in the file, where these differ.
+      arrays: The arrays, named as in the docstring of this module.
+      labels: Their names in the file, if they differ.
       name: The name of the file in errors.
     """
 
@@ -44,7 +44,7 @@ class Arrays(NamedTuple):
         return printable(self.labels.get(array, array))
 
     def size(self, array: str, dimensions: int, axis: int) -> int:
-        """Returns one size of an array that must have that many dimensions."""
+        """Returns the size of an array along an axis; raises WeightsError unless it has `dimensions` axes."""
         if array not in self.arrays:
             raise WeightsError(f"{self.name}: the array {self.label(array)} is missing")
         shape = self.arrays[array].shape
@@ -96,7 +96,7 @@ def to_discriminator(found: Arrays) -> tuple[ContextDiscriminator, int, Variable
       The network, the side of its images in pixels, and its variables.
 
     Raises:
-      WeightsError: As `to_completion`.
+      WeightsError: As in `to_completion`; or the sizes fit no `ContextDiscriminator`.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     feature_maps: dict[str, tuple[int, int, int]] = {}
@@ -144,7 +144,7 @@ def _branch(found: Arrays, prefix: str) -> tuple[tuple[int, ...], int]:
     side = math.isqrt(inputs // channels[-1])
     if side**2 * channels[-1] != inputs:
         raise WeightsError(
-            f"{found.name}: {found.label(linear)} has {inputs:,} inputs, which are no square map of "
+            f"{found.name}: {found.label(linear)} has {inputs:,} inputs, which are not a square map of "
             f"{channels[-1]} channels: only square images can be used"
         )
     return tuple(channels), side
@@ -210,7 +210,9 @@ def _variables(found: Arrays, feature_maps: Mapping[str, tuple[int, int, int]]) 
             branch = f"{_BRANCHES[part]}_branch" if part in _BRANCHES else part
             node = node.setdefault("linear" if part.startswith("linear") else branch, {})
         converted = _kernel(array, layer, feature_maps.get(name)) if leaf == "kernel" else array
-        with np.errstate(over="ignore"):  # Too large a number becomes infinite, which a later check reports.
+        with np.errstate(
+            over="ignore"
+        ):  # Numbers that are too large become infinite, which a later check reports.
             node[leaf] = np.ascontiguousarray(converted, np.float32)
     return variables
 
@@ -228,7 +230,7 @@ def _kernel(array: np.ndarray, layer: str, feature_map: tuple[int, int, int] | N
 # GLCIC-PyTorch's names of the discriminator's branches, in the order in which `linear1` reads their features.
 _BRANCHES = {"model_ld": "local", "model_gd": "global"}
 
-# MMagic's names of the layers: ours, and ours of the BatchNorm behind.
+# Our names of a convolution and of the BatchNorm after it, by MMagic's name of the block.
 _MMAGIC = {
     **{f"encoder.enc{i}": (f"conv{i}", f"bn{i}") for i in range(1, 7)},
     **{f"dilation_neck.dilation_convs.{i}": (f"conv{i + 7}", f"bn{i + 7}") for i in range(4)},

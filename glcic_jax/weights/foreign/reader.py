@@ -36,7 +36,7 @@ _PLACES2_MEAN = (0.456, 0.447, 0.415)
 _PLACES2 = 256, (96, 128)
 _CELEBA = 160, (48, 96)
 _GREY = (0.5, 0.5, 0.5)
-# A file may hold a name once and use it a million times.
+# A file may store a long name once and refer to it a million times.
 _MAX_NAME = 500
 _MAX_CONFIG_SIZE = 1 << 20
 
@@ -68,7 +68,7 @@ def read_foreign(path: Path, mean_pixel: tuple[float, float, float] | None = Non
     Args:
       path: A .t7 file, a file of `torch.save`, or a safetensors file with the names of a state dict.
       mean_pixel: (r, g, b) in [0, 1], the mean colour of the training set where the file does not state it. None:
-        that of GLCIC-PyTorch is read from the config.json of the training, beside the file or one directory above.
+        for GLCIC-PyTorch, it is read from the config.json beside the file or one directory above.
 
     Raises:
       WeightsError: The file is missing, damaged, malicious or unsupported, its arrays do not fit their network, or
@@ -82,7 +82,7 @@ def read_foreign(path: Path, mean_pixel: tuple[float, float, float] | None = Non
         return _from_state_dicts(_read_safetensors(file), file)
     if looks_like_torch(data):
         return _from_state_dicts(parse_torch(data, file.name), file)
-    raise WeightsError(f"{file.name}: no binary file of Torch7, PyTorch or safetensors: {_SUPPORTED}")
+    raise WeightsError(f"{file.name}: not a binary file of Torch7, PyTorch or safetensors: {_SUPPORTED}")
 
 
 def _read_safetensors(file: _File) -> dict[str, np.ndarray]:
@@ -90,7 +90,7 @@ def _read_safetensors(file: _File) -> dict[str, np.ndarray]:
         with safetensors.safe_open(file.path, framework="np") as opened:
             if (opened.metadata() or {}).get("format", "").startswith("glcic_jax"):
                 raise WeightsError(f"{file.name}: glcic_jax's own weights need no import: use the file as it is")
-            return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - it is no dict.
+            return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict.
     except WeightsError:
         raise
     except Exception as error:  # The library raises its own type, OSError and TypeError on damaged files.
@@ -230,7 +230,7 @@ def _from_otenim(found: Arrays, file: _File) -> Weights:
     except WeightsError:
         if file.mean_pixel is None:
             raise
-        config = {}  # Nothing is needed from it, and it may be another program's.
+        config = {}  # Not needed, and it may belong to another program.
     mean_pixel = file.mean_pixel or _as_pixel(config.get("mpv"))
     if mean_pixel is None:
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""What the readers of PyTorch's and Torch7's files share: the bytes of a file, and views of flat storages."""
+"""Shared by the readers of PyTorch's and Torch7's files: the bytes of a file, and views of flat storages."""
 
 import math
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def strided(storage: np.ndarray, offset: int, shape: Sequence[int], strides: Seq
     # An integer in a file may have a million digits, and arithmetic with it would take minutes.
     numbers = (offset, *shape, *strides)
     if not all(isinstance(number, int) and -_MAX_NUMBER <= number <= _MAX_NUMBER for number in numbers):
-        raise ValueError("a tensor whose sizes are no sizes")
+        raise ValueError("a tensor whose sizes are not sizes")
     if offset < 0 or any(size < 0 for size in shape):
         raise ValueError("a tensor of a negative size or offset")
     if 0 in shape:

@@ -34,7 +34,7 @@ _DTYPES = {
 
 
 class TorchObject(NamedTuple):
-    """An object that is no tensor, such as a module of nn.
+    """An object that is not a tensor, such as a module of nn.
 
     Attributes:
       class_name: As "nn.SpatialConvolution".

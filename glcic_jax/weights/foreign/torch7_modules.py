@@ -12,7 +12,7 @@ from glcic_jax.errors import WeightsError, printable
 from glcic_jax.model.networks import BATCH_NORM_EPSILON, COMPLETION_LAYERS, LAST_COMPLETION_LAYER, Layer
 from glcic_jax.weights.foreign.torch7_file import TorchObject
 
-# Ours has 50. Containers count too, so that two that contain each other end.
+# Our network has 50. Containers count too, which ends the flattening of two that contain each other.
 _MAX_MODULES = 1000
 _CONVOLUTIONS = ("SpatialConvolution", "SpatialConvolutionMM", "SpatialDilatedConvolution")
 _DECONVOLUTIONS = ("SpatialFullConvolution",)
@@ -25,7 +25,7 @@ def is_network(value: object) -> TypeGuard[TorchObject]:
 
 
 def completion_arrays(network: TorchObject, name: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of a completion network: 16 times convolution, BatchNorm, ReLU; convolution, sigmoid.
+    """Returns the arrays of a completion network: 16 of convolution, BatchNorm, ReLU; then convolution, sigmoid.
 
     Args:
       network: An nn.Sequential, whose nested ones are flattened; modules without effect are skipped.
@@ -49,7 +49,7 @@ def completion_arrays(network: TorchObject, name: str) -> dict[str, np.ndarray]:
         if package not in ("nn", "cudnn") or class_name not in classes:
             raise WeightsError(
                 f"{name}: module {index + 1} of its network is {printable(found[:80])}, not nn.{classes[0]}: "
-                "it is no completion network of the authors' release"
+                "it is not a completion network of the authors' release"
             )
         return modules[index], f"{name}: module {index + 1}, {found}"
 
@@ -90,7 +90,7 @@ def _children(container: TorchObject, name: str) -> list[TorchObject]:
     for index, module in enumerate(children, start=1):
         if not isinstance(module, TorchObject):
             raise WeightsError(
-                f"{name}: element {index} of its {printable(container.class_name[:80])} is no module"
+                f"{name}: element {index} of its {printable(container.class_name[:80])} is not a module"
             )
     return children
 
@@ -98,7 +98,7 @@ def _children(container: TorchObject, name: str) -> list[TorchObject]:
 def _is_identity(module: TorchObject) -> bool:
     """Tests whether a module returns its input unchanged at inference.
 
-    SpatialDropout and the first version of Dropout then scale by 1 - p.
+    At inference, SpatialDropout and the first version of Dropout scale their input by 1 - p.
 
     Reference: torch/nn's Dropout.lua and SpatialDropout.lua.
     """

@@ -309,8 +309,8 @@ def _refused(name: str) -> ValueError:
 class _Unpickler(pickle._Unpickler):
     """Python's own unpickler, restricted to an allow-list of operations and names.
 
-    The implementation in Python rather than the one in C, which allocates a memo as large as a pickle demands and
-    lets neither the keys of dicts nor `__setstate__` be intercepted.
+    The unpickler in C would allocate a memo as large as a pickle demands, and would let neither the keys of dicts
+    nor `__setstate__` be intercepted.
     """
 
     stack: list[Any]
@@ -331,11 +331,11 @@ class _Unpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         if not isinstance(pid, tuple) or not 5 <= len(pid) <= 6:
-            raise ValueError("a reference to external data that is no storage")
+            raise ValueError("a reference to external data that is not a storage")
         tag, storage_type, key, _, count, *view = pid
         match = isinstance(storage_type, Unread) and _STORAGE.fullmatch(storage_type.name)
         if tag != "storage" or not match:
-            raise ValueError("a reference to external data that is no storage")
+            raise ValueError("a reference to external data that is not a storage")
         if not isinstance(key, str) or not isinstance(count, int) or count < 0:
             raise ValueError("a storage without a key or a size")
         return self._storage(_STORAGE_TYPES[match[1]], key, count, view[0] if view else None)
@@ -371,7 +371,7 @@ class _Unpickler(pickle._Unpickler):
         pickle.FRAME[0]: lambda self: self.read(8),
         pickle.REDUCE[0]: _call,
         pickle.NEWOBJ[0]: _call,
-        pickle.BUILD[0]: lambda self: self.stack.pop(),  # The state of an object: no tensor has one.
+        pickle.BUILD[0]: lambda self: self.stack.pop(),  # Drops the state of an object, which no tensor has.
         pickle.APPEND[0]: lambda self: self._extend([self.stack.pop()]),
         pickle.APPENDS[0]: lambda self: self._extend(self.pop_mark()),
         pickle.SETITEM[0]: _set_item,
@@ -387,7 +387,7 @@ class _Unpickler(pickle._Unpickler):
 _FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
 _HISTORY = "mmengine.logging.history_buffer.HistoryBuffer"
 
-# The functions that a pickle may call, by what it calls them.
+# The functions that a pickle may call, by their names in it.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
@@ -437,7 +437,7 @@ _INERT = {
     "torch": "Tensor device",
     "torch.nn.parameter": "Parameter",
     "torch.serialization": "_get_layout",
-    # Tensors that are no weights: float8, uint16, without numbers, sparse, nested.
+    # Tensors that are not weights: float8, uint16, without numbers, sparse, nested.
     "torch._utils": "_rebuild_tensor_v3 _rebuild_meta_tensor_no_storage _rebuild_sparse_tensor "
     "_rebuild_nested_tensor",
     "mmengine.logging.history_buffer": "HistoryBuffer",
