@@ -44,15 +44,19 @@ def data() -> None:
     help="Fraction of a folder held out for validation.",
 )
 @click.option(
-    "--max-skipped-fraction", type=_FRACTION, default=0.01, show_default=True, help="Training stops beyond this."
+    "--max-skipped-fraction",
+    type=_FRACTION,
+    default=0.01,
+    show_default=True,
+    help="Training stops beyond this fraction of unreadable images.",
 )
 def check(path: Path, **options: Any) -> None:
     """Read every image of a folder or of a prepared TFDS data set, as training does.
 
     PATH is a folder of images, the directory of a prepared version, or a directory with one prepared data set.
 
-    Reports counts, sizes, unreadable images with the reason, and the mean pixel. The last three options are those
-    of --config.data. Exit code: 0 if all images can be read, 1 if some cannot, 2 if there are none.
+    Reports counts, sizes, unreadable images with the reason, and the mean pixel. The last three options mean the
+    same as in config.data. Exit code: 0 if all images can be read, 1 if some cannot, 2 if there are none.
     """
     from glcic_jax.data.check import check_data
 
@@ -67,7 +71,9 @@ def check(path: Path, **options: Any) -> None:
     type=click.Path(path_type=Path),
     help="A folder with downloaded archives, or with the data set prepared as TFRecord.",
 )
-@click.option("--data-dir", default="", help="[default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]")
+@click.option(
+    "--data-dir", default="", help="TFDS's data directory.  [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]"
+)
 def prepare(name: str, source: Path | None, data_dir: str) -> None:
     """Prepare a TFDS data set as array_record; needs TensorFlow (pip install 'glcic-jax[prepare]').
 

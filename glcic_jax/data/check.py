@@ -42,7 +42,7 @@ from glcic_jax.errors import ConfigError, DataError, one_line, printable
 from glcic_jax.pictures.rgb_files import LARGE, Header, load_with_header
 from glcic_jax.progress import Progress, format_bytes
 
-_MIN_SIDE = 64  # Pixels: the size to decode at for the mean colour; damage shows at any size.
+_MIN_SIDE = 64  # Pixels: enough for the mean colour; damage shows at any decoded size.
 _CHUNK = 64  # Images per task of a worker.
 _SHOWN = 20  # Unreadable images on the screen.
 
@@ -55,7 +55,7 @@ class Images(NamedTuple):
     Attributes:
       root: The folder, or the directory of a prepared TFDS version.
       parts: The images of each part: "train" and "validation", or the splits.
-      contents: What else the folder holds; nothing for a TFDS data set.
+      contents: All files of the folder; nothing for a TFDS data set.
     """
 
     root: Path
@@ -73,7 +73,16 @@ class Images(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What one image holds, or why it cannot be read; `postponed` if it needs much memory."""
+    """The result of reading one image.
+
+    Attributes:
+      error: Why the image cannot be read; empty if it can.
+      postponed: Whether it was not read because it needs much memory.
+      size: Size of the file in bytes.
+      digest: Hash of the file.
+      header: The header; None if the image was not read.
+      mean: Mean (r, g, b) of the pixels, in [0, 1].
+    """
 
     error: str = ""
     postponed: bool = False
@@ -117,7 +126,7 @@ def check_data(
     if targets.count("-") > 1:
         raise ConfigError("only one of --list and --json can be - (stdout): name a file for the other")
     images = find_images(path, validation_fraction)
-    for target in targets:  # An unwritable file is an error before the reading. Appending keeps an earlier report.
+    for target in targets:  # Unwritable files are reported before reading. Appending keeps an earlier report.
         _write(target, "", "a")
     # A container may allow fewer cores than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -214,8 +223,8 @@ def read_all(images: Images, processes: int, advance: Callable[[], Any]) -> "Fin
 
 
 _CANNOT_START = (
-    "no worker process can start: the memory is full or limited, or another process cannot import the program, as "
-    "when it is read from standard input"
+    "no worker process can start: the memory is full or limited, or the program cannot be imported, for example "
+    "because it is read from standard input"
 )
 
 
@@ -282,7 +291,7 @@ def map_in_processes(
 def _start_worker(context: Any, pipe: Any) -> tuple[ProcessPoolExecutor, Future]:
     """Returns an executor of one process, and a future that fails if the process cannot start."""
     executor = ProcessPoolExecutor(1, context, _initialize_worker, (pipe,))
-    # The process inherits that Ctrl-C is ignored: one that is still importing would print a traceback.
+    # The worker inherits that SIGINT is ignored: otherwise Ctrl-C during its imports would print a traceback.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return executor, executor.submit(os.getpid)
@@ -328,7 +337,7 @@ def _inspect(source: ImageSource, index: int, large: bool) -> Finding:
 
 
 class Findings:
-    """The findings of all images, as counts: the memory does not grow with the size of the images."""
+    """The findings of all images, as counts."""
 
     def __init__(self) -> None:
         self.bytes = 0

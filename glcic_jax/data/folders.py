@@ -77,7 +77,7 @@ def _open_nonblocking(path: str, flags: int) -> int:
 
 
 class FolderContents(NamedTuple):
-    """What lies below a folder.
+    """The files below a folder.
 
     Attributes:
       images: Files with an image suffix, relative to the folder, sorted.
@@ -131,7 +131,7 @@ def list_folder(root: Path, suffixes: frozenset[str] = SUFFIXES) -> FolderConten
 
 def too_few_images(root: Path, contents: FolderContents) -> str:
     """Returns the error text for a folder with fewer than two images."""
-    others = ", ".join(f"{count} {suffix or 'without one'}" for suffix, count in contents.others.most_common(5))
+    others = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in contents.others.most_common(5))
     instead = f"; files with other suffixes: {printable(others)}" if others else ""
     unopened = f"; cannot be opened: {contents.unopened[0]}" if contents.unopened else ""
     return (
@@ -167,24 +167,6 @@ def split_folder(paths: Sequence[str], fraction: float) -> tuple[list[str], list
         validation = [min(paths, key=_path_hash)]
     excluded = set(validation)
     return [path for path in paths if path not in excluded], validation
-
-
-def fingerprint(root: Path, paths: Sequence[str]) -> str:
-    """Returns a hash of the names, sizes and modification times of files; missing files count as missing.
-
-    Args:
-      root: The folder.
-      paths: Relative to it.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            status = (root / path).stat()
-            state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
-            state = "not there"
-        digest.update(f"{path}\0{state}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 PARTS = ("train", "validation", "test")  # The values of a listing's column "part".

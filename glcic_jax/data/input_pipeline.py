@@ -19,7 +19,7 @@ from glcic_jax.data.skipped_files import SkippedFiles
 from glcic_jax.data.sources import ImageSource
 from glcic_jax.errors import DataError
 from glcic_jax.files import write_atomically
-from glcic_jax.pictures.rgb_files import load_image
+from glcic_jax.pictures import load_image
 
 
 def random_crop(
@@ -65,8 +65,8 @@ def train_batches(
     """Returns an endless iterator over `{"image": [batch_size, S, S, 3] uint8}`.
 
     Its state `{"next_index": n}` counts the images that this process has passed, readable or not; `set_state`
-    resumes exactly there. The stream does not depend on the number of processes: each takes one of every
-    `process_count` images in a row.
+    resumes exactly there. The stream does not depend on the number of processes: each takes every
+    `process_count`-th image.
 
     Args:
       source: The training images.
@@ -74,7 +74,7 @@ def train_batches(
       batch_size: Images per batch of this process.
       seed: Determines the order and the crops.
       skipped: Receives every image that cannot be read.
-      process_index, process_count: Which part of the stream to take.
+      process_index, process_count: Number of this process, from 0, and number of all.
     """
     cv2.setNumThreads(0)  # Grain's threads already fill the cores.
     decode = functools.lru_cache(maxsize=data.cache_images)(lambda index: _read(source, index, data))
@@ -91,7 +91,7 @@ def train_batches(
                 raise DataError(f"none of the {len(source)} training images can be read: {error}") from error
             return None  # Grain drops it; the next image takes its place.
         crop = random_crop(image, rng, data.image_size, data.resize_range)
-        # Drawn only if wanted: otherwise the crops stay those of versions without mirroring.
+        # Drawn only if `flip` is set, so that other configurations keep the crops of versions without mirroring.
         mirrored = data.flip and rng.integers(2) == 1
         return {"image": np.ascontiguousarray(crop[:, ::-1]) if mirrored else crop}
 
@@ -141,7 +141,7 @@ def validation_batch(source: ImageSource, data: Any, count: int, seed: int, skip
 
 
 def mean_pixel(source: ImageSource, data: Any, skipped: SkippedFiles) -> np.ndarray:
-    """Returns the mean over the training images of their mean colours, [3] float32 in [0, 1].
+    """Returns the mean of the mean colours of the training images, [3] float32 in [0, 1].
 
     Reads all images, or `data.mean_pixel_images` spread evenly over a larger source.
 
@@ -161,16 +161,16 @@ def mean_pixel(source: ImageSource, data: Any, skipped: SkippedFiles) -> np.ndar
     with concurrent.futures.ThreadPoolExecutor(data.threads) as pool:
         means = [mean for mean in pool.map(mean_of, indices) if mean is not None]
     if not means:
-        raise DataError(f"none of the {count} training images looked at can be read")
+        raise DataError(f"none of the {count} sampled training images can be read")
     return (np.mean(means, axis=0) / 255.0).astype(np.float32)
 
 
 def kept_mean_pixel(
     path: Path, source: ImageSource, data: Any, skipped: SkippedFiles, log: Callable[[str], None]
 ) -> np.ndarray:
-    """Returns the mean pixel, [3] float32: `data.mean_pixel` if given, else that of the file, else a new one.
+    """Returns the mean pixel, [3] float32 in [0, 1]: `data.mean_pixel`, else the one in a file, else a new one.
 
-    A new mean pixel is written to the file `path`; one of another source is replaced.
+    A new one is written to the file `path`, which is replaced if it belongs to another source.
     """
     if data.mean_pixel:
         return np.asarray(data.mean_pixel, np.float32)

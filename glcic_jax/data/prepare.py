@@ -23,9 +23,9 @@ def prepare(name: str, data_dir: str, source: Path | None, log: Log) -> Path:
     Args:
       name: NAME or NAME/CONFIGURATION, optionally with :VERSION.
       data_dir: As in `tfds_root`.
-      source: A folder with downloaded archives, or with the data set as TFRecord; None to convert what is in
-        `data_dir`, or else to download.
-      log: Takes lines for the user.
+      source: A folder with downloaded archives, or with the data set as TFRecord; None: the data set in
+        `data_dir` is converted, or else downloaded.
+      log: Receives lines for the user.
 
     Returns:
       The directory of the prepared version.
@@ -39,7 +39,7 @@ def prepare(name: str, data_dir: str, source: Path | None, log: Log) -> Path:
     root = tfds_root(data_dir)
     prepared = _newest(name, version, root)
     if prepared is not None and "array_record" in prepared_info(prepared).formats:
-        log(f"{prepared} is prepared already")
+        log(f"{prepared} is already prepared")
         return prepared
     if importlib.util.find_spec("tensorflow") is None:
         raise DataError("this step needs TensorFlow, training does not: pip install 'glcic-jax[prepare]'")
@@ -49,7 +49,7 @@ def prepare(name: str, data_dir: str, source: Path | None, log: Log) -> Path:
             info = prepared_info(origin)
             if "array_record" in info.formats:
                 raise DataError(
-                    f"{origin} is prepared as array_record already: give its data directory as --data-dir"
+                    f"{origin} is already prepared as array_record: give its data directory as --data-dir"
                 )
             return _convert(origin, root / info.name / info.version, log)
         if prepared is not None:
@@ -102,14 +102,14 @@ def _download_and_prepare(name: str, version: str, root: Path, source: Path | No
         data_dir=root, config=configuration or None, version=version or None, file_format="array_record"
     )
     _log_plan(builder, root, source, log)
-    # What TFDS hosts prepared is TFRecord.
+    # Data sets that TFDS hosts already prepared are TFRecord.
     config = tfds.download.DownloadConfig(manual_dir=source, try_download_gcs=False)
     builder.download_and_prepare(download_config=config)
     return Path(builder.data_dir)
 
 
 def _log_plan(builder: Any, root: Path, source: Path | None, log: Log) -> None:
-    """Logs each archive, whether it is there, and the disk space; raises DataError if that is too small."""
+    """Logs each archive with its state, and the disk space; raises DataError if that is too small."""
     import jax
     from tensorflow_datasets.core.download.resource import get_dl_fname
 

@@ -18,7 +18,7 @@ class SkippedFiles:
     Args:
       path: The file, one line per image; None: no file. The lines of an earlier run of the same workdir stay.
       available: Number of training and validation images.
-      max_fraction: Fraction of them that may be skipped. Each process counts only what it meets itself.
+      max_fraction: Fraction of them that may be skipped. Each process counts only the images that it reads.
       directory: Argument of `glcic data check` in the error; None if there is none.
 
     Raises:
@@ -36,7 +36,7 @@ class SkippedFiles:
         self._count = len(lines)
         # "NAME: REASON", where both may hold a colon.
         self._named = {line[: colon.start()] for line in lines for colon in re.finditer(": ", line)}
-        self._met: set[str] = set()  # Of this run: what an earlier run named may have been repaired.
+        self._met: set[str] = set()  # In this run: files that an earlier run named may have been repaired.
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class SkippedFiles:
         """Notes a skipped image.
 
         Args:
-          name: Of the image; counts once, whatever the error.
+          name: The name of the image, which counts once, whatever the error.
           error: The reason; its text may begin with the name.
 
         Raises:
@@ -63,9 +63,9 @@ class SkippedFiles:
                 self._named.add(name)
                 self._count += 1
         if count > self._max_fraction * self._available:
-            listed = f"; {self._path} names these" if self._path else ""
+            listed = f"; {self._path} lists them" if self._path else ""
             check = (
-                f"; `glcic data check {shlex.quote(str(self._directory))}` names all" if self._directory else ""
+                f"; `glcic data check {shlex.quote(str(self._directory))}` lists all" if self._directory else ""
             )
             enough = math.ceil(1000 * count / self._available) / 1000
             option = f", or train without them: --config.data.max_skipped_fraction={enough} is enough for these"

@@ -87,20 +87,20 @@ def open_images(
       reference: "samples", "folder:PATH" or "tfds:NAME[:VERSION]".
       split: Folder: "all" (default), "train" or "validation". Folder with a listing: "train", "validation"
         (default) or "test". Samples: "train" or "validation" (default). TFDS: a split or a slice of one (default:
-        the one that training validates on).
+        the split that training validates on).
       option: The command-line option that takes the reference, up to its value; for errors.
       suffixes: Lower-case suffixes of the image files of a folder.
       validation_fraction, tfds_dir, listing: As in `config.data`.
 
     Raises:
       ConfigError: The reference or the split is unknown, or a listing is given without a folder.
-      DataError: There are no such images.
+      DataError: The images do not exist or cannot be opened.
     """
     return _opener(reference, _Options(option, suffixes, validation_fraction, tfds_dir, listing))(split)
 
 
 def open_sources(data: Any) -> Sources:
-    """Opens the training and validation images of `config.data`; raises as `open_images`."""
+    """Opens the training and validation images of `config.data`; raises the errors of `open_images`."""
     options = _Options("--config.data.source=", SUFFIXES, data.validation_fraction, data.tfds_dir, data.listing)
     open_part = _opener(data.source, options)
     is_tfds = data.source.startswith("tfds:")
@@ -137,7 +137,7 @@ def _opener(reference: str, options: _Options) -> _OpenPart:
         raise ConfigError(f"unknown data source {reference!r}: give {choices} as {options.option.strip(' =')}")
     if options.listing and kind != "folder":
         raise ConfigError(
-            f"a listing selects files of a folder, and {printable(reference)} is none: give "
+            f"a listing selects files of a folder, and {printable(reference)} is not a folder: give "
             f"{options.option}folder:PATH, or an empty listing"
         )
     return SOURCES[kind](argument, options)

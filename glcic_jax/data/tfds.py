@@ -17,7 +17,7 @@ class TfdsSource:
     Args:
       data_source: TFDS's `data_source`, whose image feature is not decoded.
       feature: Name of the image feature.
-      split: What to call the split in messages: NAME/SPLIT.
+      split: Name of the split in messages, as "celeb_a/train".
     """
 
     def __init__(self, data_source: Any, feature: str, split: str):
@@ -131,7 +131,7 @@ def prepared_info(directory: Path) -> PreparedInfo:
 
 
 def training_splits(splits: Sequence[str]) -> tuple[str, str]:
-    """Chooses the splits to train on and to validate on: train and validation, or the closest there is."""
+    """Chooses the splits to train on and to validate on: train and validation, or the closest match."""
     train = next((name for name in splits if name.startswith("train")), splits[0])
     domain = train.removeprefix("train")  # As in trainA and testA.
     for name in (f"validation{domain}", f"val{domain}", f"test{domain}"):
@@ -150,8 +150,8 @@ def open_prepared(directory: Path, command: str) -> Any:
     """Opens a prepared TFDS data set.
 
     Args:
-      directory: Holds its dataset_info.json.
-      command: Converts it to array_record; for the error.
+      directory: The directory of its dataset_info.json.
+      command: The command that converts it to array_record, for the error.
 
     Returns:
       A TFDS builder.

@@ -391,7 +391,7 @@ def test_mean_pixel_leaves_unreadable_images_out(tmp_path):
 
 def test_mean_pixel_of_unreadable_images_is_an_error():
     source = TaggedPictures(3, unreadable=(0, 1, 2))
-    with pytest.raises(DataError, match="none of the 3 training images looked at can be read"):
+    with pytest.raises(DataError, match="none of the 3 sampled training images can be read"):
         mean_pixel(source, data_config(), SkippedFiles(None, 3, 1.0))
     with pytest.raises(DataError, match="2 of 3 images cannot be read"):
         mean_pixel(source, data_config(threads=1), SkippedFiles(None, 3, 0.5))

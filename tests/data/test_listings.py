@@ -78,7 +78,7 @@ def test_training_refuses_a_listing_of_what_is_no_folder(config, listing):
     config.data.listing = str(listing)
     with pytest.raises(UserError) as caught:
         open_sources(config.data)
-    assert "and samples is none: give --config.data.source=folder:PATH" in one_line(caught)
+    assert "and samples is not a folder: give --config.data.source=folder:PATH" in one_line(caught)
 
 
 def test_a_listing_without_hashes_will_do(photos, listing):

@@ -100,7 +100,7 @@ def test_prepare_from_downloaded_archives(tensorflow, archives, tmp_path):
     assert shlex.split(lines[-1])[:2] == ["python", "main.py"]
     assert_complete(data_dir, "tiny_archive/plain")
     again = command_runner().invoke(main.cli, arguments)
-    assert again.stdout.splitlines()[0] == f"{data_dir}/tiny_archive/plain/1.0.0 is prepared already"
+    assert again.stdout.splitlines()[0] == f"{data_dir}/tiny_archive/plain/1.0.0 is already prepared"
 
 
 def test_missing_archives_are_named_before_anything_is_downloaded(tensorflow, builder_cls, tmp_path, monkeypatch):
@@ -241,7 +241,7 @@ def test_a_tfrecord_preparation_is_converted(tfrecord, tmp_path, place):
     assert set(before) <= {path.name for path in (origin / name / "1.0.0").iterdir()}
     assert not list(tmp_path.rglob("*.incomplete"))
     if source is not None:
-        with pytest.raises(DataError, match="is prepared as array_record already"):
+        with pytest.raises(DataError, match="is already prepared as array_record"):
             prepare(name, str(tmp_path / "other"), directory, log.append)
 
 

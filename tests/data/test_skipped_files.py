@@ -35,7 +35,7 @@ def test_the_limit_error_names_the_check_and_a_limit_that_suffices(path):
         skipped.add("a.jpg", DataError("a.jpg: cannot be read"))
     message = one_line(caught)
     assert str(path) in message
-    assert "`glcic data check '/my photos'` names all" in message
+    assert "`glcic data check '/my photos'` lists all" in message
     enough = float(re.search(r"--config\.data\.max_skipped_fraction=([\d.]+) is enough", message)[1])
     SkippedFiles(None, 30, enough).add("a.jpg", DataError("a.jpg: cannot be read"))
 
