@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """Says what is wrong, where, and how to fix it.
+    """An error that the user can fix; its message says what is wrong, where, and how to fix it.
 
     The entry points print it to stderr and exit with `exit_code`; `--debug` shows the traceback.
     """
@@ -65,7 +65,7 @@ DIVERGED_REMEDY = (
 )
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error.
+class Stopped(Exception):  # noqa: N818 - not an error.
     """A signal ended the training, after a checkpoint was saved.
 
     Attributes:
@@ -92,8 +92,8 @@ def as_user_error(message: str, remedy: str = "", passing: tuple[type[Exception]
 
     Args:
       message: What failed, and where.
-      remedy: How to fix it, with the punctuation before it.
-      passing: Types that are raised as they are.
+      remedy: How to fix it, beginning with its punctuation.
+      passing: Types of errors that are raised unchanged.
 
     Raises:
       DataError: The block raised an error.
@@ -107,7 +107,7 @@ def as_user_error(message: str, remedy: str = "", passing: tuple[type[Exception]
 
 
 def last_error_line(stderr: str) -> str:
-    """Returns what ended a process: the error below its last traceback, else its last line."""
+    """Returns the error that ended a process: the one below its last traceback, else the last line of `stderr`."""
     if not stderr.strip():
         return "it said nothing"
     _, traceback, below = stderr.rpartition("Traceback (most recent call last):\n")
@@ -129,9 +129,9 @@ def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
     """Returns `registry[name]`.
 
     Args:
-      registry: A choice point, from names to what they choose.
+      registry: The values by their valid names.
       name: The name in the configuration.
-      what: What is chosen, for the error.
+      what: The kind of value, for the error, as "split of a folder".
 
     Raises:
       ConfigError: The name is unknown; the message lists the valid ones.

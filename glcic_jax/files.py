@@ -22,7 +22,8 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Writes a temporary file, renames it to the path, and creates missing parent directories.
 
     Args:
-      path: An existing file is replaced and keeps its permissions; a link keeps pointing to the file replaced.
+      path: The file. An existing one is replaced, and its permissions are kept; a symbolic link stays, and its
+        target is replaced.
       content: Text is written as UTF-8.
 
     Raises:

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-Log = Callable[[str], None]
+Log = Callable[[str], None]  # Receives lines for the user.
 _SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -24,9 +24,9 @@ class Progress:
     """Counts items and shows how many are done.
 
     Args:
-      what: The work, at the head of the bar or line.
+      what: The work, at the beginning of the bar or line.
       total: Number of items.
-      log: Receives the lines if standard error is no terminal.
+      log: Receives the lines if standard error is not a terminal.
       unit: Name of the items.
     """
 

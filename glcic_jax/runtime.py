@@ -34,7 +34,7 @@ def keep_freed_memory() -> bool:
 
 
 def is_out_of_device_memory(error: Exception) -> bool:
-    """Whether a JAX runtime error says that a device has too little memory."""
+    """Returns whether a JAX runtime error means that a device has too little memory."""
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
@@ -49,14 +49,15 @@ def enough_memory_for(what: str) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise MemoryExhaustedError(
-            f"too little memory for {what} ({one_line(error)}): give the process more, or use a smaller picture"
+            f"too little memory for {what} ({one_line(error)}): give the process more, or use a smaller image"
         ) from error
 
 
 def available_memory() -> int | None:
-    """Returns the bytes of host memory that this process may still allocate; None if the system does not tell.
+    """Returns the bytes of host memory that this process may still allocate; None if they are unknown.
 
-    It is the least that the system, the control group (a container's limit) and `ulimit -v` leave.
+    They are the smallest of three remainders: of the system, of the control group (a container's limit) and of
+    `ulimit -v`.
     """
     known = [left for left in (_system(), _control_group(), _address_space()) if left is not None]
     return max(0, min(known)) if known else None

@@ -11,10 +11,9 @@ import click
 from glcic_jax.errors import printable
 
 if TYPE_CHECKING:
-    from glcic_jax.completion.completer import Completer
+    from glcic_jax.completion import Completer
     from glcic_jax.completion.files import Settings
-    from glcic_jax.pictures.mask_files import ChooseHole, Hole
-    from glcic_jax.pictures.picture import Picture
+    from glcic_jax.pictures import ChooseHole, Hole, Picture
 
 _STREAM = "-"  # Standard input or output.
 
@@ -22,12 +21,14 @@ _STREAM = "-"  # Standard input or output.
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="IMAGE [MASK] [OUT]")
 @click.option("-o", "--output", help="Output file, or output folder for a folder of images.")
-@click.option("--mask", metavar="alpha|FILE", help="alpha: the transparent pixels of IMAGE are the hole.")
-@click.option("--random-mask", is_flag=True, help="Draw a random hole, to try the weights.")
+@click.option(
+    "--mask", metavar="alpha|FILE", help="The mask file; alpha: IMAGE's transparent pixels are the hole."
+)
+@click.option("--random-mask", is_flag=True, help="Draw a random hole, to try out the weights.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of --random-mask.")
-@click.option("--invert-mask", is_flag=True, help="Black is the hole.")
+@click.option("--invert-mask", is_flag=True, help="Black marks the hole.")
 @click.option("--grow", type=click.IntRange(0, 10_000), default=0, help="Grow the hole by this many pixels.")
-@click.option("--fit-mask", is_flag=True, help="Stretch a mask of another aspect ratio.")
+@click.option("--fit-mask", is_flag=True, help="Stretch a mask whose aspect ratio differs.")
 @click.option(
     "--weights",
     help="A file, a run, or a name from 'glcic weights list'.  [default: $GLCIC_WEIGHTS, else photos]",
@@ -43,7 +44,7 @@ _STREAM = "-"  # Standard input or output.
 @click.option("--max-side", type=int, help="Longest side of the network's input.  [default: 600]")
 @click.option("--blend", is_flag=True, help="Blend the fill into its surroundings: fast marching, then Poisson.")
 @click.option("--format", "file_format", help="png, jpeg, webp, tiff ...  [default: OUT's suffix, else as IMAGE]")
-@click.option("--quality", type=click.IntRange(1, 100), help="Quality of JPEG and WebP.  [default: 95]")
+@click.option("--quality", type=click.IntRange(1, 100), help="Quality of lossy formats.  [default: 95]")
 @click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger images.  [default: 178956970]")
 @click.option("--save-comparison", "comparison", is_flag=True, help="Also write input | raw output | completed.")
 @click.option("--drop-exif", is_flag=True, help="Leave out EXIF and XMP: place, time, camera.")
@@ -63,7 +64,7 @@ def complete(paths: tuple[str, ...], **options: Any) -> None:
     glcic complete DIR MASK_DIR -o OUT_DIR       masks named NAME or NAME_mask001
 
     For a folder, results that exist are skipped, and failures are listed in OUT_DIR/failures.csv. Exit codes: 1 if
-    images of a folder failed, 2 for bad input, 3 if --weights cannot be used, 4 without enough memory.
+    images of a folder failed, 2 for bad input, 3 if --weights cannot be used, 4 if there is too little memory.
     """  # noqa: D301 - click reads the \\b.
     from glcic_jax.completion.files import Settings
 
@@ -76,7 +77,13 @@ def complete(paths: tuple[str, ...], **options: Any) -> None:
 
 
 class _Request(NamedTuple):
-    """Files, folders or "-"; the mask is None if it is no file, the output None if it goes beside the image."""
+    """The arguments: files, folders or "-".
+
+    Attributes:
+      image: The image, or a folder of images.
+      mask: The mask, or a folder of masks; None if the hole does not come from a file.
+      output: The result, or a folder of results; None: beside the image.
+    """
 
     image: str
     mask: str | None
@@ -88,7 +95,7 @@ def _parse(
 ) -> _Request:
     """Assigns IMAGE [MASK] [OUT]; raises UsageError if they are ambiguous or incomplete."""
     if "" in (*paths, output, mask):
-        raise click.UsageError("a name is empty: is a variable of the shell not set?")
+        raise click.UsageError("a file name is empty: is a shell variable not set?")
     image, *rest = paths
     if mask is not None and random_mask:
         raise click.UsageError("give --mask or --random-mask, not both")
@@ -157,22 +164,21 @@ def _complete_folder(request: _Request, settings: "Settings", options: dict[str,
         settings,
         _log,
     )
-    _log(f"{result.completed} completed, {result.skipped} already there, {result.failed} failed")
+    _log(f"{result.completed} completed, {result.skipped} skipped (results exist), {result.failed} failed")
     if result.failed:
         _log(f"failures are listed in {printable(str(directory / FAILURES))}")
     return 1 if result.failed else 0
 
 
 def _load(options: dict[str, Any]) -> "Completer":
-    from glcic_jax.completion.completer import Completer
+    from glcic_jax.completion import Completer
 
     return Completer.load(options["weights"], options["device"])
 
 
 def _chooser(mask: str | None, settings: "Settings", options: dict[str, Any]) -> "ChooseHole":
     """Returns a function from an image to its hole."""
-    from glcic_jax.pictures.mask_files import MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
-    from glcic_jax.pictures.opening import silence_decoders
+    from glcic_jax.pictures import MaskSettings, hole_at_random, hole_of_alpha, hole_of_file, silence_decoders
 
     given = MaskSettings(options["invert_mask"], options["fit_mask"], options["grow"], settings.max_pixels)
     if mask is None:

@@ -13,7 +13,7 @@ from glcic_jax.errors import DataError, printable
 from glcic_jax.files import check_writable
 
 _SHARED_OPTIONS = [
-    click.option("--masks", default="paper:seed=0", show_default=True, help="A mask set: glcic masks --help."),
+    click.option("--masks", default="paper:seed=0", show_default=True, help="A mask set; see glcic masks --help."),
     click.option("--size", help="Side of the squares in pixels, or 'original'.  [default: the training size]"),
     click.option("--count", type=click.IntRange(1), help="At most this many images, spread evenly."),
     click.option(
@@ -22,13 +22,29 @@ _SHARED_OPTIONS = [
         help="Folder: all, train or validation; listing: train, validation or test; samples: train or validation; "
         "TFDS: any split.  [default: all of a folder, otherwise validation]",
     ),
-    click.option("--validation-fraction", type=FiniteFloat(0, 1), default=0.02, show_default=True),
-    click.option("--listing", default="", help="A CSV that selects files of a folder (see the manual of data)."),
-    click.option("--tfds-dir", default="", help="TFDS's data directory."),
     click.option(
-        "--strategy", type=click.Choice(["auto", "original", "resize", "crop"]), default="auto", show_default=True
+        "--validation-fraction",
+        type=FiniteFloat(0, 1),
+        default=0.02,
+        show_default=True,
+        help="Fraction of a folder held out for validation.",
     ),
-    click.option("--max-side", type=int, help="Longest side that the network completes at once.  [default: 600]"),
+    click.option(
+        "--listing", default="", help="A CSV that selects files of a folder; see glcic_jax/data/README.md."
+    ),
+    click.option(
+        "--tfds-dir",
+        default="",
+        help="TFDS's data directory.  [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]",
+    ),
+    click.option(
+        "--strategy",
+        type=click.Choice(["auto", "original", "resize", "crop"]),
+        default="auto",
+        show_default=True,
+        help="What the network sees, as in glcic complete.",
+    ),
+    click.option("--max-side", type=int, help="Longest side of the network's input.  [default: 600]"),
     click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images at a time."),
     click.option("--device", help="cpu, gpu, gpu:1 ...  [default: JAX's first]"),
     click.option("--lpips", metavar="FILE[,FILE]", help="Weights of LPIPS: the backbone and the linear heads."),
@@ -44,7 +60,7 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.argument("subjects", nargs=-1, required=True, metavar="WEIGHTS_OR_RUN_OR_DIR...")
 @click.option("--data", required=True, help="folder:PATH, tfds:NAME[:VERSION] or samples.")
-@click.option("--report", type=click.Path(path_type=Path), required=True, help="The folder to write to.")
+@click.option("--report", type=click.Path(path_type=Path), required=True, help="The folder of the report.")
 @click.option("--overwrite", is_flag=True, help="Replace a finished report.")
 @_shared_options
 @click.option(
@@ -53,12 +69,15 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--no-blending", is_flag=True, help="Leave out the rows with blending.")
 @click.option("--fid", type=click.Path(path_type=Path), help="Weights of FID's Inception network.")
-@click.option("--save", type=click.Path(path_type=Path), help="Write images, masks and completions there as PNG.")
+@click.option(
+    "--save", type=click.Path(path_type=Path), help="A folder to write images, masks and completions to as PNG."
+)
 def evaluate(subjects: tuple[str, ...], report: Path, overwrite: bool, **options: Any) -> None:
     """Measure completions on fixed images with fixed masks.
 
     A subject is what 'glcic complete --weights' takes; a folder of images that another program completed, named
-    like the originals; or mean, telea or navier-stokes. The report is about the first; the others are rows of it.
+    like the originals; or mean, telea or navier-stokes. The report describes the first; the others are rows in its
+    tables.
 
     \b
     glcic evaluate runs/joint --data folder:photos --report out
@@ -66,7 +85,7 @@ def evaluate(subjects: tuple[str, ...], report: Path, overwrite: bool, **options
     glcic evaluate their_results --data folder:their_images --masks folder:their_masks --report out
 
     Writes report.html, table.md, images.csv and evaluation.json at the end; an interrupted evaluation starts
-    again.
+    over.
     """  # noqa: D301 - click reads the \\b.
     from glcic_jax.evaluation import evaluate as room
     from glcic_jax.evaluation.tables import markdown_results
@@ -87,7 +106,7 @@ def evaluate(subjects: tuple[str, ...], report: Path, overwrite: bool, **options
         evaluation = room.evaluate(request, report, overwrite, _log)
     except KeyboardInterrupt:
         again = ", with another or an emptied --save" if options["save"] else ""
-        click.echo(f"\nstopped before the end: no report; the same command starts again{again}", err=True)
+        click.echo(f"\nstopped before the end: no report; the same command starts over{again}", err=True)
         sys.exit(130)
     click.echo(markdown_results(evaluation))
     for note in evaluation.notes:
@@ -111,7 +130,7 @@ def compare(runs: tuple[str, ...], output: Path, overwrite: bool, **options: Any
     from glcic_jax.evaluation import compare as room
 
     if output.exists() and not overwrite:
-        raise DataError(f"{output}: exists already: give --overwrite or another name")
+        raise DataError(f"{output} exists: name another file, or give --overwrite")
     check_writable(output)
     room.compare(_request(runs, options, baselines=(), with_blending=False), output, _log)
     _log(f"the comparison: {output}")

@@ -29,8 +29,8 @@ _WINDOW_COST = 20_000
 def blend(image: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """Blends a completion seamlessly into its image.
 
-    The result matches the image at the hole's edge and has the gradients of the completion, but those of a fast
-    marching fill within three pixels of the edge. A hole up to six pixels wide is thus the fast marching fill.
+    The result matches the image at the hole's edge. It has the gradients of the completion, but within three
+    pixels of the edge those of a fast marching fill, so a hole up to six pixels wide becomes that fill.
     Where the hole touches the image border there is no boundary condition. An image that is all hole keeps the
     completion.
 
@@ -101,7 +101,7 @@ def _square(radius: int) -> np.ndarray:
 
 
 def _correction(known: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Computes what to add to a completion so that it matches the image at the hole's edge.
+    """Returns the difference to add to a completion so that it matches the image at the hole's edge.
 
     Args:
       known: [h, w, 3] float32, the image; finite but arbitrary inside the hole.

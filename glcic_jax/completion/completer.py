@@ -21,10 +21,9 @@ from glcic_jax.completion.windows import (
     plan_completion,
 )
 from glcic_jax.errors import MemoryExhaustedError
-from glcic_jax.pictures.colours import colour_channels, from_colour, to_colour
+from glcic_jax.pictures import colour_channels, from_colour, to_colour
 from glcic_jax.runtime import enable_compile_cache, enough_memory_for
-from glcic_jax.weights.file import Weights
-from glcic_jax.weights.store import find_weights, home
+from glcic_jax.weights import Weights, find_weights, home
 
 # Called after each window with the number of finished windows and of all windows; an exception stops the work.
 OnWindow = Callable[[int, int], None]
@@ -152,7 +151,7 @@ class Completer:
             raise ValueError(f"pixels {pixels.shape} and hole {hole.dtype}{hole.shape} do not fit")
         if plan is None:
             plan = self.plan(hole, strategy, max_side)
-        with enough_memory_for(f"a picture of {hole.shape[1]} x {hole.shape[0]} px"):
+        with enough_memory_for(f"an image of {hole.shape[1]} x {hole.shape[0]} px"):
             completed = pixels.copy()
             raw = pixels.copy() if keep_raw else None
             if plan.windows:
@@ -231,7 +230,7 @@ class Completer:
 
 
 def _network_view(pixels: np.ndarray, hole: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
-    """Image [h, w, 3] and mask [h, w, 1], float32, of a window at the network's size."""
+    """Returns the image [h, w, 3] and the mask [h, w, 1], float32, of a window at the network's size."""
     rows, columns = window.box.slices
     height, width = window.network_size
     mask = hole[rows, columns].astype(np.float32)
@@ -239,13 +238,13 @@ def _network_view(pixels: np.ndarray, hole: np.ndarray, window: Window) -> tuple
     image = np.where(mask[..., None] > 0, np.float32(0), to_colour(pixels[rows, columns]))
     if window.scale < 1:
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, 3)
-        # A pixel that contains any of the hole is hole, so that no hole content shines through.
+        # A pixel that contains any of the hole is hole, so that no content of the hole remains.
         mask = (cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) > 0).astype(np.float32)
     return image, mask.reshape(height, width, 1)
 
 
 def _composite(output: np.ndarray, image: np.ndarray, mask: np.ndarray, window: Window) -> np.ndarray:
-    """The completed window [box.height, box.width, 3] float32 at full size."""
+    """Returns the completed window at full size, [box.height, box.width, 3] float32."""
     # Composite before resizing: the untrained output outside the hole would bleed into the hole's edge.
     completed = np.where(mask > 0, output, image)
     if window.scale == 1:

@@ -1,4 +1,4 @@
-"""Completes image files: one, or all of a folder."""
+"""Completes one image file, or all of a folder."""
 
 import csv
 import dataclasses
@@ -61,7 +61,7 @@ class Settings:
 
 
 class FolderResult(NamedTuple):
-    """Number of images of a folder that were completed, that existed already, and that failed."""
+    """Number of images of a folder that were completed, skipped because their results exist, and failed."""
 
     completed: int
     skipped: int
@@ -70,7 +70,7 @@ class FolderResult(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CompletionJob:
-    """One image to complete, with its output decided; see `create`.
+    """One image to complete, with its output format and file decided by `create`.
 
     Attributes:
       picture: The image.
@@ -99,12 +99,12 @@ class CompletionJob:
         """Decides the format and the file of the result.
 
         Args:
-          picture, choose_hole, settings: The attributes.
+          picture, choose_hole, settings: As the attributes of the class.
           output: File to write; its suffix decides the format.
           default_output: File to write if `output` is None; the format decides its suffix.
 
         Raises:
-          DataError: The format is unknown, or the output exists already or cannot be written.
+          DataError: The format is unknown, or the output exists or cannot be written.
         """
         file_format = format_for(output, picture, settings.file_format)
         if output is None and default_output is not None:
@@ -114,9 +114,7 @@ class CompletionJob:
             for path in (output, job.comparison) if settings.comparison else (output,):
                 check_writable(path)
                 if not settings.overwrite and os.path.lexists(path):
-                    raise DataError(
-                        f"{printable(str(path))} is there already: name another file, or give --overwrite"
-                    )
+                    raise DataError(f"{printable(str(path))} exists: name another file, or give --overwrite")
         return job
 
     @property
@@ -143,10 +141,10 @@ class CompletionJob:
         for note in (*fitted(picture, self.file_format).notes, *hole.notes, coverage_note(hole.hole)):
             log(note)
         if picture.alpha is not None and not picture.alpha[hole.hole].all():
-            log("the picture is transparent in the hole, and stays so: --mask alpha makes it opaque there")
+            log("the image is transparent in the hole and stays so: --mask alpha makes it opaque there")
         log(f"weights: {completer.name}")
         result = self._fill(completer, picture, hole.hole, log, on_window)
-        content = self._encode(picture, result.pixels, "picture")
+        content = self._encode(picture, result.pixels, "image")
         if self.output is not None:
             write_atomically(self.output, content)
             if result.raw is not None:
@@ -176,11 +174,11 @@ class CompletionJob:
 
     def _encode(self, picture: Picture, pixels: np.ndarray, name: str) -> bytes:
         picture = dataclasses.replace(picture, pixels=pixels)
-        with enough_memory_for(f"writing a picture of {picture.size[0]} x {picture.size[1]} px"):
+        with enough_memory_for(f"writing an image of {picture.size[0]} x {picture.size[1]} px"):
             try:
                 return encode_picture(picture, self.file_format, self.settings.quality)
             except DataError as error:
-                raise DataError(f"{printable(name)}: {str(error).removeprefix('picture: ')}") from error
+                raise DataError(f"{printable(name)}: {str(error).removeprefix('image: ')}") from error
 
 
 def read_input(source: Path | bytes, name: str, settings: Settings) -> Picture:
@@ -202,25 +200,25 @@ def complete_folder(
     Args:
       load: Loads the network; called once, when the first image needs it.
       pairing: Images and their masks.
-      choose_hole: From a pair's mask to its `CompletionJob.choose_hole`.
+      choose_hole: Returns `CompletionJob.choose_hole` for the mask of a pair.
       directory: Output directory.
       settings: How to complete and write.
       log: Receives progress lines.
 
     Raises:
       WeightsError: The weights do not exist or are unusable.
-      ConfigError: The settings are wrong for every image.
+      ConfigError: The settings are invalid.
       DataError: The directory cannot be written, or the format is unknown.
     """
     check_writable(directory / FAILURES)
     if settings.file_format is not None:
-        format_named(settings.file_format)  # An unknown format is not the fault of an image.
+        format_named(settings.file_format)  # Before any image: an unknown format fails for all.
     load = functools.cache(load)
     if settings.comparison:
         pairing = _without_comparison_clashes(pairing)
     failures = list(pairing.failures)
     completed = skipped = 0
-    with Progress("completing", len(pairing.pairs), log, unit="pictures") as progress:
+    with Progress("completing", len(pairing.pairs), log, unit="images") as progress:
         for pair in pairing.pairs:
             try:
                 if _complete_pair(load, pair, choose_hole(pair.mask), directory, settings):

@@ -10,10 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from glcic_jax.errors import DataError
-from glcic_jax.pictures.mask_files import hole_from_pixels, read_mask
-from glcic_jax.pictures.metadata import fitting_profile
-from glcic_jax.pictures.picture import Picture
-from glcic_jax.pictures.reading import read_picture
+from glcic_jax.pictures import Picture, fitting_profile, hole_from_pixels, read_mask, read_picture
 
 _DTYPES = ("uint8", "uint16", "float16", "float32", "float64", "bfloat16")
 _PIL_MODES = ("L", "LA", "RGB", "RGBA")

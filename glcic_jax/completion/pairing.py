@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from glcic_jax.data.folders import COMPLETION_SUFFIXES, list_folder
+from glcic_jax.data import COMPLETION_SUFFIXES, list_folder
 from glcic_jax.errors import DataError, printable
 
 # NAME_mask, NAME_mask2, NAME_mask002: several masks of one image.
@@ -71,10 +71,10 @@ def pair_files(images: Path, masks: Path | None, results: Path | None = None) ->
         mask_paths, unopened = _list_images(masks, exclude=(images, results))
         failures += unopened
     if not found or not mask_paths:
-        missing = "masks (NAME_mask)" if found else "pictures for its masks"
+        missing = "masks (NAME_mask)" if found else "images for its masks"
         raise DataError(f"{printable(str(masks))}: holds no {missing}")
     masks_of, strays = masks_by_picture({stem_of(path) for path in found}, mask_paths)
-    failures += [_failure(masks / path, "no picture has the name of this mask") for path in strays]
+    failures += [_failure(masks / path, "no image has the name of this mask") for path in strays]
     pairs = []
     for path in found:
         own = masks_of[stem_of(path)]
@@ -162,13 +162,13 @@ def _without_clashes(pairs: list[Pair], failures: list[Failure]) -> Pairing:
 
 
 def _clash(pair: Pair, stem: str, same: list[Pair]) -> Failure:
-    file, kind = pair.image, "picture"
+    file, kind = pair.image, "image"
     others = {other.image.name for other in same} - {file.name}
     if not others and pair.mask is not None:
         file, kind = pair.mask, "mask"
         others = {other.mask.name for other in same if other.mask is not None} - {file.name}
     return _failure(
         file,
-        f"but for its suffix the {kind} {printable(', '.join(sorted(others)))} has the same name, "
-        f"so that both results would be called {printable(PurePosixPath(stem).name)}: rename one",
+        f"the {kind} {printable(', '.join(sorted(others)))} differs only in its suffix, so both results would be "
+        f"called {printable(PurePosixPath(stem).name)}: rename one",
     )

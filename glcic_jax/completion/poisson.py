@@ -37,7 +37,7 @@ class _Level(NamedTuple):
 
 
 def solve(unknown: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solves for all unknown pixels: few by `solve_exactly`, many by `solve_iteratively`.
+    """Solves for all unknown pixels: up to `LARGEST_EXACT` exactly, more iteratively.
 
     Args:
       unknown: [H, W] bool, not all True, because the solution would be determined only up to a constant.
@@ -91,7 +91,7 @@ def _column_products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Division with 0/0 = 0, for columns that are solved exactly before others."""
+    """Divides with 0/0 = 0, for columns that converge to the exact solution before others."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 

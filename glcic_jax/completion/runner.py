@@ -13,7 +13,7 @@ from glcic_jax.model import images
 from glcic_jax.model.images import STRIDE, bucket
 from glcic_jax.model.networks import CompletionNetwork
 from glcic_jax.runtime import available_memory, is_out_of_device_memory
-from glcic_jax.weights.file import Weights
+from glcic_jax.weights import Weights
 
 _HEADROOM = 64 << 20  # Bytes reserved for the rest of the process.
 # Compiling with less memory kills the process: the allocation fails in C++.

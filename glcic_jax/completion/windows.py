@@ -64,7 +64,7 @@ class Window(NamedTuple):
 
     Attributes:
       box: The part of the image that the network sees.
-      fill_mask: [box.height, box.width] bool, the hole pixels that this run fills; others may be hole too.
+      fill_mask: [box.height, box.width] bool, the hole pixels that this run fills; the box may hold other ones.
       scale: Scale at which the network sees the box, in (0, 1].
     """
 

@@ -1,6 +1,18 @@
 """Picture files: formats, metadata, masks, classical fills."""
 
-from glcic_jax.pictures.mask_files import ChooseHole, Hole, MaskSettings, coverage_note, read_mask
+from glcic_jax.pictures.colours import colour_channels, from_colour, to_colour
+from glcic_jax.pictures.mask_files import (
+    ChooseHole,
+    Hole,
+    MaskSettings,
+    coverage_note,
+    hole_at_random,
+    hole_from_pixels,
+    hole_of_alpha,
+    hole_of_file,
+    read_mask,
+)
+from glcic_jax.pictures.metadata import fitting_profile
 from glcic_jax.pictures.opening import MAX_PIXELS, silence_decoders
 from glcic_jax.pictures.picture import Picture, encode_picture, fitted, format_for, format_named, suffix_for
 from glcic_jax.pictures.reading import read_picture
@@ -12,15 +24,23 @@ __all__ = [
     "Hole",
     "MaskSettings",
     "Picture",
+    "colour_channels",
     "coverage_note",
     "encode_picture",
     "fitted",
+    "fitting_profile",
     "format_for",
     "format_named",
+    "from_colour",
+    "hole_at_random",
+    "hole_from_pixels",
+    "hole_of_alpha",
+    "hole_of_file",
     "load_image",
     "read_mask",
     "read_picture",
     "save_image",
     "silence_decoders",
     "suffix_for",
+    "to_colour",
 ]

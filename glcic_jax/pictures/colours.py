@@ -1,4 +1,4 @@
-"""Pixels of any depth and number of channels, and the RGB colours that the network takes.
+"""Converts pixels of any depth and number of channels to the RGB colours that the network takes, and back.
 
 `pixels` are [H, W, C] uint8, uint16 or float in [0, 1]; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. `colour` is
 [..., 3] float32 RGB in [0, 1].
@@ -50,7 +50,7 @@ def from_colour(colour: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     colours = colour_channels(pixels)
     if pixels.shape[-1] > colours:
         alpha = pixels[..., colours:].astype(np.float32) / np.float32(_peak(pixels))
-        # A fully transparent pixel shows no colour; it takes the one that it would have if it were opaque.
+        # A fully transparent pixel takes the colour that it would have if it were opaque.
         colour = np.where(alpha > 0, (colour - (1.0 - alpha)) / np.maximum(alpha, 1e-6), colour)
     if colours == 1:
         colour = colour @ _LUMA[:, None]
@@ -69,13 +69,13 @@ def strips(height: int, width: int) -> Iterator[slice]:
 
 
 def white_of(values: np.ndarray) -> float:
-    """Guesses the value of white: the end of the smallest of the ranges [0, 1], 8, 16 and 32 bits that fits.
+    """Guesses the value of white: the upper end of the smallest range that fits: [0, 1], 8, 16 or 32 bits.
 
-    Integers all lie in the range. Floats may exceed it, as highlights and resampling overshoots do: at most a
-    tenth of the positive ones lies above twice its end.
+    A range fits integers if it contains all of them. Floats may exceed it, as highlights and resampling overshoots
+    do: it fits if at most a tenth of the positive values lies above twice its end.
 
     Args:
-      values: [H, W] or [H, W, C] of 16 bits, 32 bits or floats, from a file that does not tell their range.
+      values: [H, W] or [H, W, C] of 16 bits, 32 bits or floats, from a file that does not state their range.
     """
     if np.issubdtype(values.dtype, np.integer):
         return 65535.0 if values.max(initial=0) <= 65535 else _WHITES[-1]

@@ -1,7 +1,7 @@
 """Classical fills on the CPU, the baselines of an evaluation.
 
 Each takes an image [H, W, 3] uint8 and its hole [H, W] bool, and returns [H, W, 3] uint8. Pixels outside the hole
-stay as they are; pixels inside it do not influence the result.
+are unchanged; pixels inside it do not influence the result.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def navier_stokes(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 def _inpaint(image: np.ndarray, hole: np.ndarray, algorithm: int) -> np.ndarray:
     if hole.all():
         return mean_fill(image, hole)  # OpenCV has nothing to continue.
-    # OpenCV does read some pixels of the hole.
+    # OpenCV reads some pixels of the hole.
     known = np.where(hole[..., None], np.uint8(0), image)
     filled = cv2.inpaint(known, hole.astype(np.uint8), RADIUS, algorithm)
     return np.where(hole[..., None], filled, image)

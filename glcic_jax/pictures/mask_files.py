@@ -1,4 +1,4 @@
-"""Masks of pictures to complete, from files, arrays, transparency or at random, as the pixels of a hole."""
+"""Holes of pictures: from mask files, arrays or transparency, or drawn at random."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from glcic_jax.pictures.opening import MAX_PIXELS
 from glcic_jax.pictures.picture import Picture
 from glcic_jax.pictures.reading import read_picture
 
-_THRESHOLD = 128  # Of 255: white from here on.
+_THRESHOLD = 128  # The darkest white, of 255.
 _LARGE_HOLE = 0.6
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601.
 
@@ -136,7 +136,7 @@ def hole_from_pixels(
       The hole, of the target's size.
 
     Raises:
-      DataError: The array is no mask, or has another aspect ratio than the picture.
+      DataError: The array is not a mask, or has another aspect ratio than the picture.
     """
     if grow < 0:
         raise DataError(f"{name}: a hole cannot grow by {grow} pixels: give 0 or more (--grow)")
@@ -158,7 +158,7 @@ def alpha_hole(picture: Picture) -> Hole:
     """
     alpha = picture.alpha
     if alpha is None:
-        raise DataError("the picture has no transparency to take the hole from: give a mask file instead of alpha")
+        raise DataError("the image has no transparency to take the hole from: give a mask file instead of alpha")
     return Hole(alpha < (int(np.iinfo(alpha.dtype).max) + 1) // 2, ())
 
 
@@ -191,19 +191,19 @@ def _random_span(random: np.random.Generator, length: int) -> slice:
 
 
 def coverage_note(hole: np.ndarray) -> str:
-    """Says how much of a picture a hole, [H, W] bool, covers, and what to do if that is unusual."""
+    """Returns a line on how much of a picture a hole [H, W] bool covers, with a remedy if that is unusual."""
     share = float(hole.mean())
     remedy = "if black marks the hole, give --invert-mask"
     if share == 0:
         return f"the hole is empty, so nothing is completed: {remedy}"
     if share == 1:
-        return f"the hole is the whole picture, so there is nothing to complete it from: {remedy}"
+        return f"the hole is the whole image, so there is nothing to complete it from: {remedy}"
     percent = (
         f"{100 * share:.1f} %" if 0.0005 <= share < 0.9995 else "less than 0.1 %" if share < 0.5 else "99.9 %"
     )
     if share > _LARGE_HOLE:
-        return f"the hole covers {percent} of the picture, more than can be completed well: {remedy}"
-    return f"the hole covers {percent} of the picture"
+        return f"the hole covers {percent} of the image, more than can be completed well: {remedy}"
+    return f"the hole covers {percent} of the image"
 
 
 def _over_black(mask: Picture) -> np.ndarray:
@@ -223,12 +223,14 @@ def _threshold(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     peak = 1
     if mask.dtype.kind == "f":
         if not (smallest >= 0 and largest <= 1):  # Also for NaN.
-            raise DataError(f"{name}: a float mask lies in [0, 1], and this one from {smallest:g} to {largest:g}")
+            raise DataError(
+                f"{name}: a float mask lies in [0, 1], but this one ranges from {smallest:g} to {largest:g}"
+            )
     elif mask.dtype != bool:
         peak = int(np.iinfo(mask.dtype).max) if mask.dtype in (np.uint8, np.uint16) else 255
         if smallest < 0 or largest > peak:
             raise DataError(
-                f"{name}: an integer mask lies in 0 to {peak}, and this one in {smallest} to {largest}"
+                f"{name}: an integer mask lies in [0, {peak}], but this one ranges from {smallest} to {largest}"
             )
         if largest == 1:
             notes.append("the mask's largest value is 1, so 1 was taken for white")
@@ -254,19 +256,21 @@ def _resize(hole: np.ndarray, target: Picture | Size, name: str, fit: bool, note
     own = hole.shape[1], hole.shape[0]
     if own == size:
         return hole
-    change = f"from {own[0]} x {own[1]} to the picture's {size[0]} x {size[1]} pixels"
+    change = f"from {own[0]} x {own[1]} to the image's {size[0]} x {size[1]} pixels"
     if same_aspect(own, size):
         notes.append(f"the mask was resized {change}")
     elif fit:
         notes.append(f"the mask was stretched {change}")
     else:
-        message = f"{name}: the mask is {own[0]} x {own[1]} pixels, the picture {size[0]} x {size[1]}"
+        message = f"{name}: the mask is {own[0]} x {own[1]} pixels, the image {size[0]} x {size[1]}"
         if stored_size is not None and same_aspect(own, stored_size):
             raise DataError(
-                f"{message}: the photo is stored as {stored_size[0]} x {stored_size[1]} and its EXIF orientation "
+                f"{message}: the image is stored as {stored_size[0]} x {stored_size[1]} and its EXIF orientation "
                 "turns it, so turn the mask in the same way"
             )
-        raise DataError(f"{message}: make a mask of the picture's shape, or give --fit-mask to stretch this one")
+        raise DataError(
+            f"{message}: make a mask of the image's aspect ratio, or give --fit-mask to stretch this one"
+        )
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(np.intp)
         for new, old in zip((size[1], size[0]), hole.shape, strict=True)
@@ -275,13 +279,13 @@ def _resize(hole: np.ndarray, target: Picture | Size, name: str, fit: bool, note
 
 
 def same_aspect(one: Size, other: Size) -> bool:
-    """Whether one size is the other times a factor, up to the rounding of the larger one to whole pixels."""
+    """Returns whether two sizes have one aspect ratio, up to the rounding of the larger one to whole pixels."""
     larger = max(one, other, key=lambda size: size[0] * size[1])
     return abs(one[0] * other[1] - one[1] * other[0]) <= max(larger)
 
 
 def _grow(hole: np.ndarray, pixels: int) -> np.ndarray:
-    """Adds all pixels whose centres lie within a distance of the hole's."""
+    """Adds to a hole [H, W] bool all pixels within a distance, in pixels, from centre to centre."""
     if pixels == 0 or not hole.any():
         return hole
     import cv2

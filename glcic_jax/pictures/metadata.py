@@ -1,4 +1,4 @@
-"""What a picture file says about its pixels: EXIF, XMP, colour profile, resolution."""
+"""Metadata of picture files: EXIF, XMP, colour profile, resolution."""
 
 import math
 import re
@@ -150,7 +150,7 @@ def tiff_directory(exif: bytes, xmp: bytes) -> ImageFileDirectory_v2:
 
 
 def clean_xmp(xmp: Any) -> bytes:
-    """Returns an XMP packet without orientation and embedded images; empty if it is none."""
+    """Returns an XMP packet without orientation and embedded images; empty if there is none."""
     packet = xmp.encode() if isinstance(xmp, str) else xmp
     if not isinstance(packet, bytes):
         return b""
@@ -164,19 +164,25 @@ def _emptied(found: bytes, name: bytes) -> bytes:
 
 
 def fitting_profile(image: Image.Image, channels: int, notes: list[str]) -> bytes:
-    """Returns the colour profile of an image if it still fits the pixels that were made of it, else nothing.
+    """Returns the colour profile of an image if it fits the decoded pixels, else nothing.
 
     Args:
-      image: Of any mode.
-      channels: Of the pixels, 1 to 4.
-      notes: A profile that is left out is noted here.
+      image: The opened image, of any mode.
+      channels: Channels of the decoded pixels, 1 to 4.
+      notes: Receives a line if a profile is left out.
     """
     kept = image.mode in (*PLAIN_MODES, "1", "P", "PA") or image.mode[0] in "IF"
     return profile_for(image.info.get("icc_profile") or b"", channels if kept else 0, notes)
 
 
 def profile_for(profile: bytes, channels: int, notes: list[str]) -> bytes:
-    """As `fitting_profile`, for 0 channels where the pixels were converted from another colour space."""
+    """Returns a colour profile if it fits the decoded pixels, else nothing.
+
+    Args:
+      profile: The profile, or nothing.
+      channels: Channels of the pixels, 1 to 4; 0 if they were converted from another colour space.
+      notes: As in `fitting_profile`.
+    """
     colours = 1 if channels in (1, 2) else 3
     if profile and _ICC_COLOUR_SPACES.get(profile[16:20], colours if channels else 0) != colours:
         space = printable(profile[16:20].decode("latin-1")).strip()
@@ -186,14 +192,14 @@ def profile_for(profile: bytes, channels: int, notes: list[str]) -> bytes:
 
 
 def tiff_dpi(tags: Image.Exif) -> tuple[float, float] | None:
-    """Returns dots per inch from a TIFF's tags; None where they give no unit."""
+    """Returns dots per inch from a TIFF's tags; None if they give no unit."""
     inches = {2: 1.0, 3: 2.54}.get(tags.get(Base.ResolutionUnit, 2))
     across, down = tags.get(Base.XResolution), tags.get(Base.YResolution)
     return None if inches is None or across is None or down is None else (across * inches, down * inches)
 
 
 def valid_dpi(dpi: Any, *, turned: bool) -> tuple[float, float] | None:
-    """Returns (across, down) of the upright picture; None if they are no resolution."""
+    """Returns (across, down) of the upright picture; None if they are not a resolution."""
     try:
         across, down = (float(value) for value in dpi)
     except (TypeError, ValueError, ZeroDivisionError):

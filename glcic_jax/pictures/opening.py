@@ -31,14 +31,14 @@ _FORMATS = (
 
 @functools.cache
 def readable_formats() -> list[str]:
-    """Returns Pillow's names of those in `_FORMATS` that this Pillow was built with."""
+    """Returns the names in `_FORMATS` that this Pillow was built with."""
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
 @functools.cache
 def heif_formats() -> list[str]:
-    """Returns Pillow's name of HEIC if pillow_heif is installed, and registers it."""
+    """Registers pillow_heif if it is installed; returns Pillow's name of its format, or nothing."""
     if importlib.util.find_spec("pillow_heif") is None:
         return []
     import pillow_heif
@@ -68,7 +68,7 @@ def open_image(source: Source, name: str, *, heif: bool = False) -> Iterator[Ima
     """
     try:
         with warnings.catch_warnings():
-            # Pillow warns of errors that are raised here, and of metadata that nobody reads.
+            # Pillow warns of errors that are raised here, and of unused metadata.
             warnings.simplefilter("ignore")
             if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
                 raise DataError(f"{name}: cannot be read as an image (not a file)")
@@ -86,7 +86,7 @@ def open_image(source: Source, name: str, *, heif: bool = False) -> Iterator[Ima
 
 @contextlib.contextmanager
 def _identified(source: Source, formats: list[str]) -> Iterator[Image.Image]:
-    """As `Image.open`, whose limit on pixels is one for the whole process."""
+    """Opens as `Image.open` does, without its limit on pixels, which holds for the whole process."""
     with contextlib.ExitStack() as stack:
         stream: IO[bytes] = (
             io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(open(source, "rb"))
@@ -120,7 +120,7 @@ def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
 
 
 def check_tiff(tags: Any, name: str, max_pixels: int) -> None:
-    """Checks what a TIFF holds beyond its width and height: readers decode whole tiles, and all layers.
+    """Checks the tiles and layers of a TIFF: readers decode whole tiles, and all layers.
 
     Args:
       tags: Has `get`, from a tag's number to its value.
@@ -133,7 +133,7 @@ def check_tiff(tags: Any, name: str, max_pixels: int) -> None:
     """
     depth = tags.get(_DEPTH, 1)
     if depth != 1:
-        raise DataError(f"{name}: has {depth} layers: save the one to complete as a file of its own")
+        raise DataError(f"{name}: has {depth} layers: save the layer to complete as a separate file")
     _check_pixels(tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0), "tiles of ", name, max_pixels)
 
 
@@ -142,7 +142,7 @@ def _check_pixels(width: int, height: int, what: str, name: str, max_pixels: int
         size = f"{what}{width} x {height} = {width * height:,} pixels"
         raise TooLargeError(
             f"{name}: has {size}, and at most {max_pixels:,} are read",
-            f"give --max-pixels {width * height} if that is right",
+            f"give --max-pixels {width * height} if this size is right",
         )
 
 
@@ -155,7 +155,7 @@ def read_start(source: Source) -> bytes:
 
 
 def read_whole(source: Source, name: str, max_pixels: int) -> bytes:
-    """Returns all bytes of a file, for decoders that take nothing else.
+    """Returns all bytes of a file, for decoders that take neither a path nor a stream.
 
     Raises:
       DataError: The file is larger than any picture of `max_pixels`.
@@ -172,9 +172,9 @@ def read_whole(source: Source, name: str, max_pixels: int) -> bytes:
 
 @contextlib.contextmanager
 def silence_decoders() -> Iterator[None]:
-    """Keeps the messages that libtiff and others print themselves off the terminal; the errors raised say more.
+    """Hides the messages of libtiff and other C libraries; the raised errors say more.
 
-    It redirects standard error of the whole process, so it is for commands alone.
+    It redirects standard error of the whole process, so it is for commands, not for services.
     """
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -33,7 +33,7 @@ class Picture:
       format: Pillow's name of its file's format, as "JPEG".
       exif: The EXIF block, with orientation 1 and without a thumbnail; empty if there is none.
       icc_profile: The colour profile, which fits the pixels; empty if there is none.
-      dpi: Dots per inch, across and down.
+      dpi: Dots per inch, across and down; None if unknown.
       notes: What was changed so far, a short line each.
       stored_size: (width, height) in the file if EXIF turned or mirrored the picture, else None.
       lossless: Whether it comes from a lossless file of a format that is lossy by default.
@@ -69,12 +69,12 @@ class Picture:
 
 
 class _Capabilities(NamedTuple):
-    """What a format can hold, as it is written here.
+    """What this package writes in a format.
 
     Attributes:
-      suffixes: Of its files; the usual one first.
-      grey, alpha, deep: One channel; transparency; 16 bits.
-      metadata: Colour profile, EXIF and XMP.
+      suffixes: Suffixes of its files, the usual one first.
+      grey, alpha, deep: Whether it is written with one channel, with transparency, with 16 bits.
+      metadata: Whether it is written with colour profile, EXIF and XMP.
     """
 
     suffixes: tuple[str, ...]
@@ -105,7 +105,7 @@ def format_for(path: str | Path | None, picture: Picture, wanted: str | None = N
     A picture whose own format cannot be written becomes a PNG.
 
     Args:
-      path: Where it is written; its suffix counts. None if it is written nowhere yet.
+      path: The file to write, whose suffix decides; None if there is none yet.
       picture: The input.
       wanted: A format's name or suffix, as "jpeg", "jpg" or ".jpg".
 
@@ -128,7 +128,7 @@ def format_for(path: str | Path | None, picture: Picture, wanted: str | None = N
 
 
 def suffix_for(file_format: str, like: Path | None = None) -> str:
-    """Returns the suffix of a format's files, as ".jpg": that of the file `like` if it is one of the format's."""
+    """Returns the suffix of a format's files, as ".jpg"; that of `like` if the format has it."""
     suffixes = _FORMATS[file_format].suffixes
     return like.suffix if like is not None and like.suffix.lower() in suffixes else suffixes[0]
 
@@ -159,7 +159,7 @@ def fitted(picture: Picture, file_format: str) -> Picture:
     """Reduces a picture to what a format can hold; its notes name the losses.
 
     Args:
-      picture: Any.
+      picture: The picture to write.
       file_format: A name that `format_for` returns.
     """
     capabilities, notes = _FORMATS[file_format], list(picture.notes)
@@ -217,13 +217,13 @@ def encode_picture(picture: Picture, file_format: str, quality: int = 95) -> byt
     """Encodes a picture with its metadata.
 
     Args:
-      picture: Any; what the format cannot hold is left out, as in `fitted`.
+      picture: The picture; `fitted` reduces it to what the format can hold.
       file_format: A name that `format_for` returns.
       quality: 1 to 100, for JPEG, WebP, AVIF and HEIC. WebP is lossless at 100, and if the picture came from a
         lossless one. The other formats are always lossless.
 
     Raises:
-      DataError: The format cannot hold it, as a WebP of more than 16383 pixels a side.
+      DataError: The format cannot hold the picture; a side of a WebP, for one, has at most 16383 pixels.
     """
     if not _can_write(file_format):
         raise DataError(f"results are not written as {printable(file_format)!r}")
@@ -237,7 +237,7 @@ def encode_picture(picture: Picture, file_format: str, quality: int = 95) -> byt
         image.save(content, format=file_format, **_save_options(picture, quality))
         return content.getvalue()
     except Exception as error:  # Pillow's plugins raise nearly every type.
-        raise DataError(f"picture: cannot be written as {file_format} ({printable(one_line(error))})") from error
+        raise DataError(f"image: cannot be written as {file_format} ({printable(one_line(error))})") from error
 
 
 def _save_options(picture: Picture, quality: int) -> dict[str, Any]:

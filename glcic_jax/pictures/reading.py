@@ -1,4 +1,4 @@
-"""Reads a picture file with everything that it holds.
+"""Reads a picture file with its depth, alpha and metadata.
 
 Pillow decodes, but cuts 16-bit colour to 8 bits and does not know some TIFFs: OpenCV and tifffile decode those.
 """
@@ -75,7 +75,7 @@ def read_picture(source: Source, name: str | None = None, max_pixels: int = MAX_
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":
                 raise DataError(
-                    f"{name}: has {frames} frames or pages: save the one to complete as a file of its own"
+                    f"{name}: has {frames} frames or pages: save the frame or page to complete as a separate file"
                 )
             return _decode(image, source)
     except DataError as error:
@@ -97,7 +97,7 @@ def read_picture(source: Source, name: str | None = None, max_pixels: int = MAX_
 def _decode(image: Image.Image, source: Source) -> Picture:
     """Decodes an image that Pillow opened; raises what Pillow raises."""
     notes: list[str] = []
-    # First, because Pillow forgets while decoding how the pixels are stored, and turns a TIFF upright.
+    # Before decoding, in which Pillow forgets how the pixels are stored and turns a TIFF upright.
     storage = _Storage.of(image)
     if image.format != "TIFF":
         image.load()  # A PNG's EXIF block may follow its pixels.
@@ -117,10 +117,10 @@ def _decode(image: Image.Image, source: Source) -> Picture:
     if storage.unknown_channel:
         notes.append("a channel whose meaning the file does not say was left out")
     if image.format == "MPO":
-        notes.append(f"of the {getattr(image, 'n_frames', 1)} pictures in the file the first was read")
+        notes.append(f"only the first of the {getattr(image, 'n_frames', 1)} images in the file was read")
     profile = fitting_profile(image, pixels.shape[-1], notes)
     turned = orientation >= 5
-    # sRGB overrules a gamma, and its usual value says little else.
+    # An sRGB chunk overrules the gamma, which then has its usual value.
     gamma = None if profile or "srgb" in image.info else image.info.get("gamma")
     return Picture(
         pixels,
@@ -167,9 +167,9 @@ class _Storage(NamedTuple):
     Attributes:
       deep_colour: Whether its colours have, or may have, 16 bits, which Pillow cuts to 8.
       grey_alpha: Whether it is grey with alpha, which Pillow decodes as RGBA.
-      premultiplied: Whether its colours are multiplied with its alpha.
+      premultiplied: Whether its colours are multiplied by its alpha.
       bits: Bits of a sample.
-      inverted: Whether 0 is white, and Pillow leaves it so.
+      inverted: Whether 0 is white and Pillow does not invert it.
       unknown_channel: Whether it has channels that Pillow does not decode.
     """
 
@@ -189,7 +189,7 @@ class _Storage(NamedTuple):
             return cls(deep_colour=deep, grey_alpha=raw[:2] == "LA", bits=bits)
         if image.format == "PPM" and image.tile and isinstance(image.tile[0][3], tuple):
             return cls(bits=int(image.tile[0][3][1]).bit_length())
-        if image.format == "JPEG2000":  # Pillow does not tell its bits.
+        if image.format == "JPEG2000":  # Pillow does not report its bits.
             return cls(deep_colour=image.mode in ("RGB", "RGBA"))
         if image.format == "TIFF":
             tags = image.tag_v2
@@ -252,12 +252,15 @@ def _to_16_bits(values: np.ndarray, what: str, notes: list[str]) -> np.ndarray:
 def _deep_colour(
     image: Image.Image, source: Source, storage: _Storage, orientation: int, remaining: int, notes: list[str]
 ) -> np.ndarray | None:
-    """Returns [H, W, C] uint16, upright; None if only Pillow's 8 bits are to be had.
+    """Returns [H, W, C] uint16, upright; None if only Pillow's 8 bits can be read.
 
     Args:
-      image: Decoded by Pillow.
-      orientation: Of the pixels as stored.
-      remaining: Of Pillow's pixels.
+      image: The image, decoded by Pillow.
+      source: Its file.
+      storage: How the file stores its pixels.
+      orientation: EXIF orientation of the pixels as stored.
+      remaining: EXIF orientation of Pillow's pixels.
+      notes: Receives a line if colour is read with fewer bits.
     """
     content, channels = _content(source), len(image.mode)
     pixels = None
@@ -273,7 +276,7 @@ def _deep_colour(
             if image.format == "PNG":  # OpenCV knows all kinds of PNG: this one is damaged.
                 raise
             return None
-        # OpenCV and Pillow must have done the same, or one has lost or turned something.
+        # If OpenCV and Pillow disagree, one of them has lost bits or turned the image.
         if not sixteen_bit.high_bytes_agree(pixels, image):
             if image.format == "JPEG2000":
                 notes.append("colour of more than 8 bits was read as 8-bit")
@@ -300,7 +303,7 @@ def _alpha_from_colour_key(pixels: np.ndarray, image: Image.Image, storage: _Sto
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns [H, W, C] as the EXIF orientation, 1 to 8, says."""
+    """Applies an EXIF orientation, 1 to 8, to [H, W, C]."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     # Row 0 and column 0 of these are at the bottom or at the right.

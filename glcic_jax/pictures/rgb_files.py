@@ -1,4 +1,4 @@
-"""Reads and writes [H, W, 3] uint8, for training and evaluation."""
+"""Reads and writes images as [H, W, 3] uint8, for training and evaluation."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ _large_images = threading.Lock()  # Decoded one at a time: one in each thread wo
 
 
 class Header(NamedTuple):
-    """What a file says of its image before its pixels are decoded.
+    """The header of an image file, read before its pixels are decoded.
 
     Attributes:
       format: Pillow's name of the format, as "JPEG".
@@ -38,8 +38,8 @@ class Header(NamedTuple):
 def load_image(source: Source, name: str | None = None, at_least: int | None = None) -> np.ndarray:
     """Reads an image in any of the readable formats, upright.
 
-    Grey, palette and CMYK become RGB; 16-bit grey is scaled, not clipped; transparency is laid over white; of an
-    animation the first frame is read.
+    Grey, palette and CMYK become RGB; 16-bit grey is scaled, not clipped; transparency is laid over white; only
+    the first frame of an animation is read.
 
     Args:
       source: The file's bytes, or its path.
@@ -93,7 +93,7 @@ def save_image(image: np.ndarray, path: str | Path) -> None:
     """Writes [H, W, 3] or [H, W] uint8 to a file, atomically, in the format of its suffix.
 
     Raises:
-      DataError: The suffix is unknown, the array is no image, or the file cannot be written.
+      DataError: The suffix is unknown, the array is not an image, or the file cannot be written.
     """
     path = Path(path)
     image_format = Image.registered_extensions().get(path.suffix.lower())
@@ -115,7 +115,7 @@ def _reduce(image: Image.Image, at_least: int | None) -> int:
     factors = (factor for factor in (8, 4, 2) if -(-min(width, height) // factor) >= at_least)
     factor = next(factors, 1)
     image.draft(None, (max(1, width // factor), max(1, height // factor)))
-    # libjpeg gathers the scans of a progressive JPEG at full size, whatever size is asked for.
+    # libjpeg gathers the scans of a progressive JPEG at full size, whatever the requested size.
     return width * height if "progressive" in image.info else image.width * image.height
 
 

@@ -1,4 +1,4 @@
-"""Sixteen bits a sample, which Pillow cuts to eight: decoding by OpenCV and tifffile, encoding as PNG and TIFF."""
+"""16-bit samples, which Pillow cuts to 8 bits: decoding by OpenCV and tifffile, encoding as PNG and TIFF."""
 
 import contextlib
 import io
@@ -17,10 +17,10 @@ def decode_colour(content: bytes) -> np.ndarray:
     """Decodes 16-bit colour of a PNG, TIFF or JPEG 2000 with OpenCV.
 
     Args:
-      content: A file that Pillow has read to its end; OpenCV decodes a part of a truncated one.
+      content: A file that Pillow has decoded to its end; of a truncated file, OpenCV would decode a part.
 
     Returns:
-      [H, W, 3] or [H, W, 4] uint16, RGB or RGBA; grey with alpha as RGBA. OpenCV turns a TIFF upright.
+      [H, W, 3] or [H, W, 4] uint16, RGB or RGBA; grey with alpha as RGBA; a TIFF upright.
 
     Raises:
       ValueError: OpenCV cannot decode it, or it has no 16-bit colour.
@@ -34,17 +34,17 @@ def decode_colour(content: bytes) -> np.ndarray:
 
 
 def high_bytes_agree(pixels: np.ndarray, image: Image.Image) -> bool:
-    """Whether 16-bit pixels agree with Pillow's, which are their high bytes.
+    """Returns whether 16-bit pixels agree with Pillow's pixels, which are their high bytes.
 
     Args:
       pixels: [H, W, C] uint16.
-      image: Pillow's, decoded.
+      image: The same image, decoded by Pillow.
     """
     known = np.asarray(image)
     if pixels.shape != known.shape:
         return False
     high = (pixels >> 8).astype(np.uint8)
-    if image.format == "JPEG2000":  # Pillow rounds, and the brightest value to 0.
+    if image.format == "JPEG2000":  # Pillow rounds, and the brightest value wraps to 0.
         return bool((known - high <= 1).all())
     return bool(np.array_equal(high, known))
 
@@ -76,10 +76,10 @@ def decode_tiff(content: bytes, extra_kinds: tuple[int, ...] = (2,)) -> np.ndarr
 
     Args:
       content: The file.
-      extra_kinds: Allowed kinds of a channel behind the colours, as TIFF numbers them: 2 is alpha.
+      extra_kinds: Allowed kinds of an extra channel, as in TIFF's ExtraSamples: 2 is unassociated alpha.
 
     Returns:
-      [H, W, C] in the file's dtype, C = 1 to 4, as stored; the last channel of 2 or 4 is the extra one.
+      [H, W, C] in the file's dtype, C = 1 to 4, as stored; with C = 2 or 4 the last channel is the extra one.
 
     Raises:
       ValueError: It is damaged or of an unknown kind. tifffile itself raises nearly every type.
@@ -137,7 +137,7 @@ def encode_tiff(
         directory[tag] = value
     directory[258] = (16,) * channels
     if channels == 4:
-        directory[338] = 2  # Alpha that the colours are not multiplied with.
+        directory[338] = 2  # Unassociated alpha.
     if dpi:
         directory[282], directory[283], directory[296] = dpi[0], dpi[1], 2
     if icc_profile:

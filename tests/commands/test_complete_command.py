@@ -87,7 +87,7 @@ def test_only_the_hole_changes(here):
     assert_completed("photo_completed.png", picture(), mask() > 0)
     assert result.stdout == ""
     lines = result.stderr.splitlines()
-    assert lines[0] == "the hole covers 8.1 % of the picture"
+    assert lines[0] == "the hole covers 8.1 % of the image"
     assert lines[1] == "weights: tiny"
     assert lines[2].startswith("original: ")
     assert "(chosen because " in lines[2]
@@ -96,7 +96,7 @@ def test_only_the_hole_changes(here):
 
 def test_an_existing_file_is_replaced_only_with_overwrite(here):
     (here / "out.png").write_bytes(b"precious")
-    assert "out.png is there already" in run("photo.png", "mask.png", "out.png", code=2)
+    assert "out.png exists" in run("photo.png", "mask.png", "out.png", code=2)
     assert (here / "out.png").read_bytes() == b"precious"
     for output in ("out.png", "photo.png"):
         run("photo.png", "mask.png", output, "--overwrite")
@@ -125,9 +125,9 @@ def test_standard_streams(here):
         ([".", "mask.png"], "name the folder for the results"),
         ([".", "-", "-o", "out"], "name a mask or a folder"),
         (["photo.png", "mask.png", "--strategy", "tile"], "'tile' is not one of"),
-        (["", "mask.png"], "a name is empty"),
-        (["photo.png", ""], "a name is empty"),
-        (["photo.png", "mask.png", "-o", ""], "a name is empty"),
+        (["", "mask.png"], "a file name is empty"),
+        (["photo.png", ""], "a file name is empty"),
+        (["photo.png", "mask.png", "-o", ""], "a file name is empty"),
     ],
 )
 def test_ambiguous_arguments_are_refused(here, arguments, words):
@@ -163,7 +163,7 @@ def test_bad_input_is_one_line(here, arguments, words):
         (["photo.png", "mask.png", "photo.png/a.png"], "is not a directory"),
         (["photo.png", "mask.png", "x" * 300 + ".png"], "File name too long"),
         (["x" * 300 + ".png", "mask.png"], "File name too long"),
-        (["photo.png", "mask.png", "link.png"], "link.png is there already"),
+        (["photo.png", "mask.png", "link.png"], "link.png exists"),
     ],
 )
 def test_impossible_outputs_are_refused_before_weights_are_loaded(here, monkeypatch, arguments, words):
@@ -215,10 +215,10 @@ def test_a_comparison_that_cannot_be_written_does_not_lose_the_result(here):
 def test_mask_options_and_notes(here):
     save("small.png", mask()[::2, ::2])
     result = run("photo.png", "small.png", "a.png")
-    assert "the mask was resized from 25 x 19 to the picture's 50 x 37 pixels" in result.stderr
+    assert "the mask was resized from 25 x 19 to the image's 50 x 37 pixels" in result.stderr
     save("wide.png", np.full((10, 50), 255, np.uint8))
     assert "--fit-mask" in run("photo.png", "wide.png", "b.png", code=2)
-    assert "the hole is the whole picture" in run("photo.png", "wide.png", "b.png", "--fit-mask").stderr
+    assert "the hole is the whole image" in run("photo.png", "wide.png", "b.png", "--fit-mask").stderr
     run("photo.png", "mask.png", "d.png", "--invert-mask")
     assert_completed("d.png", picture(), mask() == 0)
     run("photo.png", "mask.png", "e.png", "--grow", "3")
@@ -290,14 +290,14 @@ def test_a_folder_lists_failures_and_skips_existing_results(folder):
     rows = list(csv.DictReader(Path("out/failures.csv").read_text().splitlines()))
     assert {Path(row["file"]).name for row in rows} == {"bad.png", "lonely.png", "stray.png"}
     assert all(row["error"] for row in rows)
-    assert "4 completed, 0 already there, 3 failed" in result.stderr
+    assert "4 completed, 0 skipped (results exist), 3 failed" in result.stderr
     assert result.stderr.count("weights: ") == 1
 
     before = Path("out/a.png").stat().st_mtime_ns
     for path in ("out/b_mask001.jpg", "in/bad.png", "in/lonely.png", "masks/stray.png", "masks/bad.png"):
         Path(path).unlink()
     result = run("in", "masks", "-o", "out")
-    assert "1 completed, 3 already there, 0 failed" in result.stderr
+    assert "1 completed, 3 skipped (results exist), 0 failed" in result.stderr
     assert Path("out/a.png").stat().st_mtime_ns == before
     assert not Path("out/failures.csv").exists()
     run("in", "masks", "-o", "out", "--overwrite")
@@ -308,9 +308,9 @@ def test_a_result_in_another_format_than_its_image_is_skipped_too(here):
     save("in/a.gif", picture()[..., 0])
     run("in", "mask.png", "-o", "out")
     assert os.listdir("out") == ["a.png"]
-    assert "0 completed, 1 already there" in run("in", "mask.png", "-o", "out").stderr
-    assert "1 completed, 0 already there" in run("in", "mask.png", "-o", "out", "--format", "jpg").stderr
-    assert "0 completed, 1 already there" in run("in", "mask.png", "-o", "out", "--format", "jpg").stderr
+    assert "0 completed, 1 skipped" in run("in", "mask.png", "-o", "out").stderr
+    assert "1 completed, 0 skipped" in run("in", "mask.png", "-o", "out", "--format", "jpg").stderr
+    assert "0 completed, 1 skipped" in run("in", "mask.png", "-o", "out", "--format", "jpg").stderr
 
 
 def test_settings_that_fail_for_every_image_end_a_folder_at_once(folder):

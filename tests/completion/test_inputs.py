@@ -168,7 +168,7 @@ def test_the_range_of_floats_is_checked_outside_the_hole_only(completer):
 
 
 def test_a_mask_of_another_shape_and_missing_weights_are_errors(completer, store_home):
-    with pytest.raises(DataError, match="the mask is 30 x 21 pixels, the picture 10 x 10"):
+    with pytest.raises(DataError, match="the mask is 30 x 21 pixels, the image 10 x 10"):
         completer.complete(np.zeros((10, 10, 3), np.uint8), HOLE)
     with pytest.raises(WeightsError, match="no such file, run or name"):
         Completer.load("nothing")

@@ -78,7 +78,7 @@ def test_masks_in_the_folder_of_images(tmp_path):
     pairing = pair_files(images, Path(f"{images}/../in"))
     assert names(pairing) == ["a.jpg a_mask.png a", "b.jpg b_mask1.png b_mask1", "b.jpg b_mask2.png b_mask2"]
     assert len(pairing.failures) == 2
-    assert any("c_mask.png: no picture" in line for line in lines(pairing))
+    assert any("c_mask.png: no image" in line for line in lines(pairing))
     assert any("d.jpg: has no mask" in line for line in lines(pairing))
 
 
@@ -148,7 +148,7 @@ def test_masks_and_results_inside_the_folder_are_not_images(tmp_path):
         ("empty", "in", "empty: holds no image files"),
         ("in", "empty", "empty: holds no image files"),
         ("in", "in", "in: holds no masks"),
-        ("masks", "masks", "masks: holds no pictures"),
+        ("masks", "masks", "masks: holds no images"),
     ],
 )
 def test_folders_without_images_or_masks_are_errors(tmp_path, images, masks, words):

@@ -240,7 +240,7 @@ def test_an_interrupted_evaluation_leaves_no_report_and_starts_again(here, photo
     with monkeypatch.context() as patch:
         patch.setattr("glcic_jax.evaluation.evaluator.measure", stop_in_the_second_batch)
         _, printed = run_mean("--data", f"folder:{photographs}", "--batch-size", 2, code=130)
-    assert "no report; the same command starts again" in printed
+    assert "no report; the same command starts over" in printed
     assert not Path("out").exists()
     run_mean("--data", f"folder:{photographs}", "--batch-size", 2)
     assert {path.name for path in Path("out").iterdir()} == FILES

@@ -165,8 +165,8 @@ def test_a_set_is_written_whole_to_a_new_directory_or_not_at_all(tmp_path, monke
     (tmp_path / "set").mkdir()
     (tmp_path / "file").touch()
     box = open_mask_set("box")
-    assert "exists already" in message(store, box, 2, (16, 16), tmp_path / "set")
-    assert "exists already" in message(store, box, 2, (16, 16), tmp_path / "new" / "..")
+    assert "set exists" in message(store, box, 2, (16, 16), tmp_path / "set")
+    assert "exists: name another" in message(store, box, 2, (16, 16), tmp_path / "new" / "..")
     assert "cannot be written" in message(store, box, 2, (16, 16), tmp_path / "file" / "new")
 
     class Stopping:

@@ -198,11 +198,11 @@ def test_coverage():
     assert "less than 0.1 %" in coverage_note(hole)
     hole[:12] = True
     hole[12, :40] = True
-    assert coverage_note(hole) == "the hole covers 12.4 % of the picture"
+    assert coverage_note(hole) == "the hole covers 12.4 % of the image"
     for odd in (~hole, ~np.zeros_like(hole), np.zeros_like(hole)):
         assert "--invert-mask" in coverage_note(odd)
     assert "87.6 %" in coverage_note(~hole)
-    assert "whole picture" in coverage_note(~np.zeros_like(hole))
+    assert "whole image" in coverage_note(~np.zeros_like(hole))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (3, 3), (1, 500), (17, 9), (300, 200)])

@@ -113,7 +113,7 @@ def test_the_first_picture_of_an_mpo_is_read_as_jpeg():
     picture = read_picture(encode(first, "MPO", save_all=True, append_images=[second]))
     assert picture.format == "JPEG"
     np.testing.assert_array_equal(picture.pixels, load_image(encode(first, "JPEG")))
-    assert any("2 pictures" in note for note in picture.notes)
+    assert any("first of the 2 images" in note for note in picture.notes)
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
@@ -208,7 +208,7 @@ def test_what_a_format_cannot_hold_is_left_out_and_reported():
     wide = Picture(np.zeros((1, 16384, 3), np.uint8), "PNG")
     with pytest.raises(DataError) as caught:
         encode_picture(wide, "WEBP")
-    assert one_line(caught).startswith("picture: cannot be written as WEBP")
+    assert one_line(caught).startswith("image: cannot be written as WEBP")
 
 
 def test_laying_over_white_rounds():

@@ -121,7 +121,7 @@ def store(masks: MaskSet, count: int, size: Size, directory: Path) -> Summary:
     name = printable(str(directory))
     directory = Path(os.path.abspath(directory))
     if os.path.lexists(directory):
-        raise DataError(f"{name}: exists already: name another directory")
+        raise DataError(f"{name} exists: name another directory")
     aside = directory.with_name(f".glcic-{secrets.token_hex(8)}")
 
     def write(index: int, hole: np.ndarray) -> None:
