@@ -1,7 +1,7 @@
 """Trains GLCIC: `python main.py --config=configs/joint.py`.
 
 --config names a configuration. Every key can be overridden: --config.batch_size=32; configs/common.py explains
-them all. Checkpoints, logs and grids go to --workdir; the same command goes on where an earlier one stopped.
+them all. Checkpoints, logs and grids go to --workdir; the same command resumes a run that was stopped.
 configs/quickstart.py needs no data and takes minutes on a CPU.
 """
 
@@ -23,7 +23,7 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
-    "Several hosts: HOST:PORT of process 0. By default as srun or mpirun sets it; none: alone.",
+    "Several hosts: HOST:PORT of process 0; none: train alone. By default, srun or mpirun sets the address.",
 )
 _PROCESS_COUNT = flags.DEFINE_integer(
     "process_count", None, "Several hosts: the number of processes, one per host."

@@ -4,7 +4,7 @@ Command: configs/ablation.sh TRAIN_FOLDER HELD_OUT_FOLDER OUT trains and evaluat
 python main.py --config=configs/ablation.py:global --config.data.source=folder:/path/to/photographs
 Hardware: two CPU cores.
 Time: about two hours.
-Result: the table in glcic_jax/training/README.md.
+Result: the table in glcic_jax/evaluation/README.md.
 Reference: Iizuka et al. 2017, Section 4.3.
 """
 

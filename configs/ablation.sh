@@ -3,8 +3,8 @@
 #
 #   configs/ablation.sh TRAIN_FOLDER HELD_OUT_FOLDER OUT [FLAG of every training ...]
 #
-# All variants start from the same phase 1 and have the same images and holes in the same order. Run it again to go
-# on after an interruption. The environment variable PYTHON names the interpreter.
+# All variants start from the same phase 1 and have the same images and holes in the same order. After an
+# interruption, the same command resumes. The environment variable PYTHON names the interpreter.
 set -eu
 if [ $# -lt 3 ]; then
     sed -n '2,7s/^# \{0,1\}//p' "$0" >&2

@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
     # Arithmetic of the networks: "float32" or "bfloat16"; parameters are float32. GPUs may multiply float32 in
     # TF32; the environment variable JAX_DEFAULT_MATMUL_PRECISION=highest prevents it.
     config.compute_dtype = "float32"
-    # What the backward pass of C computes again to save memory: "none"; "activations", all but the convolutions;
-    # "stages", all but the outputs of four convolutions (glcic_jax/training/README.md).
+    # What the backward pass of C recomputes to save memory: "none"; "activations": all but the convolutions;
+    # "stages": all but the outputs of four convolutions (glcic_jax/benchmark/README.md).
     config.remat = "none"
     config.sync_batch_norm = True  # BatchNorm over the whole batch; False: over each device's part.
     config.start_from = ""  # Workdir of a run whose newest checkpoint a new run starts from.
@@ -105,7 +105,7 @@ def get_config() -> ConfigDict:
     config.warn = warn = ConfigDict()
     warn.steps = 1_000
     warn.discriminator_loss = 0.01  # In the joint phase; random guessing has 2 log 2 = 1.39.
-    warn.gradient_norm = 1e-6  # Of C's gradients; AdaDelta then moves C by about as much.
+    warn.gradient_norm = 1e-6  # Of C's gradients; AdaDelta's updates are then about as small.
 
     # Intervals in steps. Everything also happens at the end of each phase; 0: only there. A log row is written
     # whenever something else is due, and grids and checkpoints include a validation.
@@ -113,11 +113,11 @@ def get_config() -> ConfigDict:
     config.validate_every = 1_000  # PSNR, SSIM and L1 on the validation images.
     config.grid_every = 1_000  # A picture of validation images and their completions.
     config.checkpoint_every = 1_000
-    # Number of newest checkpoints to keep. The one with the lowest validation L1 in the hole is kept too; it is
-    # often blurry and from before the joint phase.
+    # Number of newest checkpoints to keep. The checkpoint with the lowest validation L1 in the hole is kept too:
+    # often a blurry one from before the joint phase.
     config.keep_checkpoints = 3
     config.validation_images = 64  # Number of fixed validation crops, with fixed holes.
-    config.grid_images = 8  # Number of them in a grid.
+    config.grid_images = 8  # Number of these crops in a grid.
     config.compile_cache = "~/.cache/glcic_jax/xla"  # Directory of compiled programs, shared by runs; "": none.
 
     return config.lock()

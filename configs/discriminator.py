@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """Returns the paper's training on Places2, from the end of phase 1 to that of phase 2."""
+    """Returns the paper's training on Places2, from the end of phase 1 to the end of phase 2."""
     config = common.get_config()
     config.phases.joint = 0
     config.start_from = "runs/completion"

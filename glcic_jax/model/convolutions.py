@@ -68,7 +68,7 @@ def convolution(image: jax.Array, kernel: jax.Array, stride: int = 1, dilation: 
             f"a kernel {kernel.dtype}{list(kernel.shape)} does not fit an image {image.dtype}{list(image.shape)}"
         )
     forward = functools.partial(_forward_by_xla, stride=stride, dilation=dilation)
-    if not _may_differ(image):
+    if not _may_use_cpu_algorithm(image):
         return forward(image, kernel)
     on_cpu = functools.partial(_forward_on_cpu, stride=stride, dilation=dilation)
     return jax.lax.platform_dependent(image, kernel, cpu=on_cpu, default=forward)
@@ -100,27 +100,27 @@ def upsampling_convolution(image: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, outputs)
 
 
-def _keep(
+def _convolution_fwd(
     image: jax.Array, kernel: jax.Array, stride: int, dilation: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return convolution(image, kernel, stride, dilation), (image, kernel)
 
 
-def _gradients(
-    stride: int, dilation: int, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
+def _convolution_bwd(
+    stride: int, dilation: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     by_xla = functools.partial(_gradients_by_xla, stride=stride, dilation=dilation)
-    if not _may_differ(cotangent):
-        return by_xla(*kept, cotangent)
+    if not _may_use_cpu_algorithm(cotangent):
+        return by_xla(*residuals, cotangent)
     on_cpu = functools.partial(_gradients_on_cpu, stride=stride, dilation=dilation)
-    return jax.lax.platform_dependent(*kept, cotangent, cpu=on_cpu, default=by_xla)
+    return jax.lax.platform_dependent(*residuals, cotangent, cpu=on_cpu, default=by_xla)
 
 
-convolution.defvjp(_keep, _gradients)
+convolution.defvjp(_convolution_fwd, _convolution_bwd)
 
 
-def _may_differ(image: jax.Array) -> bool:
-    """Whether a CPU may compute it differently; programs exported with symbolic sizes are equal everywhere."""
+def _may_use_cpu_algorithm(image: jax.Array) -> bool:
+    """Whether a CPU may use its own algorithm; not in programs that are exported with symbolic sizes."""
     narrow = image.dtype in (jnp.float32, jnp.bfloat16)  # Winograd and the products sum in float32.
     return narrow and not _as_on_accelerators.get() and all(isinstance(side, int) for side in image.shape)
 

@@ -38,9 +38,9 @@ class BalanceState(NamedTuple):
 class Balance:
     """How the adversarial gradient is weighted relative to the MSE gradient; static under jit.
 
-    Measuring the two norms means differentiating C twice, which makes a joint update about half as expensive
-    again. Norms change slowly, so they are measured every `measure_every` joint updates. In between, the weight
-    follows from the last norms and C is differentiated once, for the weighted sum.
+    Measuring the two norms means differentiating C twice, which makes a joint update about 50 % more
+    expensive. Norms change slowly, so they are measured every `measure_every` joint updates. In between, the
+    weight follows from the last norms and C is differentiated once, for the weighted sum.
 
     Attributes:
       alpha: Equation 4's weight.
@@ -141,7 +141,7 @@ def balance_gradients(balance: Balance) -> optax.GradientTransformationExtraArgs
 
 
 def add_adversarial(updates: Any, adversarial_updates: Any, weight: jax.Array) -> Any:
-    """The weighted sum of two gradients, or two cotangents, of one structure: Equation 4 with any weight."""
+    """The weighted sum of two gradients or cotangents with the same structure: Equation 4 with any weight."""
     return jax.tree.map(lambda mse, adversarial: mse + weight * adversarial, updates, adversarial_updates)
 
 

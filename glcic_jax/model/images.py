@@ -29,7 +29,7 @@ def to_uint8(image: jax.Array) -> jax.Array:
 
 
 def bucket(side: int) -> int:
-    """Pads a side to a multiple of a quarter of the power of two below it, so that few sizes are compiled."""
+    """Rounds a side up to a multiple of a quarter of the power of two below it, so that few sizes are compiled."""
     step = max(_SMALLEST_BUCKET, 1 << max(0, side.bit_length() - 3))
     return -(-side // step) * step
 

@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 from jax import experimental
 
-from glcic_jax.model.images import bucket
+from glcic_jax.model.images import bucket, inside
 
 _RADIUS = 5
 _SIGMA = 1.5
@@ -45,7 +45,7 @@ def _masked_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
     return (values * weights).sum(axis=(1, 2, 3)) / count
 
 
-def psnr_of(mean_squared_error: jax.Array) -> jax.Array:
+def _psnr(mean_squared_error: jax.Array) -> jax.Array:
     """Peak signal-to-noise ratio in dB for a peak of 1, any shape."""
     return 0.0 - 10.0 * jnp.log10(mean_squared_error)  # Not -0.0 dB.
 
@@ -124,32 +124,28 @@ def image_metrics(
     absolute = jnp.abs(completed - image)
     squared = jnp.square(completed - image)
     similarity = ssim_map(completed, image, valid_size)
-    everywhere, interior = _inside(mask, valid_size, 0), _inside(mask, valid_size, _RADIUS)
+    everywhere, interior = _weights(mask, valid_size, 0), _weights(mask, valid_size, _RADIUS)
     mask = mask * everywhere
     l2, hole_l2 = _masked_mean(squared, everywhere), _masked_mean(squared, mask)
     return ImageMetrics(
         l1=_masked_mean(absolute, everywhere),
         l2=l2,
-        psnr=psnr_of(l2),
+        psnr=_psnr(l2),
         ssim=_masked_mean(similarity, interior),
         hole_l1=_masked_mean(absolute, mask),
         hole_l2=hole_l2,
-        hole_psnr=psnr_of(hole_l2),
+        hole_psnr=_psnr(hole_l2),
         hole_ssim=_masked_mean(similarity, mask),
     )
 
 
-def _inside(mask: jax.Array, valid_size: jax.Array | None, border: int) -> jax.Array:
-    """[N, H, W, 1]: 1 in the valid part except for a border of `border` pixels."""
-    count, *sides = mask.shape[:3]
+def _weights(mask: jax.Array, valid_size: jax.Array | None, border: int) -> jax.Array:
+    """[N, H, W, 1]: 1 in the valid part except for its border of `border` pixels, 0 elsewhere."""
+    count, height, width = mask.shape[:3]
     if valid_size is None:
-        valid_size = jnp.broadcast_to(jnp.array(sides), (count, 2))
-    inside = jnp.ones(mask.shape[:1], bool)[:, None, None]
-    for axis, side in enumerate(sides):
-        place, end = jnp.arange(side), valid_size[:, axis, None]
-        within = (place >= border) & (place < end - border)
-        inside = inside & jnp.expand_dims(within, 2 - axis)
-    return inside[..., None].astype(mask.dtype)
+        valid_size = jnp.broadcast_to(jnp.array([height, width]), (count, 2))
+    interior = inside(valid_size - 2 * border, height - 2 * border, width - 2 * border)
+    return jnp.pad(interior, ((0, 0), (border, border), (border, border), (0, 0))).astype(mask.dtype)
 
 
 def measure(completed: np.ndarray, image: np.ndarray, hole: np.ndarray) -> dict[str, np.ndarray]:

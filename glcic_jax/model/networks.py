@@ -25,7 +25,7 @@ Variables = Mapping[str, Any]
 # The paper names no initialisation; ReLU follows almost every layer.
 _INITIALIZER = nn.initializers.he_normal()
 
-_BATCH_NORM_MOMENTUM = 0.9  # Torch's 0.1, the weight of the new batch.
+_BATCH_NORM_MOMENTUM = 0.9  # Torch calls this 0.1, the weight of the new batch.
 BATCH_NORM_EPSILON = 1e-5
 
 
@@ -146,7 +146,7 @@ class CompletionNetwork(nn.Module):
           train: Normalise by the batch's statistics and update the running ones; else by the running ones.
           valid_size: [N, 2] int32, the (height, width), multiples of 4, of the valid part at the top left of each
             image; None for all. The output of the valid part is that of this part alone, because every layer
-            treats the rest as padding. One compiled program can so serve many sizes.
+            treats the rest as padding. So one compiled program can serve many sizes.
 
         Returns:
           [N, H, W, 3] float32 in [0, 1]: the raw output, inside and outside the hole.
@@ -167,8 +167,9 @@ class CompletionNetwork(nn.Module):
             del network  # nn.remat passes it; modules created here become its children.
             for index in range(first, end):
                 if index > 0:
-                    names = self.layer_order, f"bn{index}"
-                    hidden = _normalise_and_activate(hidden, *names, train, self.dtype, self.axis_name)
+                    hidden = _normalise_and_activate(
+                        hidden, self.layer_order, f"bn{index}", train, self.dtype, self.axis_name
+                    )
                     hidden = _zero_outside(hidden, valid_size, height)
                 layer = layers[index]
                 initializer = last_initializer if layer is LAST_COMPLETION_LAYER else _INITIALIZER
