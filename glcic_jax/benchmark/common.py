@@ -1,4 +1,4 @@
-"""What the benchmarks share: configuration, state, a batch of noise, the heading and the table."""
+"""Shared by the benchmarks: configuration, state, a batch of noise, the heading and the table."""
 
 import datetime
 import importlib.metadata

@@ -11,7 +11,7 @@ import click
 
 from glcic_jax.benchmark.common import core_count, load_config, print_heading, print_table
 
-NEEDED = 1_110  # Images/s that train 500,000 steps of 96 images in 12 hours.
+NEEDED = 1_110  # Images/s for 500,000 steps of 96 images in 12 hours.
 _SHORTER_SIDES = (256, 512)
 _JPEG_QUALITY = 90
 
@@ -38,7 +38,7 @@ def print_input(
       ConfigError, DataError: Sizes do not fit or there are no images; nothing has been printed then.
     """
     config = load_config(config_path, batch_size)
-    config.data.cache_images = 0  # Decoding is what is timed.
+    config.data.cache_images = 0  # Decoding is timed, too.
     cores = core_count()
     powers = [2**power for power in range(cores.bit_length())]
     with contextlib.ExitStack() as stack:
@@ -51,7 +51,8 @@ def print_input(
         train = open_sources(config.data).train
         print_heading("no device", ["grain", "opencv-python-headless", "pillow"])
         click.echo(
-            f"{len(train)} files, crops of {config.data.image_size} px; needed for the goal: {NEEDED} images/s\n"
+            f"{len(train)} files, crops of {config.data.image_size} px; the paper's schedule in 12 hours needs "
+            f"{NEEDED} images/s\n"
         )
         columns = ["threads", "images/s", "images/s and core", "images per CPU second", f"cores for {NEEDED}/s"]
         print_table(columns, _rows(config, train, threads or sorted({cores, *powers}), images))
@@ -71,7 +72,7 @@ def make_jpegs(folder: Path, count: int) -> None:
     for number in range(count):
         picture = pictures[number % len(pictures)]
         shorter = int(rng.integers(_SHORTER_SIDES[0], _SHORTER_SIDES[1] + 1))
-        # A random part, so that no two files are alike.
+        # A random part, so that no two files are equal.
         part = min(picture.shape[0], picture.shape[1] * 3 // 4) * rng.uniform(0.7, 1.0)
         rows, columns = int(part), int(part * 4 / 3)
         top = int(rng.integers(0, picture.shape[0] - rows + 1))
@@ -105,8 +106,8 @@ def _time_batches(config: Any, train: Any, threads: int, count: int) -> tuple[fl
     config.data.threads = threads
     skipped = SkippedFiles(None, len(train), config.data.max_skipped_fraction)
     batches = train_batches(train, config.data, config.batch_size, 0, skipped)
-    # The first batch starts the threads. What they decode ahead meanwhile hardly counts: nothing happens between
-    # two batches, so that the pipeline stays the slower side and its buffer empty.
+    # The first batch starts the threads. The images that they decode ahead hardly count: nothing happens between
+    # two batches, so the pipeline is always the slower side and its buffer stays empty.
     next(batches)
     begin, cpu_begin = time.perf_counter(), time.process_time()
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""The memory that one update of each phase takes, and the largest batches that follow from it.
+"""The memory of one update of each phase, and the largest batches that it allows.
 
 XLA plans a program's memory when it compiles it: nothing runs, and the device need not have that much memory.
 Every figure is for one device.
@@ -43,7 +43,7 @@ def print_memory(
     batches: tuple[int, ...],
     trial: bool,
 ) -> None:
-    """Prints a Markdown table with a row for each phase, type of the arithmetic and remat that matters there.
+    """Prints a Markdown table with a row for each phase, type of the arithmetic and relevant remat.
 
     Args:
       config_path: Configuration that gives the sizes; its batch size is not used.
@@ -98,9 +98,9 @@ def line_through(batches: Sequence[int], sizes: Sequence[float]) -> tuple[float,
 
 
 def largest_batch(card: float, fixed: float, per_image: float) -> int | None:
-    """Returns how many images fit a card of `card` bytes with `HEADROOM` left free.
+    """Returns the number of images that fit a card of `card` bytes with `HEADROOM` left free.
 
-    None: the line does not grow, because XLA planned differently for the two batches, and says nothing.
+    None if the line does not grow, because XLA planned the two batches differently.
     """
     if per_image <= 0:
         return None

@@ -1,7 +1,7 @@
-"""Counts the operations of a step's matrix products and convolutions, whatever computes them.
+"""Counts the operations of a step's matrix products and convolutions, independently of their algorithms.
 
-They are counted in the traced program as an accelerator would run it, so that rates compare between devices: a
-CPU's convolutions may take fewer operations, or more. XLA's own count takes the most expensive branch of a
+They are counted in the traced program as an accelerator would run it, so that rates of different devices compare:
+a CPU's convolutions may take fewer operations, or more. XLA's own count takes the most expensive branch of a
 condition and one iteration of a loop; here a condition counts as its cheapest branch, which never flatters a rate,
 and a loop as all its iterations.
 """
@@ -38,7 +38,7 @@ def nominal_flops(step: Callable[..., Any], state: Any, batch: Any, key: Any) ->
     if spec is not None:
         state = state.replace(spec=dataclasses.replace(spec, accumulation=1))
     program = jax.make_jaxpr(step)(state, batch, key).jaxpr
-    # The pullback of a convolution is traced for both gradients and the output; what is unused is not computed.
+    # The pullback of a convolution is traced for both gradients and the output; unused results are not computed.
     program, _ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
     return _count(program)
 

@@ -1,4 +1,4 @@
-"""Times one update of each phase on the devices at hand, on images of noise."""
+"""Times one update of each phase on JAX's devices, on images of noise."""
 
 import contextlib
 import time

@@ -23,7 +23,7 @@ _MOST_IMAGES = 200
 
 
 class RunRecord(NamedTuple):
-    """What a training run left in its directory; empty for weights without a run.
+    """The log, configuration and package versions of a run; empty for weights without a run.
 
     Attributes:
       metrics: The rows of metrics.jsonl.
@@ -40,14 +40,14 @@ def compare(request: Request, page: Path, log: Log) -> Evaluation:
     """Completes the same images with every run, and writes a report of all.
 
     Args:
-      request: The runs are its subjects, and weights without a run may be among them. Empty data: what the runs
-        validate on, at most 200 images of it.
+      request: Its subjects are runs, or weights without a run. With empty `data`, at most 200 images of the data
+        set that the runs validate on.
       page: The HTML file.
       log: Receives messages.
 
     Raises:
-      UserError: A run cannot be used, the runs have no data or size in common and none is given, no image can be
-        measured, or the page cannot be written.
+      UserError: A run cannot be used, the request leaves open a data set or size that the runs do not share, no
+        image can be measured, or the page cannot be written.
     """
     records = [_read_run(name) for name in request.subjects]
     side = _common_side(records) if request.side is None else request.side
@@ -109,8 +109,9 @@ def _with_validation_data(request: Request, records: Sequence[RunRecord]) -> Req
 
 
 def training_section(runs: Mapping[str, RunRecord]) -> Training:
-    """The curves of runs by name, the settings they differ in, and what is not known."""
-    figure, svg = draw_curves({name: run.metrics for name, run in runs.items() if run.metrics}), io.StringIO()
+    """Collects the curves of runs by name, the settings that differ, and notes on missing records."""
+    svg = io.StringIO()
+    figure = draw_curves({name: run.metrics for name, run in runs.items() if run.metrics})
     if figure.axes:
         figure.savefig(svg, format="svg", metadata={"Date": None})
     settings, notes = [], [f"{name} has no training log." for name, run in runs.items() if not run.metrics]
@@ -118,10 +119,8 @@ def training_section(runs: Mapping[str, RunRecord]) -> Training:
         ("key", "configuration", {name: run.config for name, run in runs.items()}),
         ("package", "package versions", {name: run.versions for name, run in runs.items()}),
     ):
-        table, unknown = (
-            differing_settings(label, of_runs),
-            [name for name, values in of_runs.items() if not values],
-        )
+        table = differing_settings(label, of_runs)
+        unknown = [name for name, values in of_runs.items() if not values]
         notes += [f"The {what} of {name}: not known." for name in unknown]
         if table is not None:
             settings.append(table)

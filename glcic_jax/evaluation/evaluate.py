@@ -1,4 +1,4 @@
-"""`glcic evaluate`: opens what a request names, measures it and writes the report."""
+"""`glcic evaluate`: opens images, masks and methods, measures the completions and writes the report."""
 
 import dataclasses
 import datetime
@@ -41,7 +41,7 @@ _BASELINE_SIDE = 256
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is measured, and how.
+    """The images, masks, methods and metrics of an evaluation.
 
     Attributes:
       subjects: Weights, runs, folders of completed images, or names in `BASELINES`; the report is about the first.
@@ -79,7 +79,7 @@ def open_evaluator(request: Request) -> Evaluator:
     """Opens everything that an evaluation needs, before anything is written.
 
     Raises:
-      UserError: Something the request names is missing or cannot be used.
+      UserError: A file, data set or option of the request is missing or cannot be used.
     """
     enable_compile_cache(home() / "xla")
     if request.device is not None:
@@ -109,11 +109,11 @@ _OpenMethod = Callable[[Sequence[str], int], Method]
 
 
 def _find_subject(name: str, request: Request) -> tuple[int | None, _OpenMethod]:
-    """Finds what a subject's name stands for.
+    """Resolves the name of a subject.
 
     Returns:
-      The side of the images that it was trained on, in pixels, or None; and a function from the names of all
-      images and the batch size to the method.
+      The side of its training images in pixels, or None; and a function from the names of all images and the
+      batch size to the method.
     """
     if name in BASELINES:
         if Path(name).exists():
@@ -135,21 +135,22 @@ def evaluate(request: Request, report: Path, overwrite: bool, log: Log) -> Evalu
     """Measures, and writes report.html, table.md, images.csv and evaluation.json at the end.
 
     Args:
-      request: What is measured.
+      request: The images, masks and methods.
       report: The folder to write to.
       overwrite: Whether a finished report in it is replaced.
       log: Receives messages.
 
     Raises:
-      UserError: Something the request names is missing or cannot be used, no image can be measured, or the disk
-        fails.
+      UserError: A file, data set or option of the request is missing or cannot be used, no image can be measured,
+        or a file cannot be written.
     """
     result = report / "evaluation.json"
     if result.exists() and not overwrite:
         raise DataError(f"{printable(str(report))}: holds a finished report: give --overwrite or another --report")
     evaluator = open_evaluator(request)
-    if request.save is not None and request.save.exists() and any(request.save.iterdir()):
-        raise DataError(f"--save {printable(str(request.save))}: is not empty: name a new folder")
+    save = request.save
+    if save is not None and save.exists() and not (save.is_dir() and not any(save.iterdir())):
+        raise DataError(f"--save {printable(str(save))}: is not an empty folder: name a new one")
     for name in ("images.csv", "table.md", "evaluation.json", "report.html"):
         check_writable(report / name)
     with Progress("evaluating", len(evaluator.images), log, unit="images") as progress:
@@ -163,13 +164,13 @@ def evaluate(request: Request, report: Path, overwrite: bool, log: Log) -> Evalu
 
 
 def pictures_of(evaluator: Evaluator, measured: Measurements) -> Pictures:
-    """The pictures of the measured images for a report; none of an image whose file was changed since."""
+    """Returns a function that makes the report's pictures; an image whose file has changed has none."""
 
     def pictures(index: int, methods: Collection[str]) -> dict[str, np.ndarray]:
         try:
             return evaluator.pictures(measured.images[index], methods)
         except DataError:
-            return {}  # The report shows that there is none.
+            return {}  # The report says "no picture".
 
     return pictures
 

@@ -53,9 +53,9 @@ class RowMeasurements:
 
     Attributes:
       values: By key of `METRICS`, one number per image.
-      timed_images, seconds: Images whose completion was timed, and the time in total.
-      changed: For each image that differs from its original outside the hole: how many pixels do.
-      features: Of FID.
+      timed_images, seconds: Number of images whose completion was timed, and their total time.
+      changed: Number of changed pixels outside the hole, for each image that has any.
+      features: Statistics of the Inception features for FID.
     """
 
     values: dict[str, list[float]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
@@ -67,7 +67,7 @@ class RowMeasurements:
 
 @dataclasses.dataclass
 class Measurements:
-    """The measured images in order, and the measurements of each row by its name."""
+    """The measurements of all rows by name, the images in order, and the originals' features for FID."""
 
     images: list[MeasuredImage] = dataclasses.field(default_factory=list)
     unreadable: list[Unreadable] = dataclasses.field(default_factory=list)
@@ -83,7 +83,7 @@ class Evaluator:
 
     Attributes:
       images: Images with their holes.
-      rows: What is measured; the rows of a method are adjacent.
+      rows: The rows of the results; those of one method are adjacent.
       batch_size: Most images at a time.
       lpips, inception: Metrics that need weights; None: not computed.
       save: Folder for images, masks and completions as PNG; None: not written.
@@ -103,7 +103,7 @@ class Evaluator:
           advance: Called with the number of images after each batch.
 
         Raises:
-          UserError: A mask or a completed image cannot be read, the network fails, or the disk does.
+          UserError: A mask or a completed image cannot be read, the network fails, or a file cannot be written.
         """
         measured = Measurements()
         for batch in self.images.batches(self.batch_size):
@@ -118,7 +118,7 @@ class Evaluator:
             for row, completed, seconds in _complete(self.rows, batch):
                 of_row = measured.rows[row.name]
                 self._measure(of_row, completed, image, hole)
-                # Other batches are padded with images that do not count.
+                # Batches of other sizes are padded, which would distort the speed.
                 if seconds is not None and len(batch) in (1, self.batch_size):
                     of_row.timed_images += len(batch)
                     of_row.seconds += seconds
@@ -160,11 +160,11 @@ class Evaluator:
         """Completes an image again with the rows of these names; see `report.Pictures`.
 
         Raises:
-          DataError: A file cannot be read, or differs from what was measured.
+          DataError: A file cannot be read, or has changed since it was measured.
         """
         one = self.images.read(measured.index)
         if (one.sha256, MaskDigest.of(one.hole)) != (measured.image_sha256, measured.mask_sha256):
-            raise DataError(f"{one.name}: was changed since it was measured")
+            raise DataError(f"{one.name}: has changed since it was measured")
         rows = [row for row in self.rows if row.name in names]
         completed = {row.name: found[0] for row, found, _ in _complete(rows, [one])}
         masked = np.where(one.hole[..., None], np.uint8(255), one.image)

@@ -24,11 +24,11 @@ _MOST_PIXELS = 1 << 22  # Of a batch.
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Which images of a data set are evaluated.
+    """Selects the images of a data set to evaluate.
 
     Attributes:
       split: As in `data.sources.open_images`.
-      count: At most this many, spread evenly; None: all.
+      count: Maximum number of images, spread evenly over the split; None: all.
       validation_fraction, tfds_dir, listing: As in `config.data`.
     """
 
@@ -44,10 +44,10 @@ class EvaluationImages(NamedTuple):
 
     Attributes:
       source: All images of the split.
-      indices: The selected ones in `source`.
-      names: Of the selected images, unique; of a folder's files the relative paths, printable or not.
-      data, split: What was opened.
-      description: Which images these are, for a reader.
+      indices: Indices of the selected images in `source`.
+      names: Unique names of the selected images; for a folder the relative paths, printable or not.
+      data, split: Names of the data set and the split.
+      description: The data set, split and number of images, for a reader.
     """
 
     source: ImageSource
@@ -63,7 +63,7 @@ def open_images(data: str, selection: Selection) -> EvaluationImages:
 
     Args:
       data: "folder:PATH", "tfds:NAME[:VERSION]" or "samples".
-      selection: Which of them.
+      selection: The images to select.
 
     Raises:
       ConfigError: The kind of data or the split is unknown, or a listing is given without a folder.
@@ -204,5 +204,5 @@ class MaskedImages:
             image, original = self._read_image(index)
         except (DataError, OSError, MemoryError, cv2.error) as error:
             return Unreadable(self.images.names[index], one_line(error))
-        # An unreadable mask raises: without it the mask set would be another one.
+        # An unreadable mask is an error: leaving it out would change the mask set.
         return self._add_hole(index, image, original)

@@ -108,7 +108,7 @@ class ClassicalMethod:
 
 
 class FolderMethod:
-    """Images completed by another program, taken as they are: changes outside the hole count too.
+    """Images completed by another program, used unchanged: changes outside the hole count too.
 
     They have the size of the evaluation and the image's relative path: NAME.jpg is completed as NAME.png or
     NAME_completed.png, with any suffix.
@@ -145,7 +145,7 @@ class FolderMethod:
         """The file of an image's completion; empty if there is none."""
         stem = _stem(name)
         found = by_stem.get(stem, []) + by_stem.get(f"{stem}_completed", [])
-        # Of names that differ in the suffix alone, the exact one.
+        # If names differ only in their suffixes, the exact name wins.
         found = [name] if name in found and found == by_stem[stem] else found
         if stems[stem] > 1 and found != [name]:
             raise DataError(

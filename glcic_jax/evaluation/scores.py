@@ -80,12 +80,12 @@ class Evaluation:
 
     Attributes:
       title: Heading of the report.
-      protocol: What was measured and how, by heading: images, size, masks and their hash, versions ...
+      protocol: Images, size, masks and their hash, versions and so on, by heading.
       images: [N] names.
       hole_ratio: [N] float64, the fraction of each image that is hole.
       scores: One per method; the first is the subject of the evaluation.
       not_computed: By label of a missing metric: the reason.
-      notes: Sentences a reader has to know.
+      notes: Sentences on limitations, for a reader.
       indices: [N] each image's place among the selected images, which selects its mask; None: 0 to N - 1.
     """
 

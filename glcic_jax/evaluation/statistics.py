@@ -231,7 +231,7 @@ def _clause(metric: Metric, values: np.ndarray, candidates: Sequence[tuple[np.nd
     pick = max if metric.higher_is_better else min
     numbers, opponent = pick(candidates, key=lambda candidate: _level(candidate[0]))
     interval, verdict = compared(values, numbers, metric)
-    # Both means over the same images, so that the difference is theirs.
+    # Both means over the same images, so that they match the difference.
     pairs = np.isfinite(values) & np.isfinite(numbers)
     gap = f"difference {metric.with_unit(format_difference(interval.mean, metric.digits))}"
     if not np.isnan(interval.low):

@@ -128,7 +128,7 @@ def _exact(value: float) -> str:
 
 
 def shown(text: str) -> str:
-    """Text as a page shows it: what is not printable as escapes, with its line breaks."""
+    """Text for a page: keeps line breaks and escapes other characters that are not printable."""
     return "\n".join(map(printable, text.split("\n")))
 
 
@@ -213,7 +213,7 @@ def paired_differences(evaluation: Evaluation, *, first_is_baseline: bool) -> Ta
     """Differences from the first method on the same images.
 
     Args:
-      evaluation: What was measured.
+      evaluation: The scores.
       first_is_baseline: True: each other method minus the first; False: the first minus each other.
     """
     first, *others = evaluation.scores
@@ -259,7 +259,7 @@ def per_image(evaluation: Evaluation, thumbnails: Sequence[Markup] | None = None
     """Every method's numbers on every image, or the first method's alone beside thumbnails.
 
     Args:
-      evaluation: What was measured.
+      evaluation: The scores.
       thumbnails: Of the first images, which are then the only rows; None: all images and methods.
     """
 
@@ -285,7 +285,7 @@ def differing_settings(label: str, settings: Mapping[str, Mapping[str, Any]]) ->
     """The settings whose values differ between runs; None if there are none.
 
     Args:
-      label: What the settings are, the first heading.
+      label: Heading of the first column, such as "key".
       settings: Values by key for each run by its name; empty if unknown, which differs from nothing.
     """
 
@@ -304,7 +304,7 @@ def differing_settings(label: str, settings: Mapping[str, Mapping[str, Any]]) ->
 
 
 def notes_on_results(evaluation: Evaluation) -> list[str]:
-    """What a reader of the results needs to know: intervals, images left out, metrics not computed."""
+    """Notes on the results: intervals, images left out, metrics not computed."""
     count = len(evaluation.images)
     notes = [_INTERVALS, _BOLD, *([FEW] if count < FEW_IMAGES else [])]
     for key in evaluation.metrics:

@@ -1,4 +1,4 @@
-"""The HTTP endpoint of the service; refusals are problems as of RFC 9457."""
+"""The HTTP endpoint of the service; refusals are problem details (RFC 9457)."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ class WeightsInfo(BaseModel):
 
 
 class Problem(BaseModel):
-    """A refusal, as of RFC 9457."""
+    """The problem details of a refusal (RFC 9457)."""
 
     type: str
     title: str
@@ -59,7 +59,7 @@ class Problem(BaseModel):
 
 
 def limits_of(description: Description) -> str:
-    """Says in words what a network cannot do."""
+    """Describes the limits of a network, for a client."""
     size, hole = description.image_size, description.hole_sides[1]
     return (
         f"Trained on crops of {size} px with holes of up to {hole} px: thicker holes are filled at a reduced "
@@ -128,16 +128,16 @@ async def _complete(service: Service, request: Request) -> Response:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_errors_as_refusals())
         stack.enter_context(service.queue_place())
-        asked = completion_request(await read_form(request, service.limits), service)
+        requested = completion_request(await read_form(request, service.limits), service)
         timings = {"upload": time.perf_counter() - begin}
-        result = await _result(service, asked, request)
+        result = await _result(service, requested, request)
         place = stack.pop_all()
     timings |= {"queue": result.waited, "read": result.read, "complete": result.completed}
     size = len(result.content)
     _log.info("complete: %s, %d bytes, %s", result.file_format, size, _in_milliseconds(timings, ": ", " ms"))
     headers = {
         "Server-Timing": _in_milliseconds(timings, ";dur=", ""),
-        "X-Glcic-Weights": json.dumps(asked.weights or service.default)[1:-1],
+        "X-Glcic-Weights": json.dumps(requested.weights or service.default)[1:-1],
         "X-Glcic-Notes": json.dumps(result.notes),
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
@@ -155,7 +155,7 @@ class _QueuedResponse(Response):
       place: Closed when the answer is sent.
       seconds: Time for sending it.
       content: The body.
-      **options: As of a Response.
+      **options: Passed on to `Response`.
     """
 
     def __init__(self, place: contextlib.ExitStack, seconds: float, content: bytes, **options: Any):
@@ -180,10 +180,10 @@ def _in_milliseconds(timings: dict[str, float], equals: str, unit: str) -> str:
     return ", ".join(f"{name}{equals}{1000 * seconds:.0f}{unit}" for name, seconds in timings.items())
 
 
-async def _result(service: Service, asked: CompletionRequest, request: Request) -> CompletionResult:
+async def _result(service: Service, requested: CompletionRequest, request: Request) -> CompletionResult:
     """Waits for the result, or until the client disconnects."""
     gone = threading.Event()
-    future = asyncio.wrap_future(service.submit(asked, gone))
+    future = asyncio.wrap_future(service.submit(requested, gone))
     watch = asyncio.ensure_future(_until_disconnected(request))
     try:
         await asyncio.wait((future, watch), return_when=asyncio.FIRST_COMPLETED)
@@ -253,7 +253,7 @@ _STATUSES = {
 _OTHER_STATUS = HTTPStatus.UNPROCESSABLE_ENTITY
 
 _ANSWER: dict[str, Any] = {
-    "description": "The completed image, in the format of the original or the one asked for.",
+    "description": "The completed image, in the requested format, by default the original's.",
     "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
     "headers": {
         "Server-Timing": {
@@ -261,6 +261,9 @@ _ANSWER: dict[str, Any] = {
             "schema": {"type": "string"},
         },
         "X-Glcic-Weights": {"description": "Name of the weights used.", "schema": {"type": "string"}},
-        "X-Glcic-Notes": {"description": "What was noticed and done: JSON.", "schema": {"type": "string"}},
+        "X-Glcic-Notes": {
+            "description": "Notes on the input and the completion: a JSON list of strings.",
+            "schema": {"type": "string"},
+        },
     },
 }

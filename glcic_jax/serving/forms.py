@@ -21,17 +21,18 @@ from glcic_jax.serving.service import CompletionRequest, Limits, Service
 
 PROBLEM_TYPE = "application/problem+json"
 _RETRY_AFTER = "5"  # Seconds.
-_REST_BYTES = 64 << 10  # Of a request in addition to its two files.
-# Times the limit that is received and discarded: a client that still sends does not read the answer.
+_REST_BYTES = 64 << 10  # Allowed in a request in addition to its two files.
+# Of a body above the limit, up to this multiple is received and discarded: a client that is still sending does not
+# read the answer.
 _DISCARDED = 4
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer.
-    """A request is answered with a problem.
+    """An error that is answered with problem details (RFC 9457).
 
     Attributes:
-      status: Of the answer.
-      detail: What is wrong, in one line.
+      status: The HTTP status of the answer.
+      detail: The reason, on one line.
     """
 
     def __init__(self, status: HTTPStatus, detail: str):
@@ -67,7 +68,7 @@ class _InMemory(MultiPartParser):
 
 
 def problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Returns an answer as of RFC 9457."""
+    """Returns an answer with problem details (RFC 9457)."""
     content = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
     sent = {"X-Content-Type-Options": "nosniff", **(headers or {})}
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
@@ -117,8 +118,8 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes |
 
     Args:
       request: The request.
-      max_bytes: The most that is kept.
-      seconds: Time for all of it to arrive.
+      max_bytes: Largest body that is kept.
+      seconds: Time for the whole body to arrive.
 
     Returns:
       The body, or None if it is larger.
@@ -140,7 +141,7 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes |
     except TimeoutError as error:
         raise Refusal(HTTPStatus.REQUEST_TIMEOUT, f"the request took longer than {seconds:g} s") from error
     except ClientDisconnect as error:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "the client disconnected before it had sent all") from error
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the client disconnected before it had sent everything") from error
     return bytes(body) if received <= max_bytes else None
 
 

@@ -32,17 +32,17 @@ class NotAnImageError(DataError):
 
 
 class ClientGoneError(Exception):
-    """Nobody waits for the result any more."""
+    """The client disconnected, or the service stops; the result is not needed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The most that the service accepts.
+    """Limits on requests.
 
     Attributes:
       max_bytes: Bytes of a file.
       max_pixels: Pixels of an image or mask.
-      queue: Requests at a time, including the one in progress.
+      queue: Requests at a time, including the request in progress.
       upload_seconds: Seconds for a request to arrive, and for its answer to be read.
     """
 
@@ -53,7 +53,7 @@ class Limits:
 
 
 class CompletionRequest(NamedTuple):
-    """What to complete, and how.
+    """An image to complete, with its hole and settings.
 
     Attributes:
       image: The encoded image.
@@ -74,8 +74,8 @@ class CompletionResult(NamedTuple):
     Attributes:
       content: The encoded image.
       file_format: Its format, as Pillow names it.
-      notes: What was noticed and done, a line each.
-      waited, read, completed: Seconds in the queue, of decoding, and of all the rest.
+      notes: Notes on the input and the completion, one line each.
+      waited, read, completed: Seconds in the queue, for decoding, and for completing and encoding.
     """
 
     content: bytes
@@ -95,7 +95,7 @@ class Service:
 
     Args:
       completers: By the names that clients may choose; the first is the default.
-      limits: The most that the service accepts.
+      limits: Limits on requests.
     """
 
     def __init__(self, completers: Mapping[str, Completer], limits: Limits):
@@ -105,7 +105,7 @@ class Service:
         self.ready = False
         self._worker = ThreadPoolExecutor(1, "completing")
         self._previewer = ThreadPoolExecutor(1, "previewing")
-        self._lock = threading.Lock()  # Of the next two and `ready`.
+        self._lock = threading.Lock()  # Guards `_taken`, `_stopping` and `ready`.
         self._taken = 0
         self._stopping = False
         self._cancelled = threading.Event()
@@ -125,7 +125,7 @@ class Service:
 
     @contextlib.contextmanager
     def queue_place(self) -> Iterator[None]:
-        """Takes a place in the queue; to be held from before the request is read, as its body takes memory too.
+        """Takes a place in the queue; enter before the request is read, because its body takes memory too.
 
         Raises:
           QueueFullError: No place is free.
@@ -149,8 +149,8 @@ class Service:
         """Queues a request; the caller holds a `queue_place`.
 
         Args:
-          request: What to complete.
-          gone: To be set when nobody waits any more: the work then ends after the current window.
+          request: The image, hole and settings.
+          gone: Set when nobody waits for the result any more; the work then ends after the current window.
           on_window: As in `CompletionJob.run`.
 
         Returns:
@@ -175,9 +175,9 @@ class Service:
         """Reads an image to show it, outside the queue but one at a time.
 
         Args:
-          load: Returns the encoded image; called when its turn comes, as many may wait.
-          name: Stands for it in errors.
-          make: Makes what is shown from the image.
+          load: Returns the encoded image; called when its turn comes, because many may wait.
+          name: Name of the image in errors.
+          make: Makes the preview from the image.
 
         Returns:
           A future of the result of `make`, which raises UserError if the image cannot be read.
@@ -197,7 +197,7 @@ class Service:
             self.ready = not self._stopping
 
     def stop_accepting(self) -> None:
-        """Refuses new requests; those in the queue go on."""
+        """Refuses new requests; queued requests are still completed."""
         with self._lock:
             self._stopping, self.ready = True, False
 

@@ -341,7 +341,8 @@ def test_fid_is_that_of_the_features_of_all_images(here, photographs, monkeypatc
             "holds no completed image of below/p2.png, below/p5.png, broken.jpg and 6 more",
         ),
         (["{photos}", "--data", "folder:{photos}", "--size", "24"], "give --size as they were completed"),
-        (["mean", "--data", "folder:{photos}", "--save", "{photos}"], "is not empty"),
+        (["mean", "--data", "folder:{photos}", "--save", "{photos}"], "is not an empty folder"),
+        (["mean", "--data", "folder:{photos}", "--save", "{photos}/small.png"], "is not an empty folder"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_nothing_is_written(here, photographs, arguments, expected_message):

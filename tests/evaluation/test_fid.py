@@ -272,9 +272,9 @@ def test_other_networks_are_refused(narrow_arrays):
     for change, said in (
         # torchvision's own Inception v3.
         ({"fc.weight": np.zeros((1000, 128), np.float32)}, "fc.weight has the shape (1000, 128), not (1008, 128)"),
-        ({"AuxLogits.conv0.conv.weight": np.zeros(3, np.float32)}, "AuxLogits.conv0.conv.weight is another"),
+        ({"AuxLogits.conv0.conv.weight": np.zeros(3, np.float32)}, "conv0.conv.weight belongs to another network"),
         ({f"{layer}.bn.running_mean": None}, f"{layer}.bn.running_mean (4,) is missing"),
-        ({f"{layer}.bn.running_mean": None, "fc.bias": None}, "and 1 others are missing"),
+        ({f"{layer}.bn.running_mean": None, "fc.bias": None}, "and 1 other are missing"),
         ({f"{layer}.bn.running_var": np.full(4, -1, np.float32)}, "a variance below 0"),
         ({f"{layer}.bn.bias": np.full(4, np.nan, np.float32)}, "not finite"),
         ({f"{layer}.bn.bias": np.zeros(4, np.int64)}, "holds int64"),

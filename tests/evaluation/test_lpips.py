@@ -255,8 +255,8 @@ def test_damaged_files_are_refused(alexnet, tmp_path):
     data = torch_file(alexnet[0])
     for content, said in (
         (data[:-100], "cannot be read as a PyTorch file"),
-        (b"not weights at all", "neither a file of PyTorch nor safetensors"),
-        (torch_file({}), "no arrays by name"),
+        (b"not weights at all", "neither a PyTorch file nor safetensors"),
+        (torch_file({}), "no named arrays"),
         ((5).to_bytes(8, "little") + b"{.....", "cannot be read as safetensors"),
     ):
         path = tmp_path / "file.pth"

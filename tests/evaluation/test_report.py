@@ -133,7 +133,7 @@ def test_hole_sizes_have_their_bins(tmp_path):
     inside = (found.hole_ratio > 0.1) & (found.hole_ratio <= 0.2)
     mean = found.scores[0].values["hole_l1"][inside].mean()
     assert rows[0][1:3] == ["run, step 7", f"{mean:.4f}"]  # Without an interval.
-    assert "Fewer than 30 images, too few to rely on: 10-20 %, 20-30 %, 30-40 %; fewer than 10 have no" in part
+    assert "Bins with fewer than 30 images, too few to rely on: 10-20 %, 20-30 %, 30-40 %; bins with" in part
 
 
 def test_the_gallery_shows_each_rank_with_pictures_and_numbers(forty):

@@ -1,4 +1,4 @@
-"""Compares the networks on a CPU with the same networks in PyTorch, which run by turns."""
+"""Compares the networks on a CPU with the same networks in PyTorch; the two sides take turns."""
 
 import contextlib
 import importlib.util
@@ -38,7 +38,7 @@ def print_cpu(config_path: str, sizes: Mapping[str, float], rounds: int, with_to
     load_config(config_path)
     if sizes["size"] % 4 or sizes["joint_size"] % 16:
         raise ConfigError(
-            f"--size {sizes['size']} has to be a multiple of 4, --joint-size {sizes['joint_size']} of 16"
+            f"--size {sizes['size']} must be a multiple of 4, --joint-size {sizes['joint_size']} of 16"
         )
     if with_torch and importlib.util.find_spec("torch") is None:
         raise DataError(
@@ -58,13 +58,13 @@ def print_cpu(config_path: str, sizes: Mapping[str, float], rounds: int, with_to
         task = json.dumps({"config": config_path, "folder": str(folder), **sizes})
         ours = stack.enter_context(Worker("benchmark.cpu.ours", [task], _ON_CPU))
         ours.ask("ready")
-        print_heading("no device but these", ["torch"] if with_torch else [])
+        print_heading("no accelerator", ["torch"] if with_torch else [])
         if not with_torch:
             medians = ((work, statistics.median(ours.timed(work) for _ in range(rounds))) for work in names)
             print_table(["work", "glcic_jax s"], ([names[work], f"{seconds:.4g}"] for work, seconds in medians))
             return
         theirs = stack.enter_context(Worker("benchmark.cpu.pytorch", [str(folder), str(core_count())], {}))
-        columns = ["work", "glcic_jax s", "PyTorch s", "ratio", "of the rounds"]
+        columns = ["work", "glcic_jax s", "PyTorch s", "ratio", "lowest to highest"]
         columns += ["largest difference", "PyTorch's setting"]
         print_table(columns, _rows(ours, theirs, folder, names, rounds))
     click.echo(
@@ -77,7 +77,7 @@ def _rows(
     ours: Worker, theirs: Worker, folder: Path, names: Mapping[str, str], rounds: int
 ) -> Iterator[list[str]]:
     for work, name in names.items():
-        setting = theirs.ask("settle", work=work)
+        setting = theirs.ask("choose_setting", work=work)
         ours.timed(work)  # Both sides have run just before the first round.
         pairs = [_one_round(number, ours, theirs, work) for number in range(rounds)]
         ratios = [mine / other for mine, other in pairs]

@@ -122,8 +122,8 @@ def _masked_mse(output: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -
     return ((mask * (output - image) ** 2).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)))).mean()
 
 
-class Theirs:
-    """The work of all rows in several settings; `settle` chooses the fastest setting of each.
+class Workloads:
+    """The work of all rows in several settings; `choose_setting` keeps the fastest setting of each.
 
     Args:
       folder: Holds data.npz and layers.json, which our side wrote.
@@ -147,8 +147,8 @@ class Theirs:
             self._settings["gradient"][name] = self._gradient(form)
             self._settings["joint"][name] = self._joint(form)
 
-    def settle(self, work: str) -> str:
-        """Tries all settings of a piece of work, writes its outputs, and returns the fastest setting."""
+    def choose_setting(self, work: str) -> str:
+        """Times all settings of a piece of work, writes its outputs, and returns the fastest setting."""
         best: dict[str, float] = {}
         outputs: dict[str, Any] = {}
         for name, run in self._settings[work].items():
@@ -246,10 +246,10 @@ def main() -> None:
     """Prepares the work and answers requests on stdin."""
     keep_freed_memory()
     torch.set_num_threads(int(sys.argv[2]))
-    theirs = Theirs(Path(sys.argv[1]))
+    workloads = Workloads(Path(sys.argv[1]))
     jobs: dict[str, Callable[..., Any]] = {
-        "settle": theirs.settle,
-        "run": lambda work: seconds_of(theirs.work[work]),
+        "choose_setting": workloads.choose_setting,
+        "run": lambda work: seconds_of(workloads.work[work]),
     }
     answer(jobs, sys.stdin, sys.stdout)
 

@@ -12,6 +12,10 @@ import numpy as np
 
 from glcic_jax.errors import ConfigError, printable
 
+Range = tuple[int, int]
+Size = tuple[int, int]
+Set = TypeVar("Set", bound="DrawnMasks")
+
 
 class TextRandom:
     """An endless sequence of random integers that a text determines.
@@ -47,12 +51,10 @@ class TextRandom:
         return self._words.pop()
 
 
-Range = tuple[int, int]
-
-_PARTS = 16  # Of a pixel.
+_PARTS = 16  # Units of length per pixel.
 _QUARTER = 1024  # Directions in a quarter turn.
-_BITS = 14  # Of a sine's fraction.
-# None is so close to halfway between two integers that another machine's sine would round differently.
+_BITS = 14  # Fractional bits of a sine.
+# No value is so close to halfway between two integers that another machine's sine would round differently.
 SINES = tuple(round(math.sin(math.pi / 2 * step / _QUARTER) * 2**_BITS) for step in range(_QUARTER + 1))
 # 1.5 radians.
 _LARGEST_TURN = 978
@@ -60,9 +62,7 @@ _LARGEST_TURN = 978
 _THINNEST = 12
 
 
-def draw_strokes(
-    random: TextRandom, size: tuple[int, int], strokes: Range, vertices: Range, brush: Range
-) -> np.ndarray:
+def draw_strokes(random: TextRandom, size: Size, strokes: Range, vertices: Range, brush: Range) -> np.ndarray:
     """Draws strokes that begin anywhere in the image and follow its border instead of leaving it.
 
     The segments of a stroke are a sixteenth to a quarter of the image's shorter side long and turn by up to 1.5
@@ -71,8 +71,8 @@ def draw_strokes(
     Args:
       random: The random numbers.
       size: (height, width) in pixels, up to 2^20 each.
-      strokes: Fewest and most strokes.
-      vertices: Fewest and most segments of a stroke.
+      strokes: Minimum and maximum number of strokes.
+      vertices: Minimum and maximum number of segments of a stroke.
       brush: Smallest and largest diameter of the brush, in hundredths of the shorter side.
 
     Returns:
@@ -96,7 +96,7 @@ def sine(direction: int) -> int:
 
 
 def _random_walk(
-    random: TextRandom, size: tuple[int, int], vertices: Range, brush: Range
+    random: TextRandom, size: Size, vertices: Range, brush: Range
 ) -> tuple[list[tuple[int, int]], int]:
     """The vertices (row, column) of a stroke and its radius, all in sixteenths of a pixel."""
     shorter = min(size)
@@ -119,7 +119,7 @@ def _rounded(product: int) -> int:
     return (product + 2 ** (_BITS - 1)) >> _BITS
 
 
-def _inside(row: int, column: int, size: tuple[int, int]) -> tuple[int, int]:
+def _inside(row: int, column: int, size: Size) -> tuple[int, int]:
     height, width = size
     return min(max(row, 0), _PARTS * (height - 1)), min(max(column, 0), _PARTS * (width - 1))
 
@@ -154,9 +154,6 @@ def _paint_band(hole: np.ndarray, start: tuple[int, int], end: tuple[int, int], 
     band = np.abs(across) <= math.isqrt(radius**2 * squared_length)
     hole[rows, columns] |= band & (along >= 0) & (along <= squared_length)
 
-
-Size = tuple[int, int]
-Set = TypeVar("Set", bound="DrawnMasks")
 
 # Valid values of each option, and of both ends of a range.
 _LIMITS: dict[str, Range] = {
@@ -312,7 +309,7 @@ class Rectangles(DrawnMasks):
 
     Args:
       seed, min, max, at: As in `Paper`.
-      count: Fewest and most rectangles in an image.
+      count: Minimum and maximum number of rectangles in an image.
 
     Reference: `model.masks.rectangles`.
     """
@@ -379,7 +376,7 @@ def parse_options(kind: type[Set], options: str | None) -> Set:
         ranged = isinstance(known[name], tuple)
         if not re.fullmatch(r"[0-9]{1,19}(-[0-9]{1,19})?" if ranged else r"[0-9]{1,19}", text):
             example = f"{name}={_text(known[name])}"
-            raise ConfigError(f"{where}: {name} is '{printable(text)}', but has to be as in {example}")
+            raise ConfigError(f"{where}: {name} is '{printable(text)}': write it as in {example}")
         numbers = [int(number) for number in text.split("-")]
         chosen[name] = (numbers[0], numbers[-1]) if ranged else numbers[0]
     return kind(**chosen)

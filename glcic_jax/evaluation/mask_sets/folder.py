@@ -12,13 +12,12 @@ from glcic_jax.completion.pairing import masks_by_picture, stem_of
 from glcic_jax.data import COMPLETION_SUFFIXES, list_folder
 from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.evaluation.cropping import centre_square
+from glcic_jax.evaluation.mask_sets.drawn import Size
 from glcic_jax.pictures.mask_files import hole_from_pixels, read_mask, same_aspect
 
 RECORD_FILE = "mask_set.json"
 _FORMAT = 1
 _REMEDY = "write the set again with glcic masks, or remove the file to use the masks as they are"
-
-Size = tuple[int, int]
 
 
 class MaskDigest:
@@ -177,9 +176,9 @@ class FolderMasks:
 def open_folder(name: str, folder: Path, images: Sequence[str] = ()) -> FolderMasks:
     """Lists a folder of masks and assigns them to images.
 
-    If the name of any mask is that of an image (NAME, or NAME_maskNNN), every image needs a mask of its name;
-    otherwise masks are taken in the order of their paths, over and over. A folder with a `mask_set.json` is
-    verified and taken in order: its names are numbers.
+    If any mask is named after an image (NAME or NAME_maskNNN), every image needs a mask of its name; otherwise
+    masks are taken in the order of their paths, repeatedly. A folder with a `mask_set.json` is verified and taken
+    in order, because its files are numbered.
 
     Args:
       name: Of the set.
@@ -187,8 +186,8 @@ def open_folder(name: str, folder: Path, images: Sequence[str] = ()) -> FolderMa
       images: The images' paths relative to their folder.
 
     Raises:
-      DataError: There is no such folder, it holds no masks or others than its record says, or an image has no mask
-        or several.
+      DataError: The folder does not exist, holds no masks or differs from its record, or an image has no mask or
+        several.
     """
     where = printable(str(folder))
     if not folder.is_dir():

@@ -35,7 +35,7 @@ class MaskSet(Protocol):
 
     @property
     def description(self) -> str:
-        """The name and, of files, how they are assigned to images."""
+        """The name and, for files, how they are assigned to images."""
 
     @property
     def default_count_and_size(self) -> tuple[int, Size]:
@@ -88,7 +88,7 @@ def summarise(
 
     Args:
       masks: The set.
-      count: How many; at least 1.
+      count: Number of masks, at least 1.
       size: (height, width) of each in pixels.
       visit: Called with each mask's index and hole.
 

@@ -139,10 +139,10 @@ class InceptionFeatures:
       description: Name, weights and settings, for a report.
 
     Args:
-      network: Of any width.
+      network: The network, of any width.
       params: Its variables.
       description: As above.
-      side: Of the network's input, in pixels.
+      side: Side of the network's input in pixels.
     """
 
     def __init__(self, network: Inception, params: Params, description: str, side: int = SIDE):

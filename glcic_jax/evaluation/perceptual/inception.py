@@ -209,7 +209,7 @@ def inception_params(network: Inception, file: FeatureFile) -> Params:
     """The network's parameters from the port's state dict.
 
     Args:
-      network: Of the width of the file.
+      network: The network, of the file's width.
       file: From `state_dict.read_feature_file`.
 
     Raises:
@@ -219,7 +219,7 @@ def inception_params(network: Inception, file: FeatureFile) -> Params:
     check_arrays(file, expected, PUBLISHED)
     for array in file.arrays:
         if array not in expected and not array.endswith(".num_batches_tracked"):
-            raise WeightsError(f"{file.name}: the array {array[:80]} is another network's: needed is {PUBLISHED}")
+            raise WeightsError(f"{file.name}: the array {array[:80]} belongs to another network: use {PUBLISHED}")
     params: Params = {}
     for layer in _layers(network):
         node = params

@@ -259,7 +259,7 @@ def _params(backbone: Backbone, layers: FeatureFile, heads: FeatureFile) -> tupl
     shapes = {f"lin{index}.weight": (1, stage[-1].features, 1, 1) for index, stage in enumerate(backbone.stages)}
     check_arrays(heads, shapes, backbone.heads)
     if len(heads.arrays) != len(shapes):
-        raise WeightsError(f"{heads.name}: heads of more than {len(shapes)} layers: needed is {backbone.heads}")
+        raise WeightsError(f"{heads.name}: heads of more than {len(shapes)} layers: use {backbone.heads}")
     params: Params = {}
     for stage in backbone.stages:
         for layer in stage:
@@ -322,6 +322,6 @@ BACKBONES = {
     ),
 }
 
-_NEEDED = "needed are {} with {}, or {} with {}".format(
+_NEEDED = "use {} with {}, or {} with {}".format(
     *(text for backbone in BACKBONES.values() for text in (backbone.published, backbone.heads))
 )

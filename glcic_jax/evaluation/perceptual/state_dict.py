@@ -47,7 +47,7 @@ def read_feature_file(path: Path) -> FeatureFile:
     sha256 = hashlib.sha256(data).hexdigest()
     arrays = {key: value for key, value in _state_dict(data, name).items() if isinstance(value, np.ndarray)}
     if not arrays:
-        raise WeightsError(f"{name}: holds no arrays by name: a state dict of PyTorch is needed")
+        raise WeightsError(f"{name}: holds no named arrays: give a PyTorch state dict")
     if all(key.startswith(_PARALLEL) for key in arrays):
         arrays = {key.removeprefix(_PARALLEL): value for key, value in arrays.items()}
     return FeatureFile(name, f"{printable(path.name)} sha256 {sha256[:12]}", sha256, arrays)
@@ -61,7 +61,7 @@ def _state_dict(data: bytes, name: str) -> Mapping[str, Any]:
             reason = printable(one_line(error))
             raise WeightsError(f"{name}: cannot be read as safetensors ({reason}): copy it again") from error
     if not looks_like_torch(data):
-        raise WeightsError(f"{name}: neither a file of PyTorch nor safetensors: a state dict is needed")
+        raise WeightsError(f"{name}: neither a PyTorch file nor safetensors: give a state dict")
     value = parse_torch(data, name)
     if isinstance(value, dict) and isinstance(value.get(_NESTED), dict):
         value = value[_NESTED]
@@ -85,16 +85,19 @@ def check_arrays(file: FeatureFile, expected: Mapping[str, tuple[int, ...]], nee
         value = file.arrays.get(array)
         if value is None:
             missing = sum(other not in file.arrays for other in expected)
-            others = f" and {missing - 1} others are" if missing > 1 else " is"
-            raise WeightsError(f"{file.name}: the array {array} {shape}{others} missing: needed is {needed}")
+            plural = "s" if missing > 2 else ""
+            others = f" and {missing - 1} other{plural} are" if missing > 1 else " is"
+            raise WeightsError(f"{file.name}: the array {array} {shape}{others} missing: use {needed}")
         if value.shape != shape:
             raise WeightsError(
-                f"{file.name}: the array {array} has the shape {value.shape}, not {shape}: another network's; "
-                f"needed is {needed}"
+                f"{file.name}: the array {array} has the shape {value.shape}, not {shape}, and belongs to another "
+                f"network: use {needed}"
             )
-        # bfloat16 is no floating type to NumPy.
+        # NumPy does not count bfloat16 as a floating-point type.
         if not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
-            raise WeightsError(f"{file.name}: the array {array} holds {value.dtype}: needed is {needed}")
+            raise WeightsError(
+                f"{file.name}: the array {array} holds {value.dtype}, not floating-point numbers: use {needed}"
+            )
         with np.errstate(over="ignore"):  # Too large for float32: reported as not finite.
             finite = np.isfinite(value.astype(np.float32)).all()
         if not finite:

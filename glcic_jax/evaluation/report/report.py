@@ -27,19 +27,19 @@ _CAPTIONED = ("hole_l1", "hole_psnr", "lpips")
 class Pictures(Protocol):
     """Returns an image's pictures by label: "input" with a white hole, the named methods' and "original".
 
-    Each is [H, W, 3] uint8; one that is missing is shown as missing.
+    Each is [H, W, 3] uint8; the report says "no picture" for a missing label.
     """
 
     def __call__(self, index: int, methods: Collection[str]) -> dict[str, np.ndarray]: ...
 
 
 class Training(NamedTuple):
-    """How the compared runs were trained.
+    """The training of the compared runs.
 
     Attributes:
       curves: An SVG file of their curves; empty if no run has any.
       settings: Tables of the settings that differ.
-      notes: What is the same in all runs, or not known.
+      notes: Sentences on settings that all runs share, and on missing records.
     """
 
     curves: str
@@ -75,7 +75,7 @@ def write_report(
     """Writes the report: results, differences, hole sizes, best, median and worst images, all images, protocol.
 
     Args:
-      evaluation: What was measured; images are ranked by its first method.
+      evaluation: The scores; images are ranked by the first method.
       pictures: Called once for each image that is shown.
       path: The HTML file.
       training: For a comparison of runs with the first as the baseline; None: an evaluation of the first.
@@ -174,7 +174,7 @@ def embed(picture: np.ndarray, longest_side: int) -> Embedded:
     if size != (width, height):
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     content = io.BytesIO()
-    # Chroma at full resolution: the edge of a hole is sharp in it too.
+    # Full chroma resolution keeps the edges of holes sharp.
     image.save(content, format="JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True)
     return Embedded(_data_uri("image/jpeg", content.getvalue()), *size)
 
