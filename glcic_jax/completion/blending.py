@@ -96,7 +96,7 @@ def _windows(hole: np.ndarray) -> Iterator[tuple[tuple[slice, slice], np.ndarray
 
 
 def _square(radius: int) -> np.ndarray:
-    """Structuring element that erodes or dilates by `radius` pixels in all eight directions."""
+    """Returns a structuring element that erodes or dilates by `radius` pixels in all eight directions."""
     return np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
 
 
@@ -151,7 +151,7 @@ def _march(known: np.ndarray, near_edge: np.ndarray) -> np.ndarray:
 
 
 def _right_side(difference: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    """Right-hand side of the Poisson equation for the correction, for one channel.
+    """Returns the right-hand side of the Poisson equation for the correction, for one channel.
 
     Between two neighbours in the middle the completion's gradient stays, so the correction's gradient is 0.
     Between any other two it is the gradient of fast marching minus that of the completion.

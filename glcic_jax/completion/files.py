@@ -19,6 +19,7 @@ from glcic_jax.files import check_writable, write_atomically
 from glcic_jax.pictures import (
     MAX_PIXELS,
     ChooseHole,
+    Hole,
     Picture,
     coverage_note,
     encode_picture,
@@ -70,18 +71,18 @@ class FolderResult(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CompletionJob:
-    """One image to complete, with its output format and file decided by `create`.
+    """One image to complete, with its hole, output format and file decided by `create`.
 
     Attributes:
-      picture: The image.
-      choose_hole: Returns the hole of the image.
+      picture: The image; opaque in the hole if its transparency is the hole.
+      hole: The hole of the image.
       output: File to write; None: `run` only returns the encoded result.
       file_format: Format of the result, as Pillow names it.
       settings: How to complete and write.
     """
 
     picture: Picture
-    choose_hole: ChooseHole
+    hole: Hole
     output: Path | None
     file_format: str
     settings: Settings
@@ -96,32 +97,27 @@ class CompletionJob:
         output: Path | None = None,
         default_output: Path | None = None,
     ) -> "CompletionJob":
-        """Decides the format and the file of the result.
+        """Decides the format and the file of the result, then the hole.
 
         Args:
-          picture, choose_hole, settings: As the attributes of the class.
+          picture: The image.
+          choose_hole: Returns the image with its hole.
+          settings: How to complete and write.
           output: File to write; its suffix decides the format.
           default_output: File to write if `output` is None; the format decides its suffix.
 
         Raises:
-          DataError: The format is unknown, or the output exists or cannot be written.
+          DataError: The format is unknown, the output exists or cannot be written, or the mask cannot be used.
         """
         file_format = format_for(output, picture, settings.file_format)
         if output is None and default_output is not None:
             output = _with_suffix(default_output, file_format)
-        job = cls(picture, choose_hole, output, file_format, settings)
         if output is not None:
-            for path in (output, job.comparison) if settings.comparison else (output,):
+            for path in (output, _comparison_path(output)) if settings.comparison else (output,):
                 check_writable(path)
                 if not settings.overwrite and os.path.lexists(path):
                     raise DataError(f"{printable(str(path))} exists: name another file, or give --overwrite")
-        return job
-
-    @property
-    def comparison(self) -> Path:
-        """File of the comparison, beside the output."""
-        assert self.output is not None
-        return self.output.with_name(f"{self.output.stem}_comparison{self.output.suffix}")
+        return cls(*choose_hole(picture), output, file_format, settings)
 
     def run(self, completer: Completer, log: Log, on_window: OnWindow | None = None) -> bytes:
         """Completes the image, writes the output and returns it encoded.
@@ -132,36 +128,36 @@ class CompletionJob:
           on_window: As in `Completer.fill`; replaces the progress bar.
 
         Raises:
-          UserError: The input cannot be used, or the output cannot be written.
+          UserError: The image cannot be completed, or the output cannot be written.
         """
-        settings = self.settings
-        picture, hole = self.choose_hole(self.picture)
-        if settings.drop_exif:
+        picture, (hole, hole_notes) = self.picture, self.hole
+        if self.settings.drop_exif:
             picture = dataclasses.replace(picture, exif=b"", xmp=b"")
-        for note in (*fitted(picture, self.file_format).notes, *hole.notes, coverage_note(hole.hole)):
+        for note in (*fitted(picture, self.file_format).notes, *hole_notes, coverage_note(hole)):
             log(note)
-        if picture.alpha is not None and not picture.alpha[hole.hole].all():
+        if picture.alpha is not None and not picture.alpha[hole].all():
             log("the image is transparent in the hole and stays so: --mask alpha makes it opaque there")
         log(f"weights: {completer.name}")
-        result = self._fill(completer, picture, hole.hole, log, on_window)
-        content = self._encode(picture, result.pixels, "image")
+        result = self._fill(completer, log, on_window)
+        content = self._encode(dataclasses.replace(picture, pixels=result.pixels), "image")
         if self.output is not None:
             write_atomically(self.output, content)
             if result.raw is not None:
                 masked = picture.pixels.copy()
-                masked[hole.hole] = np.iinfo(masked.dtype).max
+                masked[hole] = np.iinfo(masked.dtype).max
                 side_by_side = np.concatenate([masked, result.raw, result.pixels], axis=1)
-                write_atomically(self.comparison, self._encode(picture, side_by_side, str(self.comparison)))
+                path = _comparison_path(self.output)
+                encoded = self._encode(dataclasses.replace(picture, pixels=side_by_side), printable(str(path)))
+                write_atomically(path, encoded)
         return content
 
-    def _fill(
-        self, completer: Completer, picture: Picture, hole: np.ndarray, log: Log, on_window: OnWindow | None
-    ) -> CompletedImage:
+    def _fill(self, completer: Completer, log: Log, on_window: OnWindow | None) -> CompletedImage:
+        hole = self.hole.hole
         plan = completer.plan(hole, self.settings.strategy, self.settings.max_side)
         log(f"{plan.strategy}: {plan.reason}")
         fill = functools.partial(
             completer.fill,
-            picture.pixels,
+            self.picture.pixels,
             hole,
             plan=plan,
             blend=self.settings.blend,
@@ -172,13 +168,9 @@ class CompletionJob:
         with Progress("completing", len(plan.windows), log, unit="windows") as bar:
             return fill(on_window=lambda done, total: bar.advance())
 
-    def _encode(self, picture: Picture, pixels: np.ndarray, name: str) -> bytes:
-        picture = dataclasses.replace(picture, pixels=pixels)
+    def _encode(self, picture: Picture, name: str) -> bytes:
         with enough_memory_for(f"writing an image of {picture.size[0]} x {picture.size[1]} px"):
-            try:
-                return encode_picture(picture, self.file_format, self.settings.quality)
-            except DataError as error:
-                raise DataError(f"{printable(name)}: {str(error).removeprefix('image: ')}") from error
+            return encode_picture(picture, self.file_format, self.settings.quality, name)
 
 
 def read_input(source: Path | bytes, name: str, settings: Settings) -> Picture:
@@ -200,7 +192,7 @@ def complete_folder(
     Args:
       load: Loads the network; called once, when the first image needs it.
       pairing: Images and their masks.
-      choose_hole: Returns `CompletionJob.choose_hole` for the mask of a pair.
+      choose_hole: Returns the `ChooseHole` for the mask of a pair.
       directory: Output directory.
       settings: How to complete and write.
       log: Receives progress lines.
@@ -244,13 +236,18 @@ def _complete_pair(
     if not settings.overwrite and usual.exists():  # Found without reading the image.
         return False
     picture = read_input(pair.image, printable(str(pair.image)), settings)
-    replacing = dataclasses.replace(settings, overwrite=True)
-    job = CompletionJob.create(picture, choose_hole, replacing, default_output=output)
-    assert job.output is not None
-    if not settings.overwrite and job.output.exists():
+    output = _with_suffix(output, format_for(None, picture, settings.file_format))
+    if not settings.overwrite and output.exists():
         return False
+    # An existing comparison is replaced: it belongs to no result.
+    job = CompletionJob.create(picture, choose_hole, dataclasses.replace(settings, overwrite=True), output=output)
     job.run(load(), lambda line: None)
     return True
+
+
+def _comparison_path(output: Path) -> Path:
+    """Returns the file of the comparison, beside the output."""
+    return output.with_name(f"{output.stem}_comparison{output.suffix}")
 
 
 def _with_suffix(path: Path, file_format: str) -> Path:

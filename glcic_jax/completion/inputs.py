@@ -99,7 +99,7 @@ def check_range(pixels: np.ndarray, hole: np.ndarray) -> None:
 
 
 def _from_pil(image: Image.Image) -> np.ndarray:
-    """[H, W, C] uint8 or uint16."""
+    """Returns the pixels of a PIL image, [H, W, C] uint8 or uint16."""
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)[..., None]
     if image.mode in ("I", "F"):

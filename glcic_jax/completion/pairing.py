@@ -73,7 +73,7 @@ def pair_files(images: Path, masks: Path | None, results: Path | None = None) ->
     if not found or not mask_paths:
         missing = "masks (NAME_mask)" if found else "images for its masks"
         raise DataError(f"{printable(str(masks))}: holds no {missing}")
-    masks_of, strays = masks_by_picture({stem_of(path) for path in found}, mask_paths)
+    masks_of, strays = masks_by_image({stem_of(path) for path in found}, mask_paths)
     failures += [_failure(masks / path, "no image has the name of this mask") for path in strays]
     pairs = []
     for path in found:
@@ -118,11 +118,11 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def stem_of(path: str) -> str:
-    """A relative path without its suffix."""
+    """Returns a relative path without its suffix."""
     return PurePosixPath(path).with_suffix("").as_posix()
 
 
-def masks_by_picture(stems: set[str], masks: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
+def masks_by_image(stems: set[str], masks: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Assigns masks to images by name.
 
     Args:

@@ -96,7 +96,7 @@ def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def _laplacian(unknown: np.ndarray) -> Any:
-    """[n, n] sparse: the number of neighbours inside the image on the diagonal, -1 for unknown neighbours."""
+    """Returns [n, n] sparse: each pixel's neighbours inside the image on the diagonal, -1 for unknown ones."""
     from scipy import sparse
 
     count = np.count_nonzero(unknown)
@@ -176,7 +176,7 @@ def _aggregate(matrix: Any, blocks: np.ndarray) -> tuple[Any, np.ndarray]:
 
 
 def _cycle(levels: list[_Level], coarsest: Any, residual: np.ndarray) -> np.ndarray:
-    """One symmetric V-cycle from zero: from residuals [n, C] to corrections [n, C]."""
+    """Runs one symmetric V-cycle from zero, from residuals [n, C] to corrections [n, C]."""
     if not levels:
         return coarsest.solve(residual)
     level, coarser = levels[0], levels[1:]

@@ -114,7 +114,7 @@ class Runner:
         return len(self._programs)
 
     def _program(self, *shape: int) -> Any:
-        """The compiled program for (N, H, W)."""
+        """Returns the program for (N, H, W), compiled once."""
         if shape in self._programs:  # Do not wait while another thread compiles.
             return self._programs[shape]
         with self._compiling:
@@ -130,7 +130,8 @@ class Runner:
             return self._programs[shape]
 
     def _check_memory(self, needed: int, size: tuple[int, ...]) -> None:
-        """Raises before the OS kills the process for using too much of the host's memory."""
+        """Raises MemoryExhaustedError if `needed` bytes exceed the host's free memory."""
+        # Otherwise the operating system would kill the process.
         available = available_memory() if self.device.platform == "cpu" else None
         if available is not None and needed > available:
             sizes = f"{needed / 2**30:.1f} GiB are needed, {available / 2**30:.1f} GiB are free"
@@ -138,7 +139,7 @@ class Runner:
 
 
 def find_device(device: str | jax.Device | None) -> jax.Device:
-    """Finds the device called "cpu", "gpu", "cuda:1" ...; None: JAX's first.
+    """Returns a device by its name, as "cpu", "gpu" or "cuda:1"; JAX's first for None.
 
     Raises:
       ConfigError: There is no such device.

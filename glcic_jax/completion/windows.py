@@ -1,4 +1,4 @@
-"""Decides where in an image the completion network looks, and at what scale.
+"""Plans the windows of an image that the completion network sees, and their scale.
 
 The receptive field is 307 x 307 px (Iizuka et al. 2017, Section 3.2): a window with that much context around its
 part of the hole gives the same result as the whole image. With a smooth initial fill, which depends on more
@@ -49,13 +49,13 @@ class Box(NamedTuple):
         return self.right - self.left
 
     def relative_to(self, origin: "Box") -> "Box":
-        """The same rectangle in the coordinates of another box."""
+        """Returns the rectangle in the coordinates of another box."""
         return Box(
             self.top - origin.top, self.left - origin.left, self.bottom - origin.top, self.right - origin.left
         )
 
     def expand(self, margin: float, shape: tuple[int, int]) -> "Box":
-        """Adds a margin on all sides, aligns to the stride and clips to an image of `shape`."""
+        """Adds a margin in pixels on all sides, aligns to the stride and clips to an image of `shape` (H, W)."""
         return Box(*_expand(np.array([self]), np.array([[margin]]), shape)[0].tolist())
 
 
@@ -117,7 +117,7 @@ class WindowLimits:
             )
 
     def scale_for(self, thickness: np.ndarray | float) -> np.ndarray:
-        """Scale, at most 1, at which holes of a thickness are as thick as the training holes."""
+        """Returns the scale, at most 1, at which holes of a thickness in pixels are as thick as training holes."""
         thickness = np.asarray(thickness, np.float64)
         return np.where(thickness <= _THICKNESS_TOLERANCE * self.largest_hole, 1.0, self.largest_hole / thickness)
 
@@ -142,7 +142,7 @@ def plan_completion(hole: np.ndarray, strategy: str, limits: WindowLimits) -> Co
 
 
 def bounds(hole: np.ndarray) -> Box:
-    """Bounding box of a non-empty hole [H, W] bool."""
+    """Returns the bounding box of a non-empty hole [H, W] bool."""
     rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
     return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
@@ -204,14 +204,14 @@ class _HoleComponents:
 
 
 def _expand(boxes: np.ndarray, margins: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """`Box.expand` for boxes [n, 4] with margins [n, 1]."""
+    """Expands boxes [n, 4] int by margins [n, 1] as `Box.expand` does; returns [n, 4] int."""
     low = np.maximum(0, np.floor((boxes[:, :2] - margins) / STRIDE) * STRIDE)
     high = np.minimum(shape, np.ceil((boxes[:, 2:] + margins) / STRIDE) * STRIDE)
     return np.concatenate([low, high], axis=1).astype(int)
 
 
 def _merge(boxes: np.ndarray, scales: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounding box [k, 4] and smallest scale [k] of each group of boxes [n, 4]."""
+    """Returns the bounding box [k, 4] and the smallest scale [k] of each group of boxes [n, 4]."""
     count = int(groups.max()) + 1
     low, high = np.full((count, 2), np.iinfo(np.int64).max), np.zeros((count, 2), np.int64)
     smallest = np.ones(count)
@@ -222,7 +222,7 @@ def _merge(boxes: np.ndarray, scales: np.ndarray, groups: np.ndarray) -> tuple[n
 
 
 def _touching(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """[n] int: group numbers of boxes [n, 4]; boxes share one if they or their group's bounds touch or overlap."""
+    """Groups boxes [n, 4] that touch or overlap, or whose groups' bounds do; returns group numbers [n] int."""
     groups = np.arange(len(boxes))
     regions = boxes
     while True:
@@ -260,7 +260,7 @@ def _group_windows(group: _HoleGroup, shape: tuple[int, int], max_side: int) -> 
 
 
 def _window(box: Box, group: _HoleGroup, region: Box) -> Window:
-    """A window at `box` that fills the group's pixels inside `region`."""
+    """Returns a window at `box` that fills the group's pixels inside `region`."""
     fill_mask = np.zeros((box.height, box.width), bool)
     fill_mask[region.relative_to(box).slices] = group.mask[region.relative_to(group.box).slices]
     return Window(box, fill_mask, group.scale)

@@ -213,7 +213,7 @@ def _over_white(pixels: np.ndarray) -> np.ndarray:
     return result
 
 
-def encode_picture(picture: Picture, file_format: str, quality: int = 95) -> bytes:
+def encode_picture(picture: Picture, file_format: str, quality: int = 95, name: str = "image") -> bytes:
     """Encodes a picture with its metadata.
 
     Args:
@@ -221,6 +221,7 @@ def encode_picture(picture: Picture, file_format: str, quality: int = 95) -> byt
       file_format: A name that `format_for` returns.
       quality: 1 to 100, for JPEG, WebP, AVIF and HEIC. WebP is lossless at 100, and if the picture came from a
         lossless one. The other formats are always lossless.
+      name: The name of the picture in errors.
 
     Raises:
       DataError: The format cannot hold the picture; a side of a WebP, for one, has at most 16383 pixels.
@@ -237,7 +238,7 @@ def encode_picture(picture: Picture, file_format: str, quality: int = 95) -> byt
         image.save(content, format=file_format, **_save_options(picture, quality))
         return content.getvalue()
     except Exception as error:  # Pillow's plugins raise nearly every type.
-        raise DataError(f"image: cannot be written as {file_format} ({printable(one_line(error))})") from error
+        raise DataError(f"{name}: cannot be written as {file_format} ({printable(one_line(error))})") from error
 
 
 def _save_options(picture: Picture, quality: int) -> dict[str, Any]:

@@ -57,8 +57,8 @@ class CompletionRequest(NamedTuple):
 
     Attributes:
       image: The encoded image.
-      choose_hole: As in `CompletionJob`.
-      settings: As in `CompletionJob`; `comparison` and `overwrite` are not used.
+      choose_hole: As in `CompletionJob.create`.
+      settings: As in `CompletionJob.create`; `comparison` and `overwrite` are not used.
       weights: A name in `Service.completers`; None is the default.
     """
 

@@ -164,9 +164,11 @@ def test_bad_input_is_one_line(here, arguments, words):
         (["photo.png", "mask.png", "x" * 300 + ".png"], "File name too long"),
         (["x" * 300 + ".png", "mask.png"], "File name too long"),
         (["photo.png", "mask.png", "link.png"], "link.png exists"),
+        (["photo.png", "none.png"], "none.png: no such file"),
+        (["photo.png", "--mask", "alpha"], "the image has no transparency"),
     ],
 )
-def test_impossible_outputs_are_refused_before_weights_are_loaded(here, monkeypatch, arguments, words):
+def test_impossible_files_are_refused_before_weights_are_loaded(here, monkeypatch, arguments, words):
     Path("folder").mkdir()
     os.mkfifo("pipe.png")
     Path("link.png").symlink_to("nowhere.png")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glcic_jax.completion.pairing import masks_by_picture, stem_of
+from glcic_jax.completion.pairing import masks_by_image, stem_of
 from glcic_jax.data import COMPLETION_SUFFIXES, list_folder
 from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.evaluation.cropping import centre_square
@@ -207,7 +207,7 @@ def open_folder(name: str, folder: Path, images: Sequence[str] = ()) -> FolderMa
 def _match(folder: Path, files: Sequence[str], images: Sequence[str]) -> dict[str, str]:
     """The mask of each image; empty if no mask has the name of an image."""
     stems = {image: stem_of(image) if image else "" for image in images}
-    masks_of, _ = masks_by_picture(set(stems.values()), files)
+    masks_of, _ = masks_by_image(set(stems.values()), files)
     if not masks_of:
         return {}
     without = [image for image, stem in stems.items() if stem not in masks_of]

@@ -46,7 +46,7 @@ class TorchObject(NamedTuple):
 
 
 def looks_like_torch7(data: bytes) -> bool:
-    """Tests whether a file begins with the tag of a table or of an object."""
+    """Returns whether a file begins with the tag of a table or of an object."""
     return data[:4] in (b"\x03\0\0\0", b"\x04\0\0\0")
 
 

@@ -20,7 +20,7 @@ _IDENTITIES = ("nn.Identity", "nn.Copy", "nn.Contiguous")
 
 
 def is_network(value: object) -> TypeGuard[TorchObject]:
-    """Tests whether a value is a container of modules, as the authors' networks are."""
+    """Returns whether a value is a container of modules, as the authors' networks are."""
     return isinstance(value, TorchObject) and isinstance(value.fields.get("modules"), dict)
 
 
@@ -96,7 +96,7 @@ def _children(container: TorchObject, name: str) -> list[TorchObject]:
 
 
 def _is_identity(module: TorchObject) -> bool:
-    """Tests whether a module returns its input unchanged at inference.
+    """Returns whether a module returns its input unchanged at inference.
 
     At inference, SpatialDropout and the first version of Dropout scale their input by 1 - p.
 

@@ -62,7 +62,7 @@ class Unread:
 
 
 def looks_like_torch(data: bytes) -> bool:
-    """Tests whether a file begins like a zip archive, a pickle or a tar archive."""
+    """Returns whether a file begins like a zip archive, a pickle or a tar archive."""
     return data[:2] == b"PK" or (data[:1] == b"\x80" and data[1:2] <= b"\x05") or _is_tar(data)
 
 
