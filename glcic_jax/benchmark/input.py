@@ -46,7 +46,7 @@ def print_input(
             source = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             make_jpegs(source, files)
         config.data.source, config.data.listing = f"folder:{source}", ""
-        from glcic_jax.data.sources import open_sources
+        from glcic_jax.data import open_sources
 
         train = open_sources(config.data).train
         print_heading("no device", ["grain", "opencv-python-headless", "pillow"])
@@ -63,8 +63,8 @@ def make_jpegs(folder: Path, count: int) -> None:
     import cv2
     import numpy as np
 
-    from glcic_jax.data.sources import open_images
-    from glcic_jax.pictures.rgb_files import load_image
+    from glcic_jax.data import open_images
+    from glcic_jax.pictures import load_image
 
     samples = open_images("samples", "train", option="--source ").source
     pictures = [load_image(samples.read(index), samples.name(index)) for index in range(len(samples))]
@@ -100,8 +100,8 @@ def _rows(config: Any, train: Any, thread_counts: Sequence[int], images: int) ->
 
 def _time_batches(config: Any, train: Any, threads: int, count: int) -> tuple[float, float]:
     """Returns the wall time and the processor time of `count` batches, in seconds."""
+    from glcic_jax.data import SkippedFiles
     from glcic_jax.data.input_pipeline import train_batches
-    from glcic_jax.data.skipped_files import SkippedFiles
 
     config.data.threads = threads
     skipped = SkippedFiles(None, len(train), config.data.max_skipped_fraction)

@@ -11,8 +11,7 @@ import click
 from glcic_jax.errors import printable
 
 if TYPE_CHECKING:
-    from glcic_jax.completion import Completer
-    from glcic_jax.completion.files import Settings
+    from glcic_jax.completion import Completer, Settings
     from glcic_jax.pictures import ChooseHole, Hole, Picture
 
 _STREAM = "-"  # Standard input or output.
@@ -66,7 +65,7 @@ def complete(paths: tuple[str, ...], **options: Any) -> None:
     For a folder, results that exist are skipped, and failures are listed in OUT_DIR/failures.csv. Exit codes: 1 if
     images of a folder failed, 2 for bad input, 3 if --weights cannot be used, 4 if there is too little memory.
     """  # noqa: D301 - click reads the \\b.
-    from glcic_jax.completion.files import Settings
+    from glcic_jax.completion import Settings
 
     request = _parse(paths, **{key: options[key] for key in ("output", "mask", "random_mask", "comparison")})
     names = [field.name for field in dataclasses.fields(Settings)]
@@ -120,7 +119,7 @@ def _parse(
 
 
 def _complete_one(request: _Request, settings: "Settings", options: dict[str, Any]) -> None:
-    from glcic_jax.completion.files import CompletionJob, read_input
+    from glcic_jax.completion import CompletionJob, read_input
 
     image, mask, output = request
     path = Path(image)
@@ -141,8 +140,7 @@ def _complete_one(request: _Request, settings: "Settings", options: dict[str, An
 
 def _complete_folder(request: _Request, settings: "Settings", options: dict[str, Any]) -> int:
     """Returns the exit code."""
-    from glcic_jax.completion.files import FAILURES, complete_folder
-    from glcic_jax.completion.pairing import pair_files
+    from glcic_jax.completion import FAILURES, complete_folder, pair_files
 
     image, mask, output = request
     if output in (None, _STREAM):

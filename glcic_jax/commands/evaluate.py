@@ -137,7 +137,7 @@ def compare(runs: tuple[str, ...], output: Path, overwrite: bool, **options: Any
 
 
 def _request(subjects: tuple[str, ...], options: dict[str, Any], **more: Any) -> Any:
-    from glcic_jax.completion.windows import MAX_SIDE
+    from glcic_jax.completion import MAX_SIDE
     from glcic_jax.evaluation.evaluate import Request
     from glcic_jax.evaluation.images import Selection
 

@@ -17,7 +17,7 @@ from glcic_jax.command_line import FiniteFloat
 from glcic_jax.errors import ConfigError, UserError, one_line, printable
 
 if TYPE_CHECKING:
-    from glcic_jax.completion.completer import Completer
+    from glcic_jax.completion import Completer
     from glcic_jax.serving.private_folder import PrivateFolder
     from glcic_jax.serving.service import Service
 
@@ -185,8 +185,8 @@ def _completers(references: tuple[str, ...], device: str | None) -> "dict[str, C
 
     Their names are the last parts of their paths: visitors see them, and must not learn this machine's paths.
     """
-    from glcic_jax.completion.completer import Completer
-    from glcic_jax.weights.store import DEFAULT_NAME
+    from glcic_jax.completion import Completer
+    from glcic_jax.weights import DEFAULT_NAME
 
     completers: dict[str, Completer] = {}
     for reference in references or (os.environ.get("GLCIC_WEIGHTS") or DEFAULT_NAME, *_stored_names()):

@@ -11,7 +11,7 @@ from glcic_jax.errors import DataError, WeightsError, printable
 from glcic_jax.files import sha256_of
 
 if TYPE_CHECKING:
-    from glcic_jax.weights.file import Network, Weights
+    from glcic_jax.weights import Network, Weights
 
 _FILE = click.Path(path_type=Path)
 
@@ -66,9 +66,8 @@ def export_weights(
     RUN is the workdir of a run, one of its checkpoints, or anything else that --weights accepts.
     """
     from glcic_jax.training.workdir import run_at
-    from glcic_jax.weights.file import save_weights
+    from glcic_jax.weights import find_network, save_weights
     from glcic_jax.weights.from_run import run_weights
-    from glcic_jax.weights.store import find_network
 
     _check_free(out, overwrite, "--overwrite")
     if step is None:
@@ -106,8 +105,7 @@ def import_weights(
     output: Path | None,
 ) -> None:
     """Import the authors' .t7, the .pth of PyTorch ports and MMagic, or an exported file."""
-    from glcic_jax.weights import store
-    from glcic_jax.weights.file import save_weights
+    from glcic_jax.weights import save_weights, store
 
     file = file.expanduser()
     if output is not None and name is not None:
@@ -145,8 +143,7 @@ def inspect_weights(reference: str) -> None:
     REF is a file (ours or another implementation's), a run, one of its checkpoints, or a name that 'glcic weights
     list' shows.
     """
-    from glcic_jax.weights.file import arrays_sha256
-    from glcic_jax.weights.store import find_network
+    from glcic_jax.weights import arrays_sha256, find_network
 
     found = find_network(reference)
     rows = [("weights", found.name), ("from", str(found.path)), *_facts(found.weights)]
@@ -201,8 +198,8 @@ def export(reference: str, out: Path, form: str, overwrite: bool) -> None:
     and returns the completed image.
     """
     _check_free(out, overwrite, "--overwrite")
+    from glcic_jax.weights import find_weights
     from glcic_jax.weights.export import EXPORTERS
-    from glcic_jax.weights.store import find_weights
 
     found = find_weights(reference)
     usage = EXPORTERS[form](found.weights, out)

@@ -12,9 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from glcic_jax.completion import Completer
-from glcic_jax.completion.runner import find_device
-from glcic_jax.completion.windows import MAX_SIDE
+from glcic_jax.completion import MAX_SIDE, Completer, find_device
 from glcic_jax.errors import ConfigError, DataError, lookup, printable
 from glcic_jax.evaluation.evaluator import Evaluator, Measurements, Row
 from glcic_jax.evaluation.images import MaskedImages, Selection, open_images
@@ -26,13 +24,12 @@ from glcic_jax.evaluation.scores import Evaluation, count_of
 from glcic_jax.evaluation.statistics import CONFIDENCE, RESAMPLES
 from glcic_jax.evaluation.tables import write_csv, write_json, write_markdown
 from glcic_jax.files import check_writable
-from glcic_jax.pictures.fills import FILLS
+from glcic_jax.pictures import FILLS
 from glcic_jax.progress import Log, Progress
 from glcic_jax.runtime import enable_compile_cache
 from glcic_jax.training.checkpoints import package_versions
 from glcic_jax.training.workdir import run_at
-from glcic_jax.weights import find_weights, home
-from glcic_jax.weights.file import arrays_sha256
+from glcic_jax.weights import arrays_sha256, find_weights, home
 
 # The classical fills by their names on the command line.
 BASELINES = {name.removesuffix(" fill").lower(): name for name in FILLS}

@@ -17,8 +17,7 @@ from glcic_jax.evaluation.perceptual.fid import InceptionFeatures, Statistics, f
 from glcic_jax.evaluation.perceptual.lpips import Lpips
 from glcic_jax.evaluation.scores import BLENDED, METRICS, Scores
 from glcic_jax.model.metrics import measure
-from glcic_jax.pictures import save_image
-from glcic_jax.pictures.colours import from_colour
+from glcic_jax.pictures import from_colour, save_image
 
 # Folders below `save`, beside those of the rows.
 _ORIGINALS, _MASKS = "originals", "masks"

@@ -10,15 +10,11 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from glcic_jax.completion import Completer, blending
-from glcic_jax.completion.pairing import stem_of
-from glcic_jax.completion.windows import WindowLimits
+from glcic_jax.completion import Completer, WindowLimits, blending, stem_of
 from glcic_jax.data import COMPLETION_SUFFIXES, list_folder
 from glcic_jax.errors import DataError, printable
 from glcic_jax.evaluation.images import MaskedImage
-from glcic_jax.pictures import load_image
-from glcic_jax.pictures.colours import to_colour
-from glcic_jax.pictures.fills import FILLS, RADIUS, Fill
+from glcic_jax.pictures import FILL_RADIUS, FILLS, Fill, load_image, to_colour
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -99,7 +95,7 @@ class ClassicalMethod:
 
     def __init__(self, name: str):
         self.name = name
-        opencv = f"OpenCV in 8 bits, radius {RADIUS:g} px; the hole is black before"
+        opencv = f"OpenCV in 8 bits, radius {FILL_RADIUS:g} px; the hole is black before"
         self.description = "the mean colour of the known pixels" if name == "mean fill" else opencv
         self._fill: Fill = FILLS[name]
 

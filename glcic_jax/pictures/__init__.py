@@ -1,16 +1,20 @@
 """Picture files: formats, metadata, masks, classical fills."""
 
 from glcic_jax.pictures.colours import colour_channels, from_colour, to_colour
+from glcic_jax.pictures.fills import FILL_RADIUS, FILLS, Fill
 from glcic_jax.pictures.mask_files import (
     ChooseHole,
     Hole,
     MaskSettings,
+    apply_settings,
     coverage_note,
     hole_at_random,
     hole_from_pixels,
     hole_of_alpha,
     hole_of_file,
+    random_hole,
     read_mask,
+    same_aspect,
 )
 from glcic_jax.pictures.metadata import fitting_profile
 from glcic_jax.pictures.opening import MAX_PIXELS, silence_decoders
@@ -19,11 +23,15 @@ from glcic_jax.pictures.reading import read_picture
 from glcic_jax.pictures.rgb_files import load_image, save_image
 
 __all__ = [
+    "FILLS",
+    "FILL_RADIUS",
     "MAX_PIXELS",
     "ChooseHole",
+    "Fill",
     "Hole",
     "MaskSettings",
     "Picture",
+    "apply_settings",
     "colour_channels",
     "coverage_note",
     "encode_picture",
@@ -37,8 +45,10 @@ __all__ = [
     "hole_of_alpha",
     "hole_of_file",
     "load_image",
+    "random_hole",
     "read_mask",
     "read_picture",
+    "same_aspect",
     "save_image",
     "silence_decoders",
     "suffix_for",

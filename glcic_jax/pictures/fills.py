@@ -9,7 +9,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-RADIUS = 3.0  # Neighbourhood of each pixel in OpenCV's fills, in pixels.
+FILL_RADIUS = 3.0  # Neighbourhood of each pixel in OpenCV's fills, in pixels.
 _GREY = 127.5
 
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -44,7 +44,7 @@ def _inpaint(image: np.ndarray, hole: np.ndarray, algorithm: int) -> np.ndarray:
         return mean_fill(image, hole)  # OpenCV has nothing to continue.
     # OpenCV reads some pixels of the hole.
     known = np.where(hole[..., None], np.uint8(0), image)
-    filled = cv2.inpaint(known, hole.astype(np.uint8), RADIUS, algorithm)
+    filled = cv2.inpaint(known, hole.astype(np.uint8), FILL_RADIUS, algorithm)
     return np.where(hole[..., None], filled, image)
 
 

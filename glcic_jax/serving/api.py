@@ -30,7 +30,7 @@ from glcic_jax.serving.service import (
     QueueFullError,
     Service,
 )
-from glcic_jax.weights.file import Description
+from glcic_jax.weights import Description
 
 _log = logging.getLogger(__name__)
 _METHODS = {"complete": "POST", "weights": "GET"}  # By the path below /v1.

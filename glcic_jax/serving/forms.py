@@ -12,11 +12,9 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from glcic_jax.completion.files import Settings
-from glcic_jax.completion.windows import MAX_SIDE, SMALLEST_MAX_SIDE
+from glcic_jax.completion import MAX_SIDE, SMALLEST_MAX_SIDE, Settings
 from glcic_jax.errors import WeightsError, one_line, printable
-from glcic_jax.pictures import ChooseHole, MaskSettings
-from glcic_jax.pictures.mask_files import hole_at_random, hole_of_alpha, hole_of_file
+from glcic_jax.pictures import ChooseHole, MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
 from glcic_jax.serving.service import CompletionRequest, Limits, Service
 
 PROBLEM_TYPE = "application/problem+json"

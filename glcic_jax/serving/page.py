@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import gradio as gr
 
-from glcic_jax.completion.windows import STRATEGIES
+from glcic_jax.completion import STRATEGIES
 from glcic_jax.errors import DataError, TooLargeError, UserError, WeightsError, one_line
 from glcic_jax.serving import page_actions as actions
 from glcic_jax.serving.api import limits_of

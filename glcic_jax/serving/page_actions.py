@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from glcic_jax.completion.completer import OnWindow
-from glcic_jax.completion.files import Settings
+from glcic_jax.completion import OnWindow, Settings
 from glcic_jax.errors import DataError, TooLargeError, printable
-from glcic_jax.pictures.colours import to_colour
-from glcic_jax.pictures.mask_files import (
+from glcic_jax.pictures import (
     Hole,
     MaskSettings,
+    Picture,
     apply_settings,
     coverage_note,
     hole_of_file,
     random_hole,
+    suffix_for,
+    to_colour,
 )
-from glcic_jax.pictures.picture import Picture, suffix_for
 from glcic_jax.serving.painted_holes import mask_operation, painted_hole
 from glcic_jax.serving.private_folder import PrivateFolder
 from glcic_jax.serving.service import CompletionRequest, CompletionResult, Limits, Service

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from glcic_jax.errors import DataError
-from glcic_jax.pictures.mask_files import read_mask
+from glcic_jax.pictures import read_mask
 
 _PNG = "data:image/png;base64,"
 # More operations than these, in a row, nobody paints.

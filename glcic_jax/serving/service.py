@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
-from glcic_jax.completion.completer import Completer, OnWindow
-from glcic_jax.completion.files import CompletionJob, Settings
+from glcic_jax.completion import Completer, CompletionJob, OnWindow, Settings
 from glcic_jax.errors import DataError, TooLargeError, UserError, WeightsError, printable
 from glcic_jax.pictures import ChooseHole, Picture, read_picture
 from glcic_jax.progress import Log

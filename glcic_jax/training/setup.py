@@ -15,9 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from glcic_jax.data import input_pipeline
-from glcic_jax.data.skipped_files import SkippedFiles
-from glcic_jax.data.sources import Sources, directory_of, open_sources
+from glcic_jax.data import SkippedFiles, Sources, directory_of, input_pipeline, open_sources
 from glcic_jax.errors import ConfigError, DataError, DivergedError, Stopped, one_line
 from glcic_jax.files import write_atomically
 from glcic_jax.training.checkpoints import Checkpoints

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from glcic_jax.files import write_atomically
-from glcic_jax.pictures.rgb_files import save_image
+from glcic_jax.pictures import save_image
 from glcic_jax.training.checkpoints import package_versions
 from glcic_jax.training.metric_log import read_metrics
 from glcic_jax.training.schedule import Schedule

@@ -13,13 +13,13 @@ from flax import traverse_util
 
 from glcic_jax.benchmark.common import fresh_state, load_config, noise_batch, with_norms
 from glcic_jax.benchmark.cpu.turns import answer, seconds_of
-from glcic_jax.completion.completer import Completer
+from glcic_jax.completion import Completer
 from glcic_jax.model import images, losses
 from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER
 from glcic_jax.runtime import keep_freed_memory
 from glcic_jax.training import steps
 from glcic_jax.training.steps import draw_examples
-from glcic_jax.weights.file import Description, Weights
+from glcic_jax.weights import Description, Weights
 
 Arrays = dict[str, Any]
 Work = Callable[[], Arrays]  # Returns the outputs that are compared.

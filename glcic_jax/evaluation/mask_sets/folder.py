@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from glcic_jax.completion.pairing import masks_by_image, stem_of
+from glcic_jax.completion import masks_by_image, stem_of
 from glcic_jax.data import COMPLETION_SUFFIXES, list_folder
 from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.evaluation.cropping import centre_square
 from glcic_jax.evaluation.mask_sets.drawn import Size
-from glcic_jax.pictures.mask_files import hole_from_pixels, read_mask, same_aspect
+from glcic_jax.pictures import hole_from_pixels, read_mask, same_aspect
 
 RECORD_FILE = "mask_set.json"
 _FORMAT = 1
