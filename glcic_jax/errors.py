@@ -131,7 +131,7 @@ def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
     Args:
       registry: The values by their valid names.
       name: The name in the configuration.
-      what: The kind of value, for the error, as "split of a folder".
+      what: The kind of value, for the error, such as "split of a folder".
 
     Raises:
       ConfigError: The name is unknown; the message lists the valid ones.

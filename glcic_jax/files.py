@@ -55,7 +55,7 @@ def check_writable(path: Path) -> None:
     """Checks before long work that its result can be written.
 
     Raises:
-      DataError: The path is a directory, a device or a pipe, too long, or its directory cannot be written to.
+      DataError: The path is a directory, a device, a pipe or too long, or its directory cannot be written to.
     """
     name = printable(str(path))
     try:

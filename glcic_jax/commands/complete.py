@@ -144,7 +144,7 @@ def _complete_folder(request: _Request, settings: "Settings", options: dict[str,
 
     image, mask, output = request
     if output in (None, _STREAM):
-        raise click.UsageError("IMAGE is a folder: name the folder for the results, as -o OUT_DIR")
+        raise click.UsageError("IMAGE is a folder: name the folder for the results with -o OUT_DIR")
     if mask == _STREAM:
         raise click.UsageError("IMAGE is a folder: name a mask or a folder of masks")
     directory = Path(str(output))

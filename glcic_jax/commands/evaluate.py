@@ -116,7 +116,13 @@ def evaluate(subjects: tuple[str, ...], report: Path, overwrite: bool, **options
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The page, as compare.html.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The page to write, such as compare.html.",
+)
 @click.option("--data", default="", help="As in 'glcic evaluate'.  [default: what the runs validate on]")
 @_shared_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing page.")

@@ -259,7 +259,7 @@ def _run(service: "Service", folder: "PrivateFolder", listening: socket.socket, 
 
 
 def _warm_up(service: "Service", sizes: tuple[tuple[int, int], ...]) -> None:
-    """Compiles in the background: the page is there at once, and /readyz says when this is done."""
+    """Compiles in the background: the page is available at once, and /readyz reports the end."""
     try:
         service.warm_up(sizes, _log.info)
     except UserError as error:  # Too little memory for one size; others may fit.

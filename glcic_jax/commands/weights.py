@@ -25,7 +25,7 @@ class _MeanPixel(click.ParamType):
         except ValueError:
             numbers = ()
         if len(numbers) != 3 or not all(0.0 <= number <= 1.0 for number in numbers):
-            self.fail(f"{value!r} is not three numbers in [0, 1], as 0.485,0.456,0.406", param, ctx)
+            self.fail(f"{value!r} is not three numbers in [0, 1], such as 0.485,0.456,0.406", param, ctx)
         return numbers
 
 

@@ -258,7 +258,7 @@ def _memory_remedy(plan: CompletionPlan, longest: int) -> str:
     if side < SMALLEST_MAX_SIDE:
         return "give the process more memory"
     if plan.strategy == "crop":
-        return f"use a smaller --max-side, as {side} (max_side={side})"
+        return f"use a smaller --max-side, such as {side} (max_side={side})"
     return f"use --strategy crop --max-side {side} (strategy='crop', max_side={side})"
 
 

@@ -42,7 +42,7 @@ class Settings:
 
     Attributes:
       strategy, max_side, blend: As in `Completer.fill`.
-      file_format: Output format, as "jpeg" or ".jpg"; None: from the output's suffix, or as the input.
+      file_format: Output format, such as "jpeg" or ".jpg"; None: from the output's suffix, or as the input.
       quality: Quality of lossy formats, 1 to 100.
       max_pixels: Larger images and masks are refused.
       comparison: Whether to write input | raw output | completed side by side too.

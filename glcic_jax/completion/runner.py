@@ -139,7 +139,7 @@ class Runner:
 
 
 def find_device(device: str | jax.Device | None) -> jax.Device:
-    """Returns a device by its name, as "cpu", "gpu" or "cuda:1"; JAX's first for None.
+    """Returns a device by its name, such as "cpu", "gpu" or "cuda:1"; JAX's first for None.
 
     Raises:
       ConfigError: There is no such device.

@@ -16,7 +16,7 @@ from glcic_jax.errors import DataError, lookup, one_line, printable
 from glcic_jax.files import sha256_of
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
-# For completion and evaluation; some of these need optional decoders.
+# For completion and evaluation; some of them need optional decoders.
 COMPLETION_SUFFIXES = SUFFIXES | {".heic", ".heif", ".hif", ".avif", ".jp2"}
 
 LARGE_FILE = 2**27  # Bytes.

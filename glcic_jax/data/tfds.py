@@ -17,7 +17,7 @@ class TfdsSource:
     Args:
       data_source: TFDS's `data_source`, whose image feature is not decoded.
       feature: Name of the image feature.
-      split: Name of the split in messages, as "celeb_a/train".
+      split: Name of the split in messages, such as "celeb_a/train".
     """
 
     def __init__(self, data_source: Any, feature: str, split: str):

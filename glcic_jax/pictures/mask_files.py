@@ -48,7 +48,7 @@ class MaskSettings:
     max_pixels: int = MAX_PIXELS
 
 
-# Returns a picture and its hole. Where the picture's transparency is the hole, the picture becomes opaque there.
+# Returns a picture and its hole; the picture becomes opaque in the hole if its transparency is the hole.
 ChooseHole = Callable[[Picture], tuple[Picture, Hole]]
 
 

@@ -17,7 +17,7 @@ from glcic_jax.errors import DataError, TooLargeError, one_line, printable
 
 Source = bytes | str | Path  # A file's bytes, or its path.
 
-MAX_PIXELS = 178_956_970  # The limit at which Pillow, too, takes a file for a decompression bomb.
+MAX_PIXELS = 178_956_970  # Pillow's limit, above which it suspects a decompression bomb.
 _BYTES_PER_PIXEL = 12  # RGB as 32-bit floats.
 _TILE_WIDTH, _TILE_LENGTH, _DEPTH = 322, 323, 32997  # Tags of TIFF.
 
@@ -61,7 +61,7 @@ def open_image(source: Source, name: str, *, heif: bool = False) -> Iterator[Ima
     Args:
       source: The file.
       name: Its name in errors.
-      heif: Whether HEIC files are opened, too, if pillow_heif is installed.
+      heif: Whether HEIC files are opened too, if pillow_heif is installed.
 
     Raises:
       DataError: From the opening, and in place of every other error inside the block.

@@ -30,7 +30,7 @@ class Picture:
 
     Attributes:
       pixels: [H, W, C] uint8 or uint16; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
-      format: Pillow's name of its file's format, as "JPEG".
+      format: Pillow's name of its file's format, such as "JPEG".
       exif: The EXIF block, with orientation 1 and without a thumbnail; empty if there is none.
       icc_profile: The colour profile, which fits the pixels; empty if there is none.
       dpi: Dots per inch, across and down; None if unknown.
@@ -107,7 +107,7 @@ def format_for(path: str | Path | None, picture: Picture, wanted: str | None = N
     Args:
       path: The file to write, whose suffix decides; None if there is none yet.
       picture: The input.
-      wanted: A format's name or suffix, as "jpeg", "jpg" or ".jpg".
+      wanted: A format's name or suffix, such as "jpeg", "jpg" or ".jpg".
 
     Raises:
       DataError: The suffix or the name is unknown, or they contradict each other.
@@ -128,13 +128,13 @@ def format_for(path: str | Path | None, picture: Picture, wanted: str | None = N
 
 
 def suffix_for(file_format: str, like: Path | None = None) -> str:
-    """Returns the suffix of a format's files, as ".jpg"; that of `like` if the format has it."""
+    """Returns the suffix of a format's files, such as ".jpg"; that of `like` if the format has it."""
     suffixes = _FORMATS[file_format].suffixes
     return like.suffix if like is not None and like.suffix.lower() in suffixes else suffixes[0]
 
 
 def format_named(name: str) -> str:
-    """Returns the format with a name or a suffix, as "jpeg", "jpg" or ".jpg".
+    """Returns the format with a name or a suffix, such as "jpeg", "jpg" or ".jpg".
 
     Raises:
       DataError: No format of that name is written.

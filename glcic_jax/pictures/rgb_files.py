@@ -22,8 +22,8 @@ class Header(NamedTuple):
     """The header of an image file, read before its pixels are decoded.
 
     Attributes:
-      format: Pillow's name of the format, as "JPEG".
-      mode: Pillow's name of the colour mode, as "RGB".
+      format: Pillow's name of the format, such as "JPEG".
+      mode: Pillow's name of the colour mode, such as "RGB".
       width, height: In pixels, as stored.
       decoded_pixels: Pixels held in memory while it is decoded.
     """

@@ -1,9 +1,9 @@
 """Portable weights: one safetensors file with everything that inference needs.
 
-The arrays are named by their paths in Flax's variables, as "params/conv1/kernel" or "batch_stats/bn1/mean". They
-are float32; in a file of half the size the parameters are float16. The metadata has the keys "format", "network"
-and "description" (JSON), "sha256" (of the arrays as float32, with their names) and "metadata_sha256" (of the other
-metadata; files of early versions lack it).
+The arrays are named by their paths in Flax's variables, such as "params/conv1/kernel" or "batch_stats/bn1/mean".
+They are float32; in a file of half the size the parameters are float16. The metadata has the keys "format",
+"network" and "description" (JSON), "sha256" (of the arrays as float32, with their names) and "metadata_sha256" (of
+the other metadata; files of early versions lack it).
 """
 
 import dataclasses

@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
     Attributes:
       weights: The network with its variables and description.
-      name: For messages, as "runs/quickstart, step 700" or "completionnet_places2 (CC BY-NC-SA 4.0)".
+      name: For messages, such as "runs/quickstart, step 700" or "completionnet_places2 (CC BY-NC-SA 4.0)".
       path: The file, or the workdir of the run.
     """
 

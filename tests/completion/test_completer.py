@@ -292,7 +292,7 @@ def test_a_completer_is_thread_safe(completer):
         np.testing.assert_array_equal(one, expected)
 
 
-@pytest.mark.parametrize(("strategy", "words"), [("original", "--strategy crop"), ("crop", "--max-side, as 138")])
+@pytest.mark.parametrize(("strategy", "words"), [("original", "--strategy crop"), ("crop", "side, such as 138")])
 def test_too_little_memory_names_the_smaller_setting(completer, monkeypatch, strategy, words):
     monkeypatch.setattr(runner, "available_memory", lambda: 1_000_000)
     hole = hole_of((400, 400), (100, 100, 120, 120))

@@ -251,7 +251,7 @@ def _item_size(kind: str) -> int:
 
 
 def _unpickle(file: _CountedReader, storage: _StorageReader) -> Any:
-    """Reads one pickle and leaves the file behind its end.
+    """Reads one pickle and leaves the file at its end.
 
     Raises:
       ValueError: The pickle is damaged or names code outside the allow-list.
@@ -303,7 +303,7 @@ def _getattr(owner: Any, *_: Any) -> Unread:
 
 
 def _refused(name: str) -> ValueError:
-    return ValueError(f"it asks for {name[:120]}, which weights do not need; nothing of it was run")
+    return ValueError(f"it asks for {name[:120]}, which weights do not need; none of its code was run")
 
 
 class _Unpickler(pickle._Unpickler):
