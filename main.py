@@ -35,9 +35,9 @@ def main(arguments: list[str]) -> int:
     """Runs the training; returns the exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
     if len(arguments) > 1:
-        return launch.complain(f"unexpected argument {arguments[1]!r}")
+        return launch.print_error(f"unexpected argument {arguments[1]!r}")
     if _CONFIG.value is None:
-        return launch.complain("--config is missing: python main.py --config=configs/quickstart.py")
+        return launch.print_error("--config is missing: python main.py --config=configs/quickstart.py")
     path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = "_".join(filter(None, (Path(path).stem, variant)))
     return launch.run_training(

@@ -329,7 +329,7 @@ def test_three_phases_are_trained_and_resumed(executed):
     assert trained >= {(2, "completion"), (4, "discriminator"), (6, "joint"), (8, "joint")}
     assert Checkpoints(run).steps()[-1] == 8
     assert "phase 3/3 joint: steps 4 to 6" in text_of(executed.outputs["train"])
-    assert "going on from step 6 of 8 (phase joint)" in text_of(executed.outputs["resume"])
+    assert "resuming from step 6 of 8 (phase joint)" in text_of(executed.outputs["resume"])
     kept = [(run / f"{name}.png").exists() for name in ("comparison", "curves")]
     assert kept == [True, True]
     assert len(pictures_of(executed.outputs["summary"])) == 2

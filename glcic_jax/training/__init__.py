@@ -1,1 +1,4 @@
-"""The training loop, its steps, and what a run keeps on disk."""
+"""The training loop, its steps, and the files of a run.
+
+`main.py` imports `launch`; the room alone imports nothing heavy.
+"""

@@ -49,8 +49,8 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-      workdir: The run's directory; they lie in its folder `checkpoints`.
-      keep: Number of newest checkpoints to keep; the one with the lowest `hole_l1` is kept too.
+      workdir: The run's directory; its folder `checkpoints` holds them.
+      keep: Number of newest checkpoints to keep; the checkpoint with the lowest `hole_l1` is kept too.
     """
 
     def __init__(self, workdir: Path, keep: int = 3):
@@ -65,7 +65,7 @@ class Checkpoints:
         return sorted(int(path.name) for path in self._directory.iterdir() if _is_step(path.name))
 
     def open(self) -> ocp.CheckpointManager:
-        """Prepares for saving and deletes what a killed save left; the first `save` does it otherwise."""
+        """Prepares for saving and deletes the remains of a killed save; otherwise the first `save` does so."""
         if self._manager is None:
             silence_closed_event_loops()
             with as_user_error(f"{self._directory}: cannot hold checkpoints"):
@@ -107,7 +107,7 @@ class Checkpoints:
         metrics: dict[str, float],
         **more: Any,
     ) -> None:
-        """Starts to save; copies the state first, so training may go on and reuse its memory.
+        """Starts to save; copies the state first, so training may continue and reuse its memory.
 
         Args:
           state: The state on one device.
@@ -118,7 +118,7 @@ class Checkpoints:
 
         Raises:
           DivergedError: The state holds NaN or Inf; nothing is saved.
-          DataError: This checkpoint, or the one before it, cannot be written.
+          DataError: This or the previous checkpoint cannot be written.
         """
         step = int(state.step)
         trees = {"completion": _completion_item(state)}
@@ -342,7 +342,7 @@ def read_arrays(path: Path, like: Any, meta: Mapping[str, Any]) -> Any:
 
 
 def read_variables(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads what C needs for inference, whatever its shapes; does not read the optimizer's arrays.
+    """Reads C's variables for inference, of any shape, without the optimizer's arrays.
 
     Args:
       path: The folder of the item `completion`.
@@ -388,7 +388,7 @@ def _checkpointer() -> ocp.Checkpointer:
 def silence_closed_event_loops() -> None:
     """Hides the hundreds of tracebacks that follow an array which cannot be read or written.
 
-    Orbax gives up at the first one; the callbacks of the others then find its event loop closed.
+    Orbax stops at the first such array; the callbacks of the other arrays then find its event loop closed.
     """
     original = sys.unraisablehook
 

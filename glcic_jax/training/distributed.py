@@ -19,7 +19,7 @@ from glcic_jax.errors import ConfigError, one_line
 
 AXIS = "devices"
 
-# After this time without a sign of life from a process, JAX ends the others.
+# After this time without a heartbeat from a process, JAX ends the others.
 HEARTBEAT_SECONDS = 30
 
 _INITIALIZATION_SECONDS = 300
@@ -102,8 +102,8 @@ def initialize(
     """Joins the other processes of a distributed training, if there are any; before any use of JAX.
 
     Args:
-      coordinator: HOST:PORT of process 0; "none": train alone; None: as the cluster's environment says, if `srun`
-        or `mpirun` started this process.
+      coordinator: HOST:PORT of process 0; "none": train alone; None: from the environment, if `srun` or `mpirun`
+        started this process.
       process_count: Number of processes.
       process_id: This process's number, from 0.
 
@@ -112,15 +112,15 @@ def initialize(
     """
     has_address = coordinator not in (None, "none")
     if not has_address and not (process_count is None and process_id is None):
-        raise ConfigError("--process_count and --process_id go with --coordinator=HOST:PORT")
+        raise ConfigError("--process_count and --process_id need --coordinator=HOST:PORT")
     if coordinator == "none" or not (has_address or _is_cluster_process()):
         return
     options: dict[str, Any] = {"local_device_ids": _devices_of_only_task()}
     if coordinator is not None:
         if process_count is None or process_id is None or not 0 <= process_id < process_count:
             raise ConfigError(
-                f"--coordinator={coordinator} goes with --process_count=N and --process_id from 0 to N - 1, not "
-                f"with {process_count} and {process_id}"
+                f"--coordinator={coordinator} needs --process_count=N and --process_id from 0 to N - 1, not "
+                f"{process_count} and {process_id}"
             )
         _wait_for_coordinator(coordinator, process_id, process_count)
         # Otherwise JAX still takes the number of GPUs from the launcher's environment.
@@ -155,7 +155,7 @@ def _devices_of_only_task() -> list[int] | None:
 
 
 def _wait_for_coordinator(coordinator: str, process_id: int, process_count: int) -> None:
-    """Waits until process 0 listens; JAX would end this process without saying what it waited for.
+    """Waits until process 0 listens; JAX would end this process without naming the address.
 
     Raises:
       ConfigError: The address is invalid, or nobody listens there.

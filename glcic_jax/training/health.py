@@ -59,7 +59,7 @@ class Health:
       steps: Number of consecutive steps below a limit after which the user is warned, once.
       limits: The limits `discriminator_loss` and `gradient_norm`.
       log: Shows the user one line.
-      below: The `state()` of the run that is continued.
+      below: The `state()` that a checkpoint holds, for a resumed run.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Health:
                     self._count(symptom, row[symptom.metric], step)
 
     def state(self) -> dict[str, int]:
-        """Returns for how many steps each metric has been below its limit, as JSON values."""
+        """Returns the number of steps that each metric has been below its limit, as JSON values."""
         return dict(self._below)
 
     def _count(self, symptom: _Symptom, value: float, step: int) -> None:

@@ -1,6 +1,6 @@
-"""How main.py starts a training and ends: one-line errors, exit codes, and signals before the first step.
+"""Runs a training for main.py: one-line errors, exit codes, and signals before the first step.
 
-Imports no JAX by itself: `main.py --help` and complaints about flags answer at once.
+Imports JAX only for the training: `main.py --help` and errors in flags answer at once.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from absl import flags
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """Parses the command line into `flags.FLAGS`; returns what is left of it.
+    """Parses the command line into `flags.FLAGS`; returns the arguments that are not flags.
 
     Raises:
       SystemExit: A flag or the configuration is wrong; the reason is on stderr.
@@ -26,7 +26,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
     for argument in arguments[1:]:
         path = argument.removeprefix("--config=").split(":")[0]
         if argument.startswith("--config=") and not Path(path).is_file():
-            raise SystemExit(complain(f"--config={path}: no such file; configs/ has the configurations"))
+            raise SystemExit(print_error(f"--config={path}: no such file; configs/ has the configurations"))
     try:
         return flags.FLAGS(arguments)
     except Exception as error:  # A configuration is a program: it can fail in any way.
@@ -35,7 +35,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
         reason = " ".join(str(error.args[0] if error.args else error).split())
         if isinstance(error, KeyError):
             reason = f"the configuration has no key {reason}; configs/common.py lists them all"
-        raise SystemExit(complain(f"{reason} (see python main.py --help)")) from error
+        raise SystemExit(print_error(f"{reason} (see python main.py --help)")) from error
 
 
 def run_training(
@@ -66,7 +66,7 @@ def run_training(
     from glcic_jax.training import distributed
     from glcic_jax.training.loop import train
 
-    # Orbax logs tracebacks of errors that the user gets as one line. Not before the imports: Grain sets it too.
+    # Orbax logs tracebacks of errors that the user sees as one line. After the imports, as Grain sets the level.
     logging.getLogger("absl").setLevel(logging.INFO if debug else logging.CRITICAL)
     code = 1
     try:
@@ -76,12 +76,12 @@ def run_training(
         return 0
     except Stopped as stopped:
         _handle_signals(signal.SIG_IGN)
-        _print(f"{stopped} and saved in {workdir}; to go on:\n{shlex.join(sys.orig_argv)}")
+        _print(f"{stopped} and saved in {workdir}; to resume:\n{shlex.join(sys.orig_argv)}")
         return 128 + stopped.signal
     except UserError as error:
         if debug:
             traceback.print_exc()
-        code = complain(str(error))
+        code = print_error(str(error))
     except Exception:
         traceback.print_exc()
     # Not sys.exit: it would wait for other processes, or for threads that the error has left behind.
@@ -89,7 +89,7 @@ def run_training(
     os._exit(code)
 
 
-def complain(message: str) -> int:
+def print_error(message: str) -> int:
     """Prints an error on stderr; returns the exit code for wrong usage."""
     _print(f"error: {message}")
     return 2
@@ -102,8 +102,8 @@ def _print(message: str) -> None:
 
 
 def _exit_before_first_step(number: int, frame: FrameType | None) -> None:
-    """Ends the process, which has nothing to save; an exception here could be lost, or break an import."""
-    _print("\nstopped before the first step; the same command starts, or goes on, again")
+    """Ends the process, which has nothing to save; an exception could be lost, or break an import."""
+    _print("\nstopped before the first step; the same command starts or resumes the run")
     os._exit(128 + number)
 
 

@@ -29,7 +29,7 @@ from glcic_jax.training.state import TrainState
 from glcic_jax.training.steps import step_of
 from glcic_jax.training.validation import mean_metrics
 
-# At most this many steps' metrics wait on the devices, whatever the intervals, so that NaN is noticed in time.
+# Largest number of steps whose metrics wait on the devices, so that NaN is noticed in time for any interval.
 _MAX_PENDING = 100
 
 # OSErrors that are the disk's fault, not the program's.
@@ -94,9 +94,8 @@ def _train_steps(run: Run, state: TrainState, stop: StopRequest) -> TrainState:
             state, metrics = _compile_and_update(run, updates[step_function], step_function, state, batch, key)
             clock.resume()
         pending.append(metrics)
-        jax.block_until_ready(
-            pending[-2:-1]
-        )  # One update stays in flight; more would pile up batches on the devices.
+        # One update stays in flight; more would pile up batches on the devices.
+        jax.block_until_ready(pending[-2:-1])
         run.progress.advance()
         due = any(schedule.is_due(step + 1, run.config[f"{what}_every"]) for what in _REPORTS)
         stopping = stop.is_due(step + 1) and step + 1 < schedule.total_steps
@@ -115,7 +114,7 @@ def _next_batch(run: Run, clock: Stopwatch, pending: list[Any]) -> dict[str, Any
     """Returns the next batch, split over the devices; counts the time that the devices wait for it."""
     asked = time.perf_counter()
     batch = shard_batch(next(run.batches))
-    if pending and jax.tree.leaves(pending[-1])[0].is_ready():  # Otherwise they still work, and nothing is lost.
+    if pending and jax.tree.leaves(pending[-1])[0].is_ready():  # Otherwise the devices are still busy.
         clock.waiting += time.perf_counter() - asked
     return batch
 
@@ -166,7 +165,7 @@ def _report(run: Run, state: TrainState, step: int, phase: Phase, clock: Stopwat
     rates = clock.rates(config.batch_size) if clock.steps else {}
     validation: dict[str, float] = {}
     if run.lead is not None:
-        # Checkpoints are always validated: their metrics rank them.
+        # Checkpoints are always validated, because their metrics rank them.
         if due["validate"] or due["grid"] or due["checkpoint"]:
             found = run.lead.validation.evaluate(local.inference_variables)
             validation = mean_metrics(found.metrics)
@@ -219,15 +218,15 @@ def _failures_as_user_errors(workdir: Path) -> Iterator[None]:
         if error.errno not in _DISK_ERRORS:
             raise
         raise DataError(
-            f"{error.filename or workdir}: {error.strerror}. The checkpoints in {workdir} are intact; when this "
-            "is fixed, the same command goes on from the newest"
+            f"{error.filename or workdir}: {error.strerror}. The checkpoints in {workdir} are intact; once "
+            "this is fixed, the same command resumes from the newest"
         ) from error
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
         raise UserError(
-            f"process {jax.process_index()} cannot go on without the others: one of them may have ended, and says "
-            f"why. The same commands go on from the newest checkpoint in {workdir} ({one_line(error)})"
+            f"process {jax.process_index()} cannot continue without the others: one of them may have ended, and "
+            f"printed why. The same commands resume from the newest checkpoint in {workdir} ({one_line(error)})"
         ) from error
 
 

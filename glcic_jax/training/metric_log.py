@@ -89,7 +89,7 @@ class MetricLog:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl in order of steps; skips lines that are no rows, such as a truncated one."""
+    """Reads metrics.jsonl in order of steps; skips other lines, such as a truncated row."""
     path = workdir / "metrics.jsonl"
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:

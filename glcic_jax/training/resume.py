@@ -1,4 +1,4 @@
-"""Finds the checkpoint that a run goes on from, and checks that its configuration allows that."""
+"""Finds the checkpoint that a run resumes from, and checks that its configuration allows it."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ _FIXED = (
     "discriminator.layer_order",
 )
 
-# Keys whose arrays a state has only if they are not 0; other values may replace each other.
+# Keys whose arrays exist only if the value is not 0; values other than 0 may replace each other.
 _ON_OR_OFF = ("completion.ema_decay", "optimizer.adam.decay_steps")
 
 
@@ -72,7 +72,7 @@ def restore_run(
       ConfigError: The checkpoints belong to a run with another configuration.
       DataError: There are checkpoints, and all are damaged.
     """
-    # Only the lead process searches: two would move the same folder.
+    # Only the lead process searches, because two processes would move the same folder.
     restored = _search(config, state, checkpoints, schedule, log) if is_lead_process() else None
     step = broadcast_from_first(None if restored is None else restored.meta["step"])
     if step is None or restored is not None:
@@ -103,9 +103,9 @@ def _search(
         return None
     step, total = restored.meta["step"], schedule.total_steps
     if step >= total:
-        log(f"step {step}: all {total} steps are done; raise config.phases to go on")
+        log(f"step {step}: all {total} steps are done; raise config.phases to train further")
     else:
-        log(f"going on from step {step} of {total} (phase {schedule.phase_at(step).name})")
+        log(f"resuming from step {step} of {total} (phase {schedule.phase_at(step).name})")
     return restored
 
 
@@ -117,7 +117,7 @@ def _newest_sound(
     fixed: tuple[str, ...],
     log: Callable[[str], None],
 ) -> tuple[Restored, list[int]]:
-    """Returns the newest checkpoint that this configuration can go on from, and the newer steps passed over."""
+    """Returns the newest checkpoint that this configuration can resume, and the newer steps passed over."""
     passed_over: dict[int, UserError] = {}
     for step in reversed(checkpoints.steps()):
         try:
@@ -131,7 +131,7 @@ def _newest_sound(
         if changed:
             log(f"changed since then: {changed}")
         return restored, list(passed_over)
-    # If all readable ones belong to another run, that is what the user has to know.
+    # If all readable checkpoints belong to another run, that is the user's error.
     refusals = [reason for reason in passed_over.values() if isinstance(reason, ConfigError)]
     if refusals:
         raise refusals[0]
@@ -163,7 +163,7 @@ def _check_config(config: ConfigDict, meta: dict[str, Any], schedule: Schedule, 
     old = flatten(meta["config"])
     new = flatten(json.loads(config.to_json_best_effort()))
     step = meta["step"]
-    # A key that did not exist yet was off.
+    # A key that did not exist then was off.
     new_keys = {key for key in new.keys() - old.keys() if not new[key]}
     changed = sorted(key for key in (old.keys() | new.keys()) - new_keys if old.get(key) != new.get(key))
     past = _schedule_of(meta)
@@ -176,7 +176,7 @@ def _check_config(config: ConfigDict, meta: dict[str, Any], schedule: Schedule, 
     if refused:
         kind = _OtherNetworksError if any(key in _SHAPES for key in refused) else ConfigError
         raise kind(
-            f"the run to go on from is at step {step} and was made with another configuration "
+            f"the run to resume is at step {step} and was made with another configuration "
             f"({differences(refused, old, new)}): give another --workdir, or the old values of these keys"
         )
     return differences(changed, old, new)

@@ -33,7 +33,7 @@ from glcic_jax.training.workdir import lock_holder, lock_workdir
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeadProcessOutputs:
-    """What only the lead process has: it validates, logs and draws grids."""
+    """The validation images and the log, which only the lead process has."""
 
     validation: FixedExamples
     log: MetricLog
@@ -44,13 +44,15 @@ class Run:
     """Everything that the loop works with; as a context manager, it closes all of it.
 
     Attributes:
-      config, workdir, schedule: What is trained, where, and for how long.
+      config: See configs/common.py.
+      workdir: The run's directory.
+      schedule: The phases.
       training_key: The key of all steps.
       batches: This process's part of every batch, see `input_pipeline.train_batches`.
       image_count: Number of training images.
       skipped: The images that could not be read.
       checkpoints: The run's checkpoints, open for saving.
-      progress: What the user sees; silent in all processes but the lead.
+      progress: The progress line; silent in all processes but the lead.
       health: Watches the metrics.
       unlogged: The metrics since the last row of the log.
       lead: The lead process's outputs; None in all others.
@@ -219,7 +221,7 @@ def _resume(
     batches.set_state({"next_index": indices[jax.process_index()]})
     before, now = restored.meta["images"], len(sources.train)
     if before != now:
-        log(f"the data set has {now} training images and had {before}: from here on they come in a new order")
+        log(f"the data set has {now} training images, before {before}: from now on they come in a new order")
     return restored.state, restored.meta
 
 
@@ -250,8 +252,8 @@ def _lock_for_all_processes(workdir: Path) -> Iterator[None]:
     """
     with lock_workdir(workdir) if is_lead_process() else contextlib.nullcontext():
         holder = broadcast_from_first(lock_holder(workdir))
-        # Read after the broadcast: before it, the lead process may not have written it. All processes learn of a
-        # difference: one that ends alone would leave the others waiting.
+        # Read after the broadcast: before it, the lead process may not have written the file. All processes raise:
+        # one that ends alone would leave the others waiting.
         if any(all_gather(int(lock_holder(workdir) != holder))):
             raise DataError(
                 f"the processes do not see the same directory {workdir}: give a --workdir on a file system that "
@@ -261,7 +263,7 @@ def _lock_for_all_processes(workdir: Path) -> Iterator[None]:
 
 
 def _check_same_config(config: ConfigDict) -> None:
-    """Compares the configuration with the lead process's; with different ones, processes would wait for ever.
+    """Compares the configuration with the lead process's; with different ones, processes would wait forever.
 
     Raises:
       ConfigError: They differ.
@@ -269,7 +271,7 @@ def _check_same_config(config: ConfigDict) -> None:
     own = flatten(json.loads(config.to_json_best_effort()))
     lead = broadcast_from_first(own)
     changed = sorted(key for key in own.keys() | lead.keys() if own.get(key) != lead.get(key))
-    if any(all_gather(len(changed))):  # As above.
+    if any(all_gather(len(changed))):  # All processes raise: one that ends alone would leave the others waiting.
         details = f"; process 0 and process {jax.process_index()}: {differences(changed, lead, own)}"
         raise ConfigError(
             "the processes were given different configurations, and each needs the same"

@@ -28,7 +28,7 @@ class TrainingSpec:
       completion_network: C.
       context_discriminator: D; None when only the reconstruction loss trains.
       completion_optimizer: A chain that begins with `balance_gradients`.
-      discriminator_optimizer: D's chain.
+      discriminator_optimizer: D's optimizer.
       balance: The settings of `balance_gradients`.
       mask_sampler: Draws one example's mask and local box, see `masks`.
       reconstruction_loss, adversarial_loss, discriminator_loss: Per-example losses, see `losses`.

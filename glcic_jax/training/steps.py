@@ -160,7 +160,7 @@ def joint_step_between_measurements(
 
 
 def draw_examples(state: TrainState, batch: Batch, key: jax.Array) -> Examples:
-    """Draws a hole and two local boxes for each image, and fills C's input."""
+    """Draws a hole and two local boxes for each image, and prepares C's input."""
     spec = state.spec
     image = images.to_float(batch["image"])
     height, width = image.shape[1:3]
@@ -256,7 +256,7 @@ def accumulate(
     its own statistics and updates the running ones once a part.
 
     Args:
-      spec: Names the number of parts.
+      spec: Gives the number of parts.
       function: `(carry, part) -> (carry, values)`.
       carry: The running statistics before the first part.
       examples: The batch.

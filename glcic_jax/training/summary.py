@@ -173,7 +173,7 @@ def _draw_plot(axes: Axes, runs: Sequence[str], lines: Sequence[tuple[int, str, 
 
 
 def curve_points(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    """The points (step, value) of a curve, [N, 2] float64; of more than `MOST_POINTS` neighbours are averaged.
+    """The points (step, value) of a curve, [N, 2] float64; neighbours are averaged beyond `MOST_POINTS`.
 
     A value is NaN where the curve breaks; no points if no value is finite.
     """

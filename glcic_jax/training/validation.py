@@ -83,12 +83,12 @@ class FixedExamples:
     def save_grid(
         self, workdir: Path, step: int, output: np.ndarray, completed: np.ndarray, log: MetricLog
     ) -> None:
-        """Writes a grid (input, raw output, completed, truth) to `grids/` and to TensorBoard.
+        """Writes a grid (input, raw output, completed, original) to `grids/` and to TensorBoard.
 
         Args:
           workdir: The run's directory.
           step: Number of updates done.
-          output, completed: Those of the first images, see `Completions`.
+          output, completed: Of the first images, see `Completions`.
           log: The run's log.
         """
         image, mask = self.image[: len(output)], self.mask[: len(output)]

@@ -123,7 +123,7 @@ def test_folder_without_checkpoints_is_named(tmp_path, exists):
 
 
 def test_best_is_kept_by_later_processes(tmp_path, state):
-    # When a run goes on, the metrics are read from the disk.
+    # When a run resumes, the metrics are read from the disk.
     for step, hole_l1 in ((1, 0.1), (2, 0.5), (3, 0.4)):
         checkpoints = Checkpoints(tmp_path, keep=1)
         save(checkpoints, state, step, hole_l1)

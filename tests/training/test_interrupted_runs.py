@@ -36,7 +36,7 @@ def wait_for_checkpoint(workdir, step, process):
 
 
 def stop(workdir, process, number, step):
-    """Sends a signal once the checkpoint of a step appears; returns the command that goes on, as it is printed."""
+    """Sends a signal once the checkpoint of a step appears; returns the printed command that resumes the run."""
     wait_for_checkpoint(workdir, step, process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
@@ -73,7 +73,7 @@ def interrupted_run(tmp_path_factory):
         for step in (8, 12):  # On both sides of the end of phase 1, at step 9.
             kill(workdir, process, step, chance.uniform(0.0, 0.25))
             process = start_main(workdir, (*UNBROKEN, "phases.joint=2"))
-        assert "going on from step 1" in finish(process)  # 10 at least.
+        assert "resuming from step 1" in finish(process)  # 10 at least.
     finally:
         process.kill()
         process.wait()
@@ -88,7 +88,7 @@ def test_interrupted_and_continued_run_equals_unbroken_run(
     unbroken_config.start_from = str(interrupted_run)
     train(unbroken_config, tmp_path)
     errors = capfd.readouterr().err
-    assert "going on from step 16 of 18 (phase joint)" in errors
+    assert "resuming from step 16 of 18 (phase joint)" in errors
     assert "phase 1/3" not in errors
     (arrays, data), (unbroken_arrays, unbroken_data) = (
         read_checkpoint(path, 18) for path in (tmp_path, unbroken_run)

@@ -71,7 +71,7 @@ def train_pairs(workdir):
         errors = pair[0].communicate(timeout=600)[1]
         found["lost"] = errors, pair[0].returncode, time.monotonic() - killed
         for text in (errors, finish(processes[-1])):
-            assert f"going on from step {stopped} of" in text
+            assert f"resuming from step {stopped} of" in text
     finally:
         for process in processes:
             process.kill()
@@ -130,13 +130,13 @@ def test_pair_and_one_device_reach_the_same_data_and_nearly_the_same_state(histo
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        ((None, 2, None), "go with --coordinator"),
-        ((None, None, 1), "go with --coordinator"),
-        (("none", 2, 1), "go with --coordinator"),
+        ((None, 2, None), "need --coordinator"),
+        ((None, None, 1), "need --coordinator"),
+        (("none", 2, 1), "need --coordinator"),
         (("127.0.0.1:1", None, None), "--process_count=N"),
         (("127.0.0.1:1", 2, None), "--process_id"),
-        (("127.0.0.1:1", 2, 2), "from 0 to N - 1, not with 2 and 2"),
-        (("127.0.0.1:1", 2, -1), "from 0 to N - 1, not with 2 and -1"),
+        (("127.0.0.1:1", 2, 2), "from 0 to N - 1, not 2 and 2"),
+        (("127.0.0.1:1", 2, -1), "from 0 to N - 1, not 2 and -1"),
         (("127.0.0.1", 2, 1), "give HOST:PORT"),
         ((":99", 2, 1), "give HOST:PORT"),
     ],

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and with which configurations it may."""
+"""The checkpoint that a run resumes from, and the configurations that may resume it."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def saved_run(tmp_path_factory):
 
 @pytest.fixture
 def run(tmp_path, config, saved_run):
-    """A workdir with a checkpoint at STEP; `run(changes)` tries to go on with a changed configuration."""
+    """A workdir with a checkpoint at STEP; `run(changes)` tries to resume with a changed configuration."""
     shutil.copytree(saved_run[0], tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run")
 
@@ -61,7 +61,7 @@ def test_same_configuration_goes_on(run):
     restored, lines = run({})
     assert int(restored.state.step) == STEP
     assert restored.data_state == {"next_index": [12]}
-    assert lines == ["going on from step 3 of 6 (phase discriminator)"]
+    assert lines == ["resuming from step 3 of 6 (phase discriminator)"]
 
 
 def test_permitted_changes_are_reported(run):
@@ -99,7 +99,7 @@ def test_another_run_is_refused(run, changes):
 
 def test_key_that_is_newer_than_the_run_was_off(run, config):
     save(run.checkpoints, run.state, config, 4, without="listing")
-    assert run({})[1] == ["going on from step 4 of 6 (phase joint)"]
+    assert run({})[1] == ["resuming from step 4 of 6 (phase joint)"]
     with pytest.raises(ConfigError, match=r"data\.listing None -> elsewhere\.csv"):
         run({"data.listing": "elsewhere.csv"})
 
@@ -159,7 +159,7 @@ def test_start_from_passes_over_damaged_checkpoints_without_moving_them(run, con
 def test_start_from_takes_the_step_of_another_run_which_may_differ(run, tmp_path):
     restored, lines = run({"start_from": str(tmp_path / "run"), "seed": 5}, workdir="new")
     assert int(restored.state.step) == STEP
-    assert lines[-1] == "going on from step 3 of 6 (phase discriminator)"
+    assert lines[-1] == "resuming from step 3 of 6 (phase discriminator)"
     assert "seed 0 -> 5" in lines[0]
 
 
@@ -177,7 +177,7 @@ def test_discriminator_may_change_before_it_is_trained(run, config, create, tmp_
         run({**changes, "start_from": str(tmp_path / "run")}, workdir="new")
     trained, run.state = run.state, create(config)
     restored, lines = run({"start_from": str(tmp_path / "phase_1")}, workdir="new")
-    assert lines[-1] == "going on from step 2 of 6 (phase discriminator)"
+    assert lines[-1] == "resuming from step 2 of 6 (phase discriminator)"
     jax.tree.map(np.testing.assert_array_equal, restored.state.discriminator, run.state.discriminator)
     jax.tree.map(np.testing.assert_array_equal, restored.state.completion, trained.completion)
 
