@@ -166,7 +166,7 @@ def pictures_of(evaluator: Evaluator, measured: Measurements) -> Pictures:
     def pictures(index: int, methods: Collection[str]) -> dict[str, np.ndarray]:
         try:
             return evaluator.pictures(measured.images[index], methods)
-        except DataError:
+        except (DataError, OSError):
             return {}  # The report says "no picture".
 
     return pictures

@@ -100,16 +100,15 @@ def create_app(service: Service) -> FastAPI:
             for name, completer in service.completers.items()
         ]
 
-    async def complete(request: Request) -> Response:
-        return await _complete(service, request)
-
-    app.post(
+    @app.post(
         "/v1/complete",
         summary="Fill the hole of an image.",
         response_class=Response,
         responses={200: _ANSWER, **_problems(408, 413, 415, 422, 429, 503)},
         openapi_extra={"requestBody": request_body()},
-    )(complete)
+    )
+    async def complete(request: Request) -> Response:
+        return await _complete(service, request)
 
     methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 

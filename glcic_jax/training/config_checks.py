@@ -5,16 +5,21 @@ import math
 import jax
 from ml_collections import ConfigDict
 
-from glcic_jax.errors import ConfigError
+from glcic_jax.errors import ConfigError, lookup
+from glcic_jax.model.networks import BRANCHES
+from glcic_jax.training.state import OPTIMIZERS
 
 
 def check_values(config: ConfigDict) -> None:
     """Refuses numbers that would fail later with a less clear error.
 
     Raises:
-      ConfigError: A number is out of range, or two do not fit together.
+      ConfigError: A number is out of range, two do not fit together, or a name that selects numbers is unknown.
     """
     data, optimizer = config.data, config.optimizer
+    lookup(OPTIMIZERS, optimizer.name, "optimizer")
+    for branch in config.discriminator.branches:
+        lookup(BRANCHES, branch, "discriminator branch")
     positive = {
         "accumulation_steps": config.accumulation_steps,
         "batch_size": config.batch_size,
@@ -27,6 +32,7 @@ def check_values(config: ConfigDict) -> None:
         "validation_images": config.validation_images,
         "grid_images": config.grid_images,
         "keep_checkpoints": config.keep_checkpoints,
+        "warn.steps": config.warn.steps,
         "optimizer.learning_rate": optimizer[optimizer.name].learning_rate,
     }
     for branch in config.discriminator.branches:

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from skimage import data
 
 from glcic_jax.commands.main import cli
 from glcic_jax.completion.completer import Completer
-from glcic_jax.errors import UserError
+from glcic_jax.errors import DataError, UserError
 from glcic_jax.evaluation import evaluate
 from glcic_jax.evaluation.evaluator import MeasuredImage, Measurements
 from glcic_jax.evaluation.images import Selection, open_images
@@ -319,6 +320,12 @@ def test_fid_is_that_of_the_features_of_all_images(here, photographs, monkeypatc
     assert rows()["Telea"]["fid"] == pytest.approx(fid.frechet_distance(*statistics), rel=1e-6)
     assert "FID: not computed" not in stdout
     assert "biased" in stderr
+
+
+@pytest.mark.parametrize("error", [DataError("changed"), OSError("read error")])
+def test_an_image_that_cannot_be_read_again_has_no_picture(error):
+    evaluator = mock.Mock(pictures=mock.Mock(side_effect=error))
+    assert evaluate.pictures_of(evaluator, Measurements(images=[mock.sentinel.image]))(0, ["Telea"]) == {}
 
 
 @pytest.mark.parametrize(

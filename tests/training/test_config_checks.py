@@ -31,6 +31,7 @@ from glcic_jax.training.config_checks import check_values
         ("optimizer.adadelta.learning_rate", (-1.0,)),
         ("optimizer.adam.decay_steps", (-1,)),
         ("log_every", (-1,)),
+        ("warn.steps", (0,)),
     ],
 )
 def test_numbers_out_of_range_are_refused_by_name(config, key, values):
@@ -39,6 +40,19 @@ def test_numbers_out_of_range_are_refused_by_name(config, key, values):
         config.update_from_flattened_dict({key: value})
         with pytest.raises(ConfigError, match=key.replace(".adadelta.learning", ".learning")):
             check_values(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("optimizer.name", "sgd", "unknown optimizer 'sgd': choose one of adadelta, adam"),
+        ("discriminator.branches", ("left",), "unknown discriminator branch 'left': choose one of global, local"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_valid_ones(config, key, value, message):
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ConfigError, match=message):
+        check_values(config)
 
 
 def test_batch_must_divide_into_parts(config):
