@@ -69,7 +69,8 @@ def print_memory(
     click.echo(
         f"{_DEVICE_NOTES.get(jax.default_backend(), '')}"
         f"Largest batches by calculation: GB of 1e9 bytes, {HEADROOM:.0%} of them left free. "
-        f'"{_UNKNOWN}": {batches[1]} images are planned to take no more than {batches[0]}; give other --batches.\n'
+        f'"{_UNKNOWN}": XLA plans no more memory for {batches[1]} images than for {batches[0]}: '
+        "give other --batches.\n"
     )
     parts = ("arguments", "outputs", "temporaries", "aliased")
     columns = ["phase", "type", "remat", *(f"{part}, MiB, batch {batches[1]}" for part in parts)]

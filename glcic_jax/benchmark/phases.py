@@ -29,7 +29,7 @@ MEASURING = "joint, measuring"  # The joint step that measures the gradient norm
 _MATRIX_SIDE = 8192
 _PRODUCTS = 20
 _TRACED_STEPS = 3
-_REMEDY = "lower --batch-size, or take a configuration with remat = 'activations' or a higher accumulation_steps"
+_REMEDY = "lower --batch-size, or use a configuration with remat = 'activations' or a higher accumulation_steps"
 
 
 def print_phases(

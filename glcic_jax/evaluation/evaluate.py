@@ -236,7 +236,7 @@ def _notes(evaluator: Evaluator, measured: Measurements) -> list[str]:
     if trained and opened.split.rpartition(", ")[2].startswith(("all", "train")):
         notes.append(
             f"{trained[0]} was trained on images of {opened.data}, which are among these; --split validation "
-            "measures those that training holds out."
+            "measures the images that training holds out."
         )
     empty = sum(image.hole_ratio == 0 for image in measured.images)
     if empty:

@@ -68,8 +68,8 @@ def print_cpu(config_path: str, sizes: Mapping[str, float], rounds: int, with_to
         columns += ["largest difference", "PyTorch's setting"]
         print_table(columns, _rows(ours, theirs, folder, names, rounds))
     click.echo(
-        "\nRatio: our time over PyTorch's. Differences: the largest one of pictures in [0, 1]; the relative L2 "
-        "norm of gradients and losses."
+        "\nRatio: our time over PyTorch's. Differences: for pictures in [0, 1] the largest one; for gradients "
+        "and losses the relative L2 norm."
     )
 
 

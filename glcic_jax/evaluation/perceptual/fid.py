@@ -128,7 +128,7 @@ def bias_note(count: int, dimensions: int = FEATURES) -> str | None:
         return None
     return (
         f"FID from {count:,} images is biased upwards and its covariances are singular: more than {dimensions:,} "
-        "images are needed, tens of thousands are usual, and only FIDs from equally many images compare."
+        "images are needed, tens of thousands are usual, and only FIDs of equally large sets are comparable."
     )
 
 
