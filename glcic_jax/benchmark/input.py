@@ -1,6 +1,6 @@
 """Times the input pipeline alone, from JPEG files to batches of crops."""
 
-import contextlib
+import atexit
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -41,21 +41,22 @@ def print_input(
     config.data.cache_images = 0  # Decoding is timed, too.
     cores = core_count()
     powers = [2**power for power in range(cores.bit_length())]
-    with contextlib.ExitStack() as stack:
-        if source is None:
-            source = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            make_jpegs(source, files)
-        config.data.source, config.data.listing = f"folder:{source}", ""
-        from glcic_jax.data import open_sources
+    if source is None:
+        folder = tempfile.TemporaryDirectory()
+        atexit.register(folder.cleanup)  # Not before: threads may still decode its files.
+        source = Path(folder.name)
+        make_jpegs(source, files)
+    config.data.source, config.data.listing = f"folder:{source}", ""
+    from glcic_jax.data import open_sources
 
-        train = open_sources(config.data).train
-        print_heading("no device", ["grain", "opencv-python-headless", "pillow"])
-        click.echo(
-            f"{len(train)} files, crops of {config.data.image_size} px; the paper's schedule in 12 hours needs "
-            f"{NEEDED} images/s\n"
-        )
-        columns = ["threads", "images/s", "images/s and core", "images per CPU second", f"cores for {NEEDED}/s"]
-        print_table(columns, _rows(config, train, threads or sorted({cores, *powers}), images))
+    train = open_sources(config.data).train
+    print_heading("no device", ["grain", "opencv-python-headless", "pillow"])
+    click.echo(
+        f"{len(train)} files, crops of {config.data.image_size} px; the paper's schedule in 12 hours needs "
+        f"{NEEDED} images/s\n"
+    )
+    columns = ["threads", "images/s", "images/s and core", "images per CPU second", f"cores for {NEEDED}/s"]
+    print_table(columns, _rows(config, train, threads or sorted({cores, *powers}), images))
 
 
 def make_jpegs(folder: Path, count: int) -> None:

@@ -109,11 +109,7 @@ def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
     schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
     spec = create_spec(config, AXIS)
     sources = open_sources(config.data)
-    if config.start_from and not (Path(config.start_from).expanduser() / "checkpoints").is_dir():
-        raise DataError(
-            f"start_from: {config.start_from} is not the workdir of a run; train it first "
-            "(python main.py --config=configs/completion.py) or give --config.start_from=RUN"
-        )
+    _check_start_from(config)
     with contextlib.ExitStack() as resources:
         resources.enter_context(_lock_for_all_processes(workdir))
         _check_same_config(config)
@@ -159,6 +155,15 @@ def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
             resources=resources.pop_all(),
         )
         return run, state
+
+
+def _check_start_from(config: ConfigDict) -> None:
+    """Raises DataError if `start_from` is not the workdir of a run."""
+    if config.start_from and not (Path(config.start_from).expanduser() / "checkpoints").is_dir():
+        raise DataError(
+            f"start_from: {config.start_from} is not the workdir of a run; train it first "
+            "(python main.py --config=configs/completion.py) or give --config.start_from=RUN"
+        )
 
 
 def _create_data(
