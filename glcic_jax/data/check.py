@@ -437,7 +437,7 @@ def as_text(values: dict[str, Any]) -> str:
             rows.append((name.replace("_", " "), f"{found[0]:,} to {found[2]:,} px, median {found[1]:,}"))
     rows += [
         ("enlarged", f"{values['enlarged']:,} are smaller than the crop of {values['image_size']} px"),
-        ("duplicates", f"{values['duplicates']:,}, {values['duplicates_in_other_part']:,} in another part"),
+        ("duplicates", f"{values['duplicates']:,} ({values['duplicates_in_other_part']:,} in another part)"),
         ("other files", _counts(values["other_files"]) + f"; {values['hidden_files']:,} hidden"),
     ]
     rows += [("not opened", folder) for folder in values["unopened_folders"][:_SHOWN]]

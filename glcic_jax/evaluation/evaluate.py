@@ -24,7 +24,7 @@ from glcic_jax.evaluation.scores import Evaluation, count_of
 from glcic_jax.evaluation.statistics import CONFIDENCE, RESAMPLES
 from glcic_jax.evaluation.tables import write_csv, write_json, write_markdown
 from glcic_jax.files import check_writable
-from glcic_jax.pictures import FILLS
+from glcic_jax.pictures.fills import FILLS
 from glcic_jax.progress import Log, Progress
 from glcic_jax.runtime import enable_compile_cache
 from glcic_jax.training.checkpoints import package_versions

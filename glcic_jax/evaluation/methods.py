@@ -14,7 +14,8 @@ from glcic_jax.completion import Completer, WindowLimits, blending, stem_of
 from glcic_jax.data import COMPLETION_SUFFIXES, list_folder
 from glcic_jax.errors import DataError, printable
 from glcic_jax.evaluation.images import MaskedImage
-from glcic_jax.pictures import FILL_RADIUS, FILLS, Fill, load_image, to_colour
+from glcic_jax.pictures import load_image, to_colour
+from glcic_jax.pictures.fills import FILL_RADIUS, FILLS, Fill
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -15,7 +15,7 @@ from glcic_jax.evaluation.scores import (
     format_difference,
     format_number,
 )
-from glcic_jax.pictures import FILLS
+from glcic_jax.pictures.fills import FILLS
 
 CONFIDENCE = 0.95
 RESAMPLES = 2_000

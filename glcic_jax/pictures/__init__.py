@@ -1,7 +1,6 @@
-"""Picture files: formats, metadata, masks, classical fills."""
+"""Picture files: formats, metadata, masks. `fills` is imported by itself, because it imports OpenCV."""
 
 from glcic_jax.pictures.colours import colour_channels, from_colour, to_colour
-from glcic_jax.pictures.fills import FILL_RADIUS, FILLS, Fill
 from glcic_jax.pictures.mask_files import (
     ChooseHole,
     Hole,
@@ -23,11 +22,8 @@ from glcic_jax.pictures.reading import read_picture
 from glcic_jax.pictures.rgb_files import load_image, save_image
 
 __all__ = [
-    "FILLS",
-    "FILL_RADIUS",
     "MAX_PIXELS",
     "ChooseHole",
-    "Fill",
     "Hole",
     "MaskSettings",
     "Picture",

@@ -13,7 +13,8 @@ import numpy as np
 from glcic_jax.model import images
 from glcic_jax.model.metrics import LARGEST_BATCH, measure
 from glcic_jax.model.networks import Variables, complete
-from glcic_jax.pictures import FILLS, save_image
+from glcic_jax.pictures import save_image
+from glcic_jax.pictures.fills import FILLS
 from glcic_jax.training.metric_log import MetricLog
 from glcic_jax.training.state import TrainingSpec
 

@@ -25,8 +25,8 @@ To run it, with jax and numpy alone:
     completed = program.call(image, mask)
 
 image [b, 4h, 4w, 3] float32 in [0, 1]; mask [b, 4h, 4w, 1] float32, 1 in the hole; on a CPU or a CUDA GPU.
-Written by JAX {version}. JAX promises that versions released up to 6 months after that one, or up to 3 weeks
-before it, can read it (docs.jax.dev/en/latest/export/export.html, "Compatibility guarantees"). To keep the weights
+Written by JAX {version}. JAX promises that versions released up to 6 months after it, or up to 3 weeks before it,
+can read the file (docs.jax.dev/en/latest/export/export.html, "Compatibility guarantees"). To keep the weights
 for longer: 'glcic weights export'."""
 
 

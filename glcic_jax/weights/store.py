@@ -294,7 +294,8 @@ def _alternatives() -> str:
         more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
         if names:
             listed.append(f"{kind} {', '.join(names[:_MAX_LISTED])}{more}")
-    return f"; there are {'; '.join(listed) or 'none here'}: name one, or a file, with --weights"
+    choices = f", or one of these: {'; '.join(listed)}" if listed else ""
+    return f"; name a file with --weights{choices}"
 
 
 def _is_built_in(name: str) -> bool:

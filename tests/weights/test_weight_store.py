@@ -278,7 +278,7 @@ def test_an_incomplete_installation_is_reported(monkeypatch, tmp_path):
         with pytest.raises(WeightsError, match=r"photos\.safetensors: no such file.*install glcic-jax") as caught:
             find(reference)
         one_line(caught)
-    with pytest.raises(WeightsError, match="there are none here: name one, or a file, with --weights"):
+    with pytest.raises(WeightsError, match=r"no such file, run or name; name a file with --weights$"):
         find_weights("a")
     assert caught.value.exit_code == 3
 
@@ -331,7 +331,7 @@ def test_an_unknown_name_lists_what_there_is(finished_run, weights):
     make_run(finished_run, "runs/deep/b", 40)
     Path("runs/empty/checkpoints").mkdir(parents=True)
     add(weights, "mine")
-    listed = r"built in: photos; stored: mine; runs: runs/a \(step 3\), runs/deep/b \(step 40\): name one"
+    listed = r"or one of these: built in: photos; stored: mine; runs: runs/a \(step 3\), runs/deep/b \(step 40\)$"
     with pytest.raises(WeightsError, match=listed) as caught:
         find_weights("yours")
     assert "empty" not in one_line(caught)
