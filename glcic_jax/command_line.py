@@ -1,4 +1,4 @@
-"""What the command lines share: errors become one line on stderr and an exit code; finite floats as options."""
+"""Shared by the command lines: errors become one line on stderr and an exit code; finite floats as options."""
 
 import logging
 import math

@@ -80,7 +80,7 @@ class Stopped(Exception):  # noqa: N818 - not an error.
 
 
 def one_line(error: Exception) -> str:
-    """Returns an error's message on one line of at most 300 characters; its type if it has none."""
+    """Returns an error's message on one line of at most 300 characters, or the name of its type."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 

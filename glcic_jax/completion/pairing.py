@@ -45,8 +45,8 @@ class Pairing(NamedTuple):
 def pair_files(images: Path, masks: Path | None, results: Path | None = None) -> Pairing:
     """Pairs the images of a folder, including subfolders, with their masks by relative path.
 
-    A mask is called like its image, or `NAME_maskNNN`. A result is called like the image, or like the mask if the
-    image has several.
+    A mask has the name of its image, or `NAME_maskNNN`. A result has the name of its image, or of its mask if the
+    image has several masks.
 
     Args:
       images: Folder of images.

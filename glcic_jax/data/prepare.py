@@ -113,8 +113,8 @@ def _log_plan(builder: Any, root: Path, source: Path | None, log: Log) -> None:
     import jax
     from tensorflow_datasets.core.download.resource import get_dl_fname
 
-    # `url_infos` lists the archives of all configurations. The builder requests its own ones, then fails to open
-    # them.
+    # `url_infos` lists the archives of all configurations. The builder requests those of its own configuration,
+    # then fails to open them.
     downloaded: list[Any] = []
     extracted: list[Any] = []
 

@@ -246,7 +246,7 @@ def _save_options(picture: Picture, quality: int) -> dict[str, Any]:
     present = {key: getattr(picture, key) for key in ("icc_profile", "exif", "xmp", "dpi")}
     options: dict[str, Any] = {key: value for key, value in present.items() if value}
     if picture.format == "TIFF":
-        options.pop("exif", None)  # Its other tags would overrule those of the pixels.
+        options.pop("exif", None)  # Its storage tags would overrule those of the new pixels.
         options["tiffinfo"] = tiff_directory(picture.exif, picture.xmp)
     if picture.format in ("JPEG", "WEBP", "AVIF", "HEIF"):
         options["quality"] = quality
