@@ -16,6 +16,8 @@ from typing import Any
 
 from absl import flags
 
+from glcic_jax.errors import Stopped, UserError, last_error_line
+
 
 def parse_flags(arguments: list[str]) -> list[str]:
     """Parses the command line into `flags.FLAGS`; returns the arguments that are not flags.
@@ -32,9 +34,15 @@ def parse_flags(arguments: list[str]) -> list[str]:
     except Exception as error:  # A configuration is a program: it can fail in any way.
         if "--debug" in arguments:
             raise
-        reason = " ".join(str(error.args[0] if error.args else error).split())
-        if isinstance(error, KeyError):
-            reason = f"the configuration has no key {reason}; configs/common.py lists them all"
+        reason = str(error)
+        if "Traceback (most recent call last)" in reason:  # Of the configuration's file.
+            reason = last_error_line(reason).removeprefix("ValueError: ")
+        # ConfigDict raises AttributeError(KeyError(name)).
+        cause = error.args[0] if isinstance(error, AttributeError) and error.args else error
+        if isinstance(cause, KeyError) and cause.args:
+            key = str(cause.args[0]).partition(" does not exist and cannot be added")[0]
+            reason = f"the configuration has no key {key}; configs/common.py lists them all"
+        reason = " ".join(reason.split())
         raise SystemExit(print_error(f"{reason} (see python main.py --help)")) from error
 
 
@@ -62,7 +70,6 @@ def run_training(
     from glcic_jax.runtime import keep_freed_memory
 
     keep_freed_memory()  # Before there are threads.
-    from glcic_jax.errors import Stopped, UserError
     from glcic_jax.training import distributed
     from glcic_jax.training.loop import train
 

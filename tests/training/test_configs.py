@@ -161,6 +161,12 @@ MISTAKES = {
     "no configuration": ([], ["--config", "configs/quickstart.py"]),
     "a configuration that is not there": (["--config=configs/nope.py"], ["configs/nope.py"]),
     "a misspelt key": ([QUICKSTART, "--config.batch_sise=3"], ['Did you mean "batch_size"']),
+    "an unknown key": ([QUICKSTART, "--config.typo=3"], ["has no key 'typo'", "configs/common.py lists them all"]),
+    "an unknown variant": (
+        ["--config=configs/ablation.py:foo"],
+        ["error: configs/ablation.py has no variant 'foo'"],
+    ),
+    "an unknown optimiser": ([QUICKSTART, "--config.optimizer.name=sgd"], ["choose one of adadelta, adam"]),
     "a value of the wrong type": ([QUICKSTART, "--config.batch_size=abc"], ["batch_size", "abc"]),
     "an unknown flag": ([QUICKSTART, "--workdri=x"], ["workdri", "workdir"]),
     "data that is not prepared": (
