@@ -84,7 +84,7 @@ def memory_plan(phase: str, state: Any, batch_size: int, image_size: int) -> Any
     Args:
       phase: A name in `steps.STEPS`.
       state: From `state.state_shapes`.
-      batch_size, image_size: Of the batch.
+      batch_size, image_size: Number of images, and their side in pixels.
     """
     import jax
 

@@ -121,7 +121,7 @@ def matrix_rate(side: int, dtype: str) -> float:
     """Returns the TFLOP/s, over all devices, of the product of two square matrices.
 
     Args:
-      side: Of the matrices, which are random: constant ones draw less power and are multiplied faster.
+      side: Side of the matrices, which are random: constant ones draw less power and are multiplied faster.
       dtype: "float32" (TF32 where the device and JAX's settings say so) or "bfloat16".
     """
     import jax

@@ -43,7 +43,7 @@ class Request:
     Attributes:
       subjects: Weights, runs, folders of completed images, or names in `BASELINES`; the report is about the first.
       data: As in `images.open_images`.
-      selection: Which of the images.
+      selection: Selection of the images.
       masks: A mask set, see `mask_sets.sets.open_mask_set`.
       side: Images become squares of this side in pixels; None: the first subject's training size, or as they are
         for a folder; 0: as they are.

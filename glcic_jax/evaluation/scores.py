@@ -15,8 +15,8 @@ class Metric(NamedTuple):
 
     Attributes:
       label: Name and unit.
-      digits: After the decimal point.
-      higher_is_better: Direction.
+      digits: Number of digits after the decimal point.
+      higher_is_better: Whether a higher value is better.
       meaning: Definition and settings, for a reader who computes the metric elsewhere.
     """
 

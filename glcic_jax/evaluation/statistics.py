@@ -33,7 +33,7 @@ class Interval(NamedTuple):
     """A mean over images with its confidence interval.
 
     Attributes:
-      mean: Of the finite numbers; NaN if there are none.
+      mean: Mean of the finite numbers; NaN if there are none.
       low, high: Bounds of the interval; NaN with fewer than two finite numbers.
       finite: Count of finite numbers.
       left_out: Count of the others: infinite PSNR, images without a hole.

@@ -158,7 +158,7 @@ def _wait_for_coordinator(coordinator: str, process_id: int, process_count: int)
     """Waits until process 0 listens; JAX would end this process without naming the address.
 
     Raises:
-      ConfigError: The address is invalid, or nobody listens there.
+      ConfigError: The address is invalid, or no process listens there.
     """
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:

@@ -61,7 +61,7 @@ def restore_run(
     Args:
       config: The configuration.
       state: A fresh state of its spec.
-      checkpoints: Those of the workdir.
+      checkpoints: The workdir's checkpoints.
       schedule: The configuration's phases.
       log: Shows the user one line.
 

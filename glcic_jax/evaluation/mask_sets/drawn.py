@@ -226,7 +226,7 @@ class Paper(DrawnMasks):
     Height and width are independent. The CelebA setting is "paper:min=48,max=96,local=96,at=160".
 
     Args:
-      seed: Of the random numbers.
+      seed: Seed of the random numbers.
       min, max: Shortest and longest side in pixels.
       local: Side of the local box in pixels.
       at: The image's shorter side for which these lengths hold; they scale with it.
@@ -336,7 +336,7 @@ class FreeForm(DrawnMasks):
     """Strokes of round brushes, see `draw_strokes`.
 
     Args:
-      seed: Of the random numbers.
+      seed: Seed of the random numbers.
       strokes, vertices, brush: As in `draw_strokes`.
 
     Reference: `model.masks.free_form`.

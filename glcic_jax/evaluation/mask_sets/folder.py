@@ -56,7 +56,7 @@ class MaskSetRecord:
     """The content of a folder's `mask_set.json`.
 
     Attributes:
-      name: Of the set, as `open_mask_set` takes it.
+      name: Name of the set, as `open_mask_set` takes it.
       size: (height, width) of each mask in pixels.
       count: Number of masks.
       sha256: The `MaskDigest` of all.
@@ -181,7 +181,7 @@ def open_folder(name: str, folder: Path, images: Sequence[str] = ()) -> FolderMa
     in order, because its files are numbered.
 
     Args:
-      name: Of the set.
+      name: Name of the set.
       folder: The masks, also in its subfolders.
       images: The images' paths relative to their folder.
 

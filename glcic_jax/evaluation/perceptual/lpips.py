@@ -47,15 +47,15 @@ class Backbone(NamedTuple):
     """A network whose features LPIPS compares.
 
     Attributes:
-      title: Name.
-      published: Its file and the publisher.
+      title: Name of the network.
+      published: Name and publisher of its file.
       checksum: First digits of that file's sha256.
-      heads: The file of its heads and the publisher.
-      heads_sha256: Of the numbers of version 0.1's heads, float32, layer by layer.
-      flawed_heads_sha256: Of version 0.0's.
+      heads: Name and publisher of the file of its heads.
+      heads_sha256: SHA-256 of the numbers of version 0.1's heads, float32, layer by layer.
+      flawed_heads_sha256: The same of version 0.0's heads.
       stages: The convolutions up to each compared layer.
       pooled: Indices of the stages that begin with max pooling.
-      window: Of that pooling, which has stride 2.
+      window: Side of the pooling window in pixels; the stride is 2.
       smallest: Shortest side of an image whose last layer has one pixel.
     """
 

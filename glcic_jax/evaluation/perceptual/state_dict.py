@@ -22,7 +22,7 @@ class FeatureFile(NamedTuple):
     Attributes:
       name: Path of the file, for errors.
       label: For descriptions: file name and the first twelve digits of its sha256.
-      sha256: Of the file's bytes, in hexadecimal digits.
+      sha256: SHA-256 of the file's bytes, in hexadecimal digits.
       arrays: By name, of any shape and dtype.
     """
 
