@@ -30,6 +30,7 @@ def run(command: click.Command) -> NoReturn:
     The exit code is that of a `UserError`, 2 for wrong usage, 130 for Ctrl-C and 1 for unexpected errors.
     `--debug` among the arguments shows the traceback.
     """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     # Orbax and TFDS log through absl; nothing below errors concerns the user.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:

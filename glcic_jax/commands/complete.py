@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from glcic_jax.errors import printable
+from glcic_jax.errors import DataError, printable
 
 if TYPE_CHECKING:
     from glcic_jax.completion import Completer, Settings
@@ -132,8 +132,13 @@ def _complete_one(request: _Request, settings: "Settings", options: dict[str, An
     )
     content = job.run(_load(options), _log)
     if job.output is None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise DataError(f"standard output: cannot be written ({error.strerror})") from error
     else:
         _log(f"{printable(str(job.output))} written")
 

@@ -26,7 +26,7 @@ class _Size(click.ParamType):
         sides = [int(side or matched[1]) for side in matched.groups()] if matched else []
         if not sides or not all(1 <= side <= _LARGEST_SIDE for side in sides):
             self.fail(
-                f"{value!r} is not a size: give a side or HEIGHTxWIDTH in pixels, up to {_LARGEST_SIDE}",
+                f"{value!r} is not a size: give a side or HEIGHTxWIDTH in px up to {_LARGEST_SIDE}, as 192x320",
                 param,
                 ctx,
             )

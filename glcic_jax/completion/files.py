@@ -203,6 +203,13 @@ def complete_folder(
       DataError: The directory cannot be written, or the format is unknown.
     """
     check_writable(directory / FAILURES)
+    if not settings.overwrite and any(
+        (directory / pair.stem).resolve() == pair.image.with_suffix("").resolve() for pair in pairing.pairs
+    ):
+        where = printable(str(directory))
+        raise DataError(
+            f"{where} is the folder of the images: name another folder for the results, or give --overwrite"
+        )
     if settings.file_format is not None:
         format_named(settings.file_format)  # Before any image: an unknown format fails for all.
     load = functools.cache(load)

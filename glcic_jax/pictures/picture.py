@@ -38,7 +38,7 @@ class Picture:
       stored_size: (width, height) in the file if EXIF turned or mirrored the picture, else None.
       lossless: Whether it comes from a lossless file of a format that is lossy by default.
       xmp: The XMP packet, without orientation and thumbnails; empty if there is none.
-      gamma: A PNG's gamma, if nothing better describes its colours.
+      png_colour: Names and contents of a PNG's gAMA and cHRM chunks, if nothing better describes its colours.
     """
 
     pixels: np.ndarray
@@ -50,7 +50,7 @@ class Picture:
     stored_size: tuple[int, int] | None = None
     lossless: bool = False
     xmp: bytes = b""
-    gamma: float | None = None
+    png_colour: tuple[tuple[bytes, bytes], ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -189,8 +189,8 @@ def fitted(picture: Picture, file_format: str) -> Picture:
         elif file_format == "JPEG" and len(content) > _JPEG_LIMITS.get(what, len(content)):
             notes.append(f"the {what} was left out: it is larger than a JPEG can hold")
             kept[what] = b""
-    gamma = picture.gamma if file_format == "PNG" else None
-    if picture.gamma != gamma:
+    png_colour = picture.png_colour if file_format == "PNG" else ()
+    if picture.png_colour != png_colour:
         notes.append(f"the gamma of the PNG was left out: {file_format} is written without one")
     return dataclasses.replace(
         picture,
@@ -199,7 +199,7 @@ def fitted(picture: Picture, file_format: str) -> Picture:
         icc_profile=kept["colour profile"],
         exif=kept["EXIF block"],
         xmp=kept["XMP packet"],
-        gamma=gamma,
+        png_colour=png_colour,
         notes=tuple(notes),
     )
 
@@ -257,8 +257,8 @@ def _save_options(picture: Picture, quality: int) -> dict[str, Any]:
         options["pnginfo"] = info = PngInfo()
         if picture.xmp:
             info.add_itxt(_XMP_KEYWORD, picture.xmp.decode("utf-8", "replace"))
-        if picture.gamma:
-            info.add(b"gAMA", struct.pack(">I", round(picture.gamma * 100_000)))
+        for chunk in picture.png_colour:
+            info.add(*chunk)
     if picture.format == "WEBP":
         options |= {"lossless": quality >= 100 or picture.lossless, "exact": True}
     return options
@@ -269,9 +269,7 @@ def _encode_16_bit(picture: Picture) -> bytes:
     if picture.format == "TIFF":
         directory = tiff_directory(picture.exif, picture.xmp)
         return sixteen_bit.encode_tiff(picture.pixels, directory, picture.icc_profile, picture.dpi)
-    chunks: list[tuple[bytes, bytes]] = []
-    if picture.gamma:
-        chunks.append((b"gAMA", struct.pack(">I", round(picture.gamma * 100_000))))
+    chunks = list(picture.png_colour)
     if picture.icc_profile:
         chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(picture.icc_profile)))
     if picture.dpi:

@@ -4,6 +4,7 @@ Pillow decodes, but cuts 16-bit colour to 8 bits and does not know some TIFFs: O
 """
 
 import logging
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,8 +121,6 @@ def _decode(image: Image.Image, source: Source) -> Picture:
         notes.append(f"only the first of the {getattr(image, 'n_frames', 1)} images in the file was read")
     profile = fitting_profile(image, pixels.shape[-1], notes)
     turned = orientation >= 5
-    # An sRGB chunk overrules the gamma, which then has its usual value.
-    gamma = None if profile or "srgb" in image.info else image.info.get("gamma")
     return Picture(
         pixels,
         format="JPEG" if image.format == "MPO" else image.format or "",
@@ -132,8 +131,19 @@ def _decode(image: Image.Image, source: Source) -> Picture:
         stored_size=_stored_size(pixels, orientation),
         lossless=image.format == "WEBP" and b"VP8L" in _content(source),
         xmp=clean_xmp(image.info.get("xmp")),
-        gamma=gamma if isinstance(gamma, float) and 0.01 < gamma < 100 else None,
+        png_colour=() if profile else _png_colour(image.info),
     )
+
+
+def _png_colour(info: dict[Any, Any]) -> tuple[tuple[bytes, bytes], ...]:
+    """Returns the gAMA and cHRM chunks of a PNG's `info`, unless it is sRGB, which viewers assume anyway."""
+    chunks = []
+    gamma, chromaticity = info.get("gamma"), info.get("chromaticity")
+    if "srgb" not in info and isinstance(gamma, float) and 0.01 < gamma < 100:
+        chunks.append((b"gAMA", struct.pack(">I", round(gamma * 100_000))))
+        if isinstance(chromaticity, tuple) and len(chromaticity) == 8 and all(0 <= x < 1 for x in chromaticity):
+            chunks.append((b"cHRM", struct.pack(">8I", *(round(x * 100_000) for x in chromaticity))))
+    return tuple(chunks)
 
 
 def _decode_rare_tiff(content: bytes, name: str, max_pixels: int) -> Picture:

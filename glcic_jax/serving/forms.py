@@ -102,7 +102,7 @@ async def read_form(request: Request, limits: Limits) -> dict[str, bytes | str]:
         parser = _InMemory(request.headers, _stream(body), max_files=2, max_fields=len(Options.model_fields))
         parts = (await parser.parse()).multi_items()
     except (MultiPartException, ValueError, KeyError) as error:
-        raise _unprocessable(f"not multipart/form-data: {one_line(error)}") from error
+        raise _unprocessable(f"the multipart/form-data body is malformed: {one_line(error)}") from error
     form: dict[str, bytes | str] = {}
     for name, part in parts:
         if name in form:

@@ -35,6 +35,9 @@ def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str
         raise DataError(f"{workdir} holds no checkpoints: is it the workdir of a run?")
     if not steps:
         raise DataError(f"{directory} holds no finished checkpoint")
+    if step is not None and step not in checkpoints.steps():
+        existing = ", ".join(map(str, checkpoints.steps())) or "none"
+        raise DataError(f"{directory} holds no checkpoint of step {step}; there are: {existing}")
     for candidate in reversed(steps):
         try:
             meta = checkpoints.read_meta(candidate)

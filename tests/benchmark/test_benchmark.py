@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import click
 import jax
@@ -44,7 +45,9 @@ def tiny(tmp_path_factory) -> str:
 
 
 def run(*arguments):
-    return command_runner().invoke(cli, [str(argument) for argument in arguments], standalone_mode=False)
+    arguments = [str(argument) for argument in arguments]
+    with mock.patch.object(sys, "argv", ["benchmark", *arguments]):  # The heading shows it.
+        return command_runner().invoke(cli, arguments, standalone_mode=False)
 
 
 def refused(*arguments) -> str:

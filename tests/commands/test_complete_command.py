@@ -306,6 +306,11 @@ def test_a_folder_lists_failures_and_skips_existing_results(folder):
     assert Path("out/a.png").stat().st_mtime_ns > before
 
 
+def test_results_in_the_folder_of_the_images_are_refused(folder):
+    assert "in is the folder of the images: name another folder" in run("in", "masks", "-o", "in", code=2)
+    assert not Path("in/failures.csv").exists()
+
+
 def test_a_result_in_another_format_than_its_image_is_skipped_too(here):
     save("in/a.gif", picture()[..., 0])
     run("in", "mask.png", "-o", "out")
@@ -345,7 +350,7 @@ def test_a_folder_with_one_mask_or_without_mask_files(here):
     assert sorted(os.listdir("alpha")) == ["failures.csv"]
 
 
-def test_a_process_completes_streams_and_keeps_programs_for_the_next(here):
+def test_a_process_completes_streams_keeps_programs_and_reports_a_full_output(here):
     code = (
         "import sys, glcic_jax.completion; assert 'scipy' not in sys.modules, 'blending alone needs it';"
         "from glcic_jax.commands.main import main; main()"
@@ -362,6 +367,12 @@ def test_a_process_completes_streams_and_keeps_programs_for_the_next(here):
     assert done.returncode == 0, done.stderr
     assert_completed(io.BytesIO(done.stdout), picture(), mask() > 0)
     assert any((here / "home" / "xla").iterdir())
+
+    command = [sys.executable, "-c", code, "complete", "photo.png", "mask.png", "-"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert (last, done.returncode) == (b"error: standard output: cannot be written (No space left on device)", 2)
 
 
 @pytest.mark.parametrize(

@@ -151,13 +151,16 @@ def test_resolution_turns_with_the_picture_and_is_not_invented():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_gamma_of_a_png_is_kept_or_its_loss_is_reported(dtype):
+def test_gamma_and_primaries_of_a_png_are_kept_or_their_loss_is_reported(dtype):
     png = encode(noise(3), "PNG") if dtype == np.uint8 else encode_16(noise(3, np.uint16))
-    linear = with_chunk(png, b"gAMA", struct.pack(">L", 100_000))
+    primaries = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+    chromaticity = with_chunk(png, b"cHRM", struct.pack(">8L", *(round(x * 100_000) for x in primaries)))
+    linear = with_chunk(chromaticity, b"gAMA", struct.pack(">L", 100_000))
     picture = read_picture(linear)
     with Image.open(io.BytesIO(encode_picture(picture, "PNG"))) as image:
         image.load()  # Which verifies the checksums.
         assert image.info["gamma"] == 1.0
+        assert image.info["chromaticity"] == primaries
     assert fitted(picture, "PNG").notes == ()
     assert any("gamma" in note for note in fitted(picture, "TIFF").notes)
     assert fitted(read_picture(with_chunk(linear, b"sRGB", b"\0")), "JPEG").notes[dtype == np.uint16 :] == ()

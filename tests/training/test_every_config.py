@@ -1,4 +1,4 @@
-"""Every configuration: three train one step of each phase, the others' steps trace at full size."""
+"""Every configuration: two train here one step of each phase, the others' steps trace at full size."""
 
 import functools
 
@@ -13,8 +13,9 @@ from glcic_jax.training import loop
 from glcic_jax.training.state import create_spec, state_shapes
 from glcic_jax.training.steps import STEPS
 
-# Different from one another in networks, input form, branches and optimizer.
-TRAINED = ("quickstart", "photos", "local_only")
+# Different from one another in networks, input form, branches and optimizer. The third is the quickstart, which
+# `unbroken_run` trains through main.py.
+TRAINED = ("photos", "local_only")
 # The keys that decide what the steps compute.
 STEP_KEYS = ("batch_size", "completion", "discriminator", "mask", "loss", "optimizer", "balance", "compute_dtype")
 

@@ -234,6 +234,8 @@ def test_weights_of_a_run_are_its_moving_average(config, create, tmp_path):
     assert found.description.image_size == 32
     assert found.description.hole_sides == (2, 14)
     assert step == 3
+    with pytest.raises(WeightsError, match=r"no checkpoint of step 4; there are: 3$"):
+        run_weights(tmp_path, 4)
     assert "samples, step 3" in found.description.origin
     save_weights(found, tmp_path / "a.safetensors")
     assert_same(load_weights(tmp_path / "a.safetensors"), found)
