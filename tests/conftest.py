@@ -19,6 +19,11 @@ from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.state import TrainState, create_spec, create_state
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs files marked `long_setup` first: a long training begun last would leave the other workers idle."""
+    items.sort(key=lambda item: item.get_closest_marker("long_setup") is None)
+
+
 @pytest.fixture
 def config() -> ConfigDict:
     """The whole schedule, shrunk."""

@@ -29,6 +29,8 @@ from glcic_jax.pictures.mask_files import random_hole
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.metric_log import read_metrics
 
+pytestmark = pytest.mark.long_setup
+
 NOTEBOOK = nbformat.read(ROOT / "notebooks" / "glcic_colab.ipynb", nbformat.NO_CONVERT)
 CODE = {cell.id: cell.source for cell in NOTEBOOK.cells if cell.cell_type == "code"}
 

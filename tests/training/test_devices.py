@@ -22,6 +22,8 @@ from glcic_jax.training.distributed import AXIS, pmap_step, replicate, shard_bat
 from glcic_jax.training.state import TrainState, create_spec, create_state
 from glcic_jax.training.steps import STEPS, STEPS_BETWEEN
 
+pytestmark = pytest.mark.long_setup
+
 BATCH_SIZE = 8
 UPDATES = 3  # Of each phase; from the second on, nothing is compiled or moved.
 BETWEEN = "joint between measurements"

@@ -22,6 +22,8 @@ from helpers.runs import (
 
 from glcic_jax.training.loop import train
 
+pytestmark = pytest.mark.long_setup
+
 
 def wait_for_checkpoint(workdir, step, process):
     """Waits until a checkpoint of a step or a later one begins to appear."""

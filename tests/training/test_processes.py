@@ -15,6 +15,8 @@ from glcic_jax.errors import ConfigError
 from glcic_jax.files import lock
 from glcic_jax.training import distributed
 
+pytestmark = pytest.mark.long_setup
+
 INTERVALS = ("checkpoint_every=1", "validate_every=0", "grid_every=0", "log_every=1", "keep_checkpoints=1000")
 ENDLESS = 100_000
 
