@@ -16,14 +16,17 @@ class Metric(NamedTuple):
     Attributes:
       label: Name and unit.
       digits: Number of digits after the decimal point.
-      higher_is_better: Whether a higher value is better.
+      higher_is_better: Whether a higher value is better; with a target, False.
       meaning: Definition and settings, for a reader who computes the metric elsewhere.
+      target: The best value, if neither the highest nor the lowest is: methods are compared by the distances of
+        their images from it, of which the lower is better.
     """
 
     label: str
     digits: int
     higher_is_better: bool
     meaning: str
+    target: float | None = None
 
     @property
     def name(self) -> str:
@@ -34,12 +37,31 @@ class Metric(NamedTuple):
         """Appends the unit to a number."""
         return f"{text} {self.label.partition(', ')[2]}".rstrip()
 
+    @property
+    def arrow(self) -> str:
+        """Where the better values are: "↑", "↓" or such as "→ 1"."""
+        if self.target is not None:
+            return f"→ {self.target:g}"
+        return "↑" if self.higher_is_better else "↓"
+
+    def compared(self, values: np.ndarray) -> np.ndarray:
+        """The numbers by which methods are compared: the values, or their distances from the target."""
+        return values if self.target is None else np.abs(values - self.target)
+
 
 # Keys: the fields of `model.metrics.ImageMetrics` and "lpips", in the order of a table's columns.
 METRICS: dict[str, Metric] = {
     "hole_l1": Metric("hole L1", 4, False, "mean absolute difference over the hole's pixels and channels"),
     "hole_psnr": Metric("hole PSNR, dB", 2, True, "10 log10(1 / hole L2) of each image"),
     "hole_ssim": Metric("hole SSIM", 4, True, "mean of the SSIM map over the hole's pixels"),
+    "hole_sharpness": Metric(
+        "hole sharpness",
+        3,
+        False,
+        "mean length of the gradient (forward differences, each channel by itself) divided by the photograph's, "
+        "over the hole without its 2 px border; 1 is as sharp as the photograph, more may be noise",
+        target=1.0,
+    ),
     "l1": Metric("L1", 4, False, "mean absolute difference over the whole image"),
     "l2": Metric("L2", 5, False, "mean squared difference over the whole image"),
     "psnr": Metric("PSNR, dB", 2, True, "10 log10(1 / L2) of each image"),

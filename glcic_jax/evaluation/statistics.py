@@ -171,7 +171,7 @@ def _level(values: np.ndarray) -> float:
 def _clearly_best(columns: Sequence[np.ndarray], metric: Metric) -> int | None:
     """The index of the best method; None if it is not clearly better than the second best."""
     sign = -1 if metric.higher_is_better else 1
-    levels = [_level(values) for values in columns]
+    levels = [_level(metric.compared(values)) for values in columns]
     ranked = sorted(np.flatnonzero(~np.isnan(levels)).tolist(), key=lambda index: sign * levels[index])
     if len(ranked) < 2:
         return None
@@ -180,15 +180,18 @@ def _clearly_best(columns: Sequence[np.ndarray], metric: Metric) -> int | None:
 
 
 class Compared(NamedTuple):
-    """Two methods on the same images: the interval of first minus second, and the verdict on the first."""
+    """Two methods on the same images: the interval of first minus second, and the verdict on the first.
+
+    For a metric with a target, the interval is of the distances from it.
+    """
 
     interval: Interval
     verdict: str
 
 
 def compared(values: np.ndarray, others: np.ndarray, metric: Metric) -> Compared:
-    """Compares two methods' numbers [N] on the same images."""
-    interval = paired_interval(values, others)
+    """Compares two methods' numbers [N] on the same images, or their distances from the metric's target."""
+    interval = paired_interval(metric.compared(values), metric.compared(others))
     # The mean leaves these images out although one of the methods is perfect there.
     one_sided = int(np.count_nonzero(np.isinf(values) != np.isinf(others)))
     if one_sided:

@@ -56,7 +56,7 @@ class Column(NamedTuple):
     Attributes:
       label: Its heading.
       name: Its name in a CSV file; empty: the label.
-      arrow: "↑" if higher is better, "↓" if lower is, or "".
+      arrow: "↑" if higher is better, "↓" if lower is, such as "→ 1" if the number is, or "".
       is_number: Whether its cells are numbers.
     """
 
@@ -156,13 +156,18 @@ def to_html(table: Table, label: str, *, ident: str = "", tall: bool = False) ->
 
 def _html_head(column: Column) -> Markup:
     direction = Markup(' <span aria-hidden="true">{}</span><span class="unseen">, {} is better</span>').format(
-        column.arrow, "higher" if column.arrow == "↑" else "lower"
+        column.arrow, in_words(column.arrow)
     )
     return Markup('<th scope="col"{} aria-sort="none"><button type="button">{}{}</button></th>').format(
         Markup(' class="number"') if column.is_number else "",
         shown(column.label),
         direction if column.arrow else "",
     )
+
+
+def in_words(arrow: str) -> str:
+    """What is better by an arrow: "higher", "lower" or such as "closer to 1"."""
+    return {"↑": "higher", "↓": "lower"}.get(arrow, arrow.replace("→", "closer to"))
 
 
 def _html_cell(cell: Cell, is_first: bool) -> Markup:
@@ -177,11 +182,18 @@ def _html_cell(cell: Cell, is_first: bool) -> Markup:
 
 
 def _metric_column(key: str, metric: Metric) -> Column:
-    return Column(metric.label, key, "↑" if metric.higher_is_better else "↓")
+    return Column(metric.label, key, metric.arrow)
 
 
 def _metric_columns(keys: Iterable[str]) -> list[Column]:
     return [_metric_column(key, METRICS[key]) for key in keys]
+
+
+def _compared_column(key: str) -> Column:
+    metric = METRICS[key]
+    if metric.target is None:
+        return _metric_column(key, metric)
+    return Column(f"{metric.label}, distance from {metric.target:g}", key, "↓")
 
 
 def _number(value: float | None, text: str) -> Cell:
@@ -229,7 +241,7 @@ def paired_differences(evaluation: Evaluation, *, first_is_baseline: bool) -> Ta
 
     columns = [Column("method" if first_is_baseline else "minus", is_number=False)]
     rows = [[Cell(other.name), *(cell(other, key) for key in evaluation.metrics)] for other in others]
-    return Table([*columns, *_metric_columns(evaluation.metrics)], rows)
+    return Table([*columns, *map(_compared_column, evaluation.metrics)], rows)
 
 
 def by_hole_size(evaluation: Evaluation) -> Table:
@@ -308,11 +320,14 @@ def notes_on_results(evaluation: Evaluation) -> list[str]:
     count = len(evaluation.images)
     notes = [_INTERVALS, _BOLD, *([FEW] if count < FEW_IMAGES else [])]
     for key in evaluation.metrics:
+        label, target = METRICS[key].label, METRICS[key].target
+        if target is not None:
+            notes.append(f"{label}: bold and paired differences are by each image's distance from {target:g}.")
         for scores, row in zip(evaluation.scores, means(evaluation), strict=True):
             parts = [f"{row[key].infinite:,} infinite"] if row[key].infinite else []
             parts += [f"{row[key].missing:,} without a number"] if row[key].missing else []
             if parts:
-                where = f"{METRICS[key].label}, {scores.name}"
+                where = f"{label}, {scores.name}"
                 notes.append(
                     f"Left out of the mean: {where}: {' and '.join(parts)} of {count_of(count, 'image')}."
                 )

@@ -33,6 +33,7 @@ _CURVES = (
     ("weight of the adversarial gradient", ("adversarial_weight",)),
     ("validation PSNR in the hole, dB", ("validation_hole_psnr",)),
     ("validation L1 in the hole", ("validation_hole_l1",)),
+    ("validation sharpness in the hole", ("validation_hole_sharpness",)),
     ("images/s", ("images_per_second",)),
 )
 
@@ -81,8 +82,8 @@ def write_summary(
 
 
 def _metrics_table(results: dict[str, Completions]) -> str:
-    names = ("hole_psnr", "hole_l1", "hole_ssim", "psnr", "l1", "ssim")
-    heads = ("hole PSNR", "hole L1", "hole SSIM", "PSNR", "L1", "SSIM")
+    names = ("hole_psnr", "hole_l1", "hole_ssim", "hole_sharpness", "psnr", "l1", "ssim")
+    heads = ("hole PSNR", "hole L1", "hole SSIM", "hole sharpness", "PSNR", "L1", "SSIM")
     lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
     for label, completions in results.items():
         means = mean_metrics(completions.metrics)

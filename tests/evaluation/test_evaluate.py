@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.common import command_runner
-from helpers.reference_metrics import skimage_ssim
+from helpers.reference_metrics import sharpness, skimage_ssim
 from PIL import Image
 from skimage import data
 
@@ -114,6 +114,7 @@ def expected(completed, image, hole) -> dict[str, float]:
         "hole_l2": l2[hole].mean(),
         "hole_psnr": -10 * np.log10(l2[hole].mean()),
         "hole_ssim": full[hole].mean(),
+        "hole_sharpness": sharpness(one, other, hole),
     }
 
 
@@ -278,6 +279,7 @@ def test_measure_pads_images_to_few_sizes():
     image = data.astronaut()[:71, :45]
     completed = np.clip(image + rng.integers(-30, 31, image.shape), 0, 255).astype(np.uint8)
     hole = rng.uniform(size=image.shape[:2]) < 0.2
+    hole[50:, 30:] = True  # Up to the padding.
     found = measure(np.stack([completed, image]), np.stack([image, image]), np.stack([hole, ~hole]))
     for metric, value in expected(completed, image, hole).items():
         assert found[metric][0] == pytest.approx(value, abs=1e-5, rel=2e-6), metric

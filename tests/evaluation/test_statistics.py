@@ -109,6 +109,22 @@ def test_the_best_is_marked_only_if_clearly_better_than_the_second():
     assert not statistics.means(of([hard], names=["run"]))[0]["hole_l1"].best
 
 
+def test_a_metric_with_a_target_is_compared_by_distances():
+    near, far = np.linspace(0.85, 1.05, 40), np.linspace(1.3, 1.6, 40)
+    table = statistics.means(of([far, near, near - 0.5], ("a", "b", "c"), "hole_sharpness"))
+    assert [row["hole_sharpness"].best for row in table] == [False, True, False]
+    assert table[0]["hole_sharpness"].interval.mean == pytest.approx(1.45)
+    metric = METRICS["hole_sharpness"]
+    assert (metric.arrow, METRICS["ssim"].arrow, METRICS["l1"].arrow) == ("→ 1", "↑", "↓")
+    found = statistics.compared(far, near, metric)
+    assert found.verdict == "worse"
+    assert found.interval.mean == pytest.approx(0.45 - np.abs(near - 1).mean())
+    assert statistics.compared(near, near - 0.5, metric).verdict == "better"
+    # As sharp on average, but no image of it is.
+    mixed = np.where(np.arange(40) % 2, 0.5, 1.4)
+    assert statistics.compared(mixed, near, metric).verdict == "worse"
+
+
 def test_a_mean_that_is_best_by_what_it_leaves_out_is_not_marked():
     # On the images that both have, the second is better; the first lacks those that are hard for both.
     first = np.array([20.0] * 5 + [np.inf] * 20)

@@ -82,6 +82,24 @@ def test_every_metric_can_be_shown():
     assert len(cells(tables.markdown_results(found).splitlines()[0])) == len(METRICS) + 2
 
 
+def test_sharpness_is_shown_as_it_is_and_compared_by_its_distance_from_1():
+    found = evaluation(40, names=("run", "Telea"), metrics=("hole_sharpness", "l1"))
+    head, _, run, telea, *notes = tables.markdown_results(found).splitlines()
+    assert cells(head)[1] == "hole sharpness → 1"
+    means = [scores.values["hole_sharpness"].mean() for scores in found.scores]
+    assert cells(run)[1].startswith(f"{means[0]:.3f} [")
+    assert cells(telea)[1].startswith(f"**{means[1]:.3f}** [")  # The larger of two below 1.
+    assert "- hole sharpness: bold and paired differences are by each image's distance from 1." in notes
+    differences = tables.paired_differences(found, first_is_baseline=False)
+    assert [(column.label, column.arrow) for column in differences.columns[1:]] == [
+        ("hole sharpness, distance from 1", "↓"),
+        ("L1", "↓"),
+    ]
+    assert differences.rows[0][1].value == pytest.approx(means[1] - means[0])
+    assert differences.rows[0][1].mark == "worse"
+    assert [tables.in_words(arrow) for arrow in ("↑", "↓", "→ 1")] == ["higher", "lower", "closer to 1"]
+
+
 def test_only_settings_that_differ_are_listed():
     runs = {"a": {"seed": 0, "data.size": 64, "same": [1, 2]}, "b": {"seed": 1, "same": (1, 2)}, "c": {}}
     table = tables.differing_settings("key", runs)

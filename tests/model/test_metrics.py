@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from helpers.reference_metrics import skimage_ssim
+from helpers.reference_metrics import sharpness, skimage_ssim
+from scipy.ndimage import gaussian_filter
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -106,10 +107,44 @@ def test_empty_hole_gives_nan_in_the_hole_metrics_alone(pairs, measured, compute
     mask = mask.copy()
     mask[1] = 0
     result = compute(completed, original, mask)
-    for name in ("hole_l1", "hole_l2", "hole_psnr", "hole_ssim"):
-        assert np.isnan(getattr(result, name)).tolist() == [False, True, False, False, False], name
+    for name in ("hole_l1", "hole_l2", "hole_psnr", "hole_ssim", "hole_sharpness"):
+        flat = name == "hole_sharpness"  # As the last two photographs are.
+        assert np.isnan(getattr(result, name)).tolist() == [False, True, False, flat, flat], name
     for name in ("l1", "l2", "psnr", "ssim"):
         np.testing.assert_array_equal(getattr(result, name), getattr(measured, name))
+
+
+@pytest.mark.parametrize("index", range(3), ids=NAMES[:3])
+def test_sharpness_agrees_with_numpy(pairs, measured, index):
+    completed, original, mask = (one[index] for one in pairs)
+    expected = sharpness(completed, original, mask[..., 0] == 1)
+    assert measured.hole_sharpness[index] == pytest.approx(expected, rel=1e-5)
+
+
+def test_sharpness_of_a_blur_a_constant_noise_and_the_photograph_itself():
+    face = data.astronaut()[40:104, 190:254]
+    hole = np.zeros((64, 64), bool)
+    hole[10:50, 30:] = True  # Up to the image's edge.
+    blur = gaussian_filter(face, (1.5, 1.5, 0))
+    noise = np.clip(face + np.random.default_rng(0).normal(0, 40, face.shape), 0, 255).astype(np.uint8)
+    completed = [np.where(hole[..., None], one, face) for one in (face, blur, np.full_like(face, 90), noise)]
+    found = measure(np.stack(completed), np.stack([face] * 4), np.stack([hole] * 4))["hole_sharpness"]
+    assert (found[0], found[2]) == (1, 0)
+    assert 0.2 < found[1] < 0.7
+    assert found[3] > 1.5
+    # Only the hole without its border counts, and the next pixel below and to the right for its differences.
+    counted = np.zeros_like(hole)
+    counted[12:49, 32:62] = counted[12:48, 32:63] = True
+    around = np.where(counted[..., None], blur, 255 - face)
+    assert measure(around[None], face[None], hole[None])["hole_sharpness"][0] == found[1]
+
+
+def test_holes_of_four_pixels_have_no_sharpness(pairs, compute):
+    mask = np.zeros_like(pairs[2])
+    mask[:, 5:9, 3:30] = 1
+    assert np.isnan(compute(*pairs[:2], mask).hole_sharpness).all()
+    mask[:, 9, 3:8] = 1
+    assert not np.isnan(compute(*pairs[:2], mask).hole_sharpness[:3]).any()
 
 
 @pytest.mark.parametrize("shape", [(1, 10, 40, 3), (1, 40, 10, 3)])

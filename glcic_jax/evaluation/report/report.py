@@ -114,6 +114,7 @@ def write_report(
         listed=len(thumbnails),
         images=tables.to_html(tables.per_image(evaluation, thumbnails), "All images", ident="list", tall=True),
         metrics=[METRICS[name] for name in evaluation.metrics] + [FID] * evaluation.has_fid,
+        in_words=tables.in_words,
     )
     write_atomically(path, page)
 
