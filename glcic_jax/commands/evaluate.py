@@ -48,6 +48,11 @@ _SHARED_OPTIONS = [
     click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images at a time."),
     click.option("--device", help="cpu, gpu, gpu:1 ...  [default: JAX's first]"),
     click.option("--lpips", metavar="FILE[,FILE]", help="Weights of LPIPS: the backbone and the linear heads."),
+    click.option(
+        "--judge",
+        is_flag=True,
+        help="Train a network for each method to tell its completions from the originals; needs 20 images.",
+    ),
 ]
 
 
@@ -148,7 +153,7 @@ def _request(subjects: tuple[str, ...], options: dict[str, Any], **more: Any) ->
     from glcic_jax.evaluation.images import Selection
 
     selection = ("split", "count", "validation_fraction", "tfds_dir", "listing")
-    same = ("data", "masks", "strategy", "batch_size", "device")
+    same = ("data", "masks", "strategy", "batch_size", "device", "judge")
     return Request(
         subjects,
         selection=Selection(**{name: options[name] for name in selection}),

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glcic_jax.errors import ConfigError, DataError, printable
-from glcic_jax.evaluation.evaluate import Request, conclude, open_evaluator, pictures_of
+from glcic_jax.evaluation.evaluate import Request, conclude, measure, open_evaluator, pictures_of
 from glcic_jax.evaluation.images import Selection
 from glcic_jax.evaluation.report.report import Training, write_report
 from glcic_jax.evaluation.scores import Evaluation
 from glcic_jax.evaluation.tables import differing_settings
-from glcic_jax.progress import Log, Progress
+from glcic_jax.progress import Log
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.metric_log import read_metrics
 from glcic_jax.training.resume import flatten
@@ -55,8 +55,7 @@ def compare(request: Request, page: Path, log: Log) -> Evaluation:
     if not request.data:
         request = _with_validation_data(request, records)
     evaluator = open_evaluator(request)
-    with Progress("comparing", len(evaluator.images), log, unit="images") as progress:
-        measured = evaluator.run(progress.advance)
+    measured = measure(evaluator, "comparing", log)
     names = [row.name for row in evaluator.rows]
     title = " and ".join(names) if len(names) < 3 else f"{len(names)} runs"
     evaluation = conclude(evaluator, measured, f"Comparison of {title}")

@@ -14,6 +14,7 @@ import numpy as np
 
 from glcic_jax.completion import MAX_SIDE, Completer, find_device
 from glcic_jax.errors import ConfigError, DataError, lookup, printable
+from glcic_jax.evaluation import judge
 from glcic_jax.evaluation.evaluator import Evaluator, Measurements, Row
 from glcic_jax.evaluation.images import MaskedImages, Selection, open_images
 from glcic_jax.evaluation.mask_sets.sets import MaskDigest, open_mask_set
@@ -54,6 +55,7 @@ class Request:
       device: As in `Completer`.
       lpips, fid: Weight files; empty or None: not computed.
       save: Folder for images, masks and completions; None: not written.
+      judge: Whether a judge is trained for each row.
     """
 
     subjects: Sequence[str]
@@ -70,6 +72,7 @@ class Request:
     lpips: Sequence[Path] = ()
     fid: Path | None = None
     save: Path | None = None
+    judge: bool = False
 
 
 def open_evaluator(request: Request) -> Evaluator:
@@ -86,6 +89,8 @@ def open_evaluator(request: Request) -> Evaluator:
     side = sides[0] if request.side is None else request.side
     batch_size = min(request.batch_size, len(images.names))
     masked = MaskedImages(images, open_mask_set(request.masks, images.names), side or None)
+    if request.judge:
+        judge.check_images(masked)
     methods: list[Method] = [open_method(images.names, batch_size) for open_method in open_methods]
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
@@ -99,7 +104,7 @@ def open_evaluator(request: Request) -> Evaluator:
             rows.append(Row(method, blended=True))
     perceptual = lpips.load(request.lpips) if request.lpips else None
     inception = fid.load(request.fid) if request.fid else None
-    return Evaluator(masked, rows, batch_size, perceptual, inception, request.save)
+    return Evaluator(masked, rows, batch_size, perceptual, inception, request.save, request.judge)
 
 
 _OpenMethod = Callable[[Sequence[str], int], Method]
@@ -150,14 +155,27 @@ def evaluate(request: Request, report: Path, overwrite: bool, log: Log) -> Evalu
         raise DataError(f"--save {printable(str(save))}: is not an empty folder: name a new one")
     for name in ("images.csv", "table.md", "evaluation.json", "report.html"):
         check_writable(report / name)
-    with Progress("evaluating", len(evaluator.images), log, unit="images") as progress:
-        measured = evaluator.run(progress.advance)
+    measured = measure(evaluator, "evaluating", log)
     evaluation = conclude(evaluator, measured, f"Evaluation of {evaluator.rows[0].name}")
     write_csv(evaluation, report / "images.csv")
     write_markdown(evaluation, report / "table.md")
     write_report(evaluation, pictures_of(evaluator, measured), report / "report.html")
     write_json(evaluation, result)
     return evaluation
+
+
+def measure(evaluator: Evaluator, what: str, log: Log) -> Measurements:
+    """Measures all images and shows the progress of the work called `what`.
+
+    Raises:
+      UserError: As `Evaluator.run`.
+    """
+    with Progress(what, len(evaluator.images), log, unit="images") as progress:
+        measured = evaluator.run(progress.advance)
+    if evaluator.with_judge:
+        with Progress("judging", len(evaluator.rows), log, unit="rows") as progress:
+            evaluator.run_judge(measured, progress.advance)
+    return measured
 
 
 def pictures_of(evaluator: Evaluator, measured: Measurements) -> Pictures:
@@ -183,13 +201,16 @@ def conclude(evaluator: Evaluator, measured: Measurements, title: str) -> Evalua
         reason = f": {unreadable[0].reason}" if unreadable else ""
         raise DataError(f"none of the {len(unreadable):,} images can be measured{reason}")
     weights = {"LPIPS": evaluator.lpips, "FID": evaluator.inception}
+    not_computed = {label: "no weights were given" for label, given in weights.items() if given is None}
+    if evaluator.with_judge and len(measured.judged) < judge.FEWEST_IMAGES:
+        not_computed["judge"] = f"{len(measured.judged)} images with a hole, fewer than {judge.FEWEST_IMAGES}"
     return Evaluation(
         title,
         _protocol(evaluator, measured),
         [image.name for image in images],
         np.array([image.hole_ratio for image in images], np.float64),
         evaluator.scores(measured),
-        {label: "no weights were given" for label, given in weights.items() if given is None},
+        not_computed,
         _notes(evaluator, measured),
         [image.index for image in images],
     )
@@ -219,6 +240,8 @@ def _protocol(evaluator: Evaluator, measured: Measurements) -> dict[str, str]:
         protocol["LPIPS"] = evaluator.lpips.description
     if evaluator.inception is not None:
         protocol["FID"] = evaluator.inception.description
+    if len(measured.judged) >= judge.FEWEST_IMAGES:
+        protocol["Judge"] = judge.describe(len(measured.judged), len(measured.patches[0]))
     protocol["Software"] = ", ".join(f"{name} {version}" for name, version in package_versions().items())
     protocol["Command"] = shlex.join(["glcic", *sys.argv[1:]])
     protocol["Date"] = datetime.datetime.now(datetime.UTC).date().isoformat()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from glcic_jax.errors import DataError
+from glcic_jax.evaluation import judge
 from glcic_jax.evaluation.images import MaskedImage, MaskedImages, Unreadable
 from glcic_jax.evaluation.mask_sets.sets import MaskDigest
 from glcic_jax.evaluation.methods import Method, blended
@@ -55,6 +56,7 @@ class RowMeasurements:
       timed_images, seconds: Number of images whose completion was timed, and their total time.
       changed: Number of changed pixels outside the hole, for each image that has any.
       features: Statistics of the Inception features for FID.
+      patches: [P, P, 3] uint8 each, completed, for the judge.
     """
 
     values: dict[str, list[float]] = dataclasses.field(default_factory=lambda: collections.defaultdict(list))
@@ -62,11 +64,21 @@ class RowMeasurements:
     seconds: float = 0.0
     changed: list[int] = dataclasses.field(default_factory=list)
     features: Statistics = dataclasses.field(default_factory=Statistics)
+    patches: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
 class Measurements:
-    """The measurements of all rows by name, the images in order, and the originals' features for FID."""
+    """The measurements of all rows.
+
+    Attributes:
+      images: The measured images in order.
+      unreadable: The others.
+      rows: By name of the row.
+      originals: Statistics of the originals' features for FID.
+      judged: Places in `images` of those whose patches the judge sees.
+      patches: [P, P, 4] uint8 each, an original patch and its mask, for the judge.
+    """
 
     images: list[MeasuredImage] = dataclasses.field(default_factory=list)
     unreadable: list[Unreadable] = dataclasses.field(default_factory=list)
@@ -74,6 +86,8 @@ class Measurements:
         default_factory=lambda: collections.defaultdict(RowMeasurements)
     )
     originals: Statistics = dataclasses.field(default_factory=Statistics)
+    judged: list[int] = dataclasses.field(default_factory=list)
+    patches: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -86,6 +100,7 @@ class Evaluator:
       batch_size: Most images at a time.
       lpips, inception: Metrics that need weights; None: not computed.
       save: Folder for images, masks and completions as PNG; None: not written.
+      with_judge: Whether `judge` needs the patches.
     """
 
     images: MaskedImages
@@ -94,6 +109,7 @@ class Evaluator:
     lpips: Lpips | None = None
     inception: InceptionFeatures | None = None
     save: Path | None = None
+    with_judge: bool = False
 
     def run(self, advance: Callable[[int], None]) -> Measurements:
         """Measures all images.
@@ -114,8 +130,10 @@ class Evaluator:
             if not measured.images:  # Warm-up.
                 for method in dict.fromkeys(row.method for row in self.rows if not row.method.is_finished):
                     method.complete(batch)
+            boxes = self._add_patches(measured, batch)
             for row, completed, seconds in _complete(self.rows, batch):
                 of_row = measured.rows[row.name]
+                of_row.patches += [completed[place][box].copy() for place, box in boxes.items()]
                 self._measure(of_row, completed, image, hole)
                 # Batches of other sizes are padded, which would distort the speed.
                 if seconds is not None and len(batch) in (1, self.batch_size):
@@ -143,6 +161,37 @@ class Evaluator:
         row.changed += changed[changed > 0].tolist()
         if self.inception is not None:
             row.features.add(self.inception.features(completed))
+
+    def _add_patches(self, measured: Measurements, batch: list[MaskedImage]) -> dict[int, tuple[slice, slice]]:
+        """Keeps the original patches of a batch for the judge; returns their boxes by the place in the batch."""
+        every = -(-len(self.images) // judge.MOST_IMAGES)
+        boxes = {
+            place: judge.patch_box(one.hole)
+            for place, one in enumerate(batch)
+            if self.with_judge and one.index % every == 0 and one.hole.any()
+        }
+        for place, box in boxes.items():
+            mask = np.uint8(255) * batch[place].hole[box][..., None]
+            measured.judged.append(len(measured.images) + place)
+            measured.patches.append(np.concatenate([batch[place].image[box], mask], axis=-1))
+        return boxes
+
+    def run_judge(self, measured: Measurements, advance: Callable[[int], None]) -> None:
+        """Adds the judge's verdicts to the measurements, if there are patches of 20 images.
+
+        Args:
+          measured: The measurements.
+          advance: Called with 1 after each row.
+        """
+        if len(measured.judged) < judge.FEWEST_IMAGES:
+            return
+        real = np.stack(measured.patches)
+        for row in self.rows:
+            of_row = measured.rows[row.name]
+            values = np.full(len(measured.images), np.nan)
+            values[measured.judged] = judge.judged_right(real, np.stack(of_row.patches))
+            of_row.values["judge"] = values.tolist()
+            advance(1)
 
     def scores(self, measured: Measurements) -> list[Scores]:
         """Each row's numbers on all measured images."""

@@ -49,7 +49,7 @@ class Metric(NamedTuple):
         return values if self.target is None else np.abs(values - self.target)
 
 
-# Keys: the fields of `model.metrics.ImageMetrics` and "lpips", in the order of a table's columns.
+# Keys: the fields of `model.metrics.ImageMetrics`, "lpips" and "judge", in the order of a table's columns.
 METRICS: dict[str, Metric] = {
     "hole_l1": Metric("hole L1", 4, False, "mean absolute difference over the hole's pixels and channels"),
     "hole_psnr": Metric("hole PSNR, dB", 2, True, "10 log10(1 / hole L2) of each image"),
@@ -74,6 +74,13 @@ METRICS: dict[str, Metric] = {
     ),
     "hole_l2": Metric("hole L2", 5, False, "mean squared difference over the hole's pixels and channels"),
     "lpips": Metric("LPIPS", 4, False, "Zhang et al. 2018, with the networks named in the protocol"),
+    "judge": Metric(
+        "judge",
+        3,
+        False,
+        "Lopez-Paz and Oquab 2017: accuracy of a network, trained to tell completed from original patches, on "
+        "other images, where both patches of an image count half; 0.5: it cannot tell",
+    ),
 }
 FID = Metric("FID", 2, False, "Heusel et al. 2017, between all completed images and all originals")
 
@@ -85,7 +92,8 @@ class Scores:
     Attributes:
       name: The method, such as "runs/joint, step 500000", "Telea" or "Telea, blended".
       values: By key of `METRICS`, the same keys for every method: [N] float64, one number per image; NaN where
-        undefined (a hole metric without a hole), infinite for the PSNR of equal images.
+        undefined (a hole metric without a hole, the judge on its training images), infinite for the PSNR of equal
+        images.
       images_per_second: Speed of completion; None if it was not timed.
       fid: FID over all images; None if it was not computed.
     """

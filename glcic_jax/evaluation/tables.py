@@ -323,6 +323,14 @@ def notes_on_results(evaluation: Evaluation) -> list[str]:
         label, target = METRICS[key].label, METRICS[key].target
         if target is not None:
             notes.append(f"{label}: bold and paired differences are by each image's distance from {target:g}.")
+        if key == "judge":
+            tested = int(np.count_nonzero(~np.isnan(evaluation.scores[0].values[key])))
+            notes.append(
+                f"{label}: accuracy of a network trained to tell completed from original patches, over the "
+                f"{count_of(tested, 'image')} on which it was not trained; 0.5: it cannot tell. The intervals do "
+                "not cover the chance in its training."
+            )
+            continue
         for scores, row in zip(evaluation.scores, means(evaluation), strict=True):
             parts = [f"{row[key].infinite:,} infinite"] if row[key].infinite else []
             parts += [f"{row[key].missing:,} without a number"] if row[key].missing else []

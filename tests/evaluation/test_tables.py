@@ -100,6 +100,18 @@ def test_sharpness_is_shown_as_it_is_and_compared_by_its_distance_from_1():
     assert [tables.in_words(arrow) for arrow in ("↑", "↓", "→ 1")] == ["higher", "lower", "closer to 1"]
 
 
+def test_the_judges_training_half_is_not_reported_as_missing():
+    tested = np.where(np.arange(12) % 2, 0.5, np.nan)
+    lines = tables.markdown_results(
+        evaluation(scores=[Scores("a", {"judge": tested}), Scores("b", {"judge": tested})])
+    ).splitlines()
+    assert cells(lines[0]) == ["method", "judge ↓", "images/s"]
+    assert cells(lines[2])[1] == "0.500 [0.500, 0.500]"
+    (note,) = [line for line in lines if line.startswith("- judge")]
+    assert "over the 6 images on which it was not trained; 0.5: it cannot tell" in note
+    assert not any("without a number" in line for line in lines)
+
+
 def test_only_settings_that_differ_are_listed():
     runs = {"a": {"seed": 0, "data.size": 64, "same": [1, 2]}, "b": {"seed": 1, "same": (1, 2)}, "c": {}}
     table = tables.differing_settings("key", runs)
