@@ -88,14 +88,18 @@ def get_config() -> ConfigDict:
 
     # Ratio of the adversarial to the MSE gradient's norm early in the joint phase; later, alpha applies [P 3.4].
     config.balance = balance = ConfigDict()
-    balance.ratio = 1.0  # "Roughly the same order of magnitude" [P]; the number is ours.
+    # Where every step measures the norms: "output", "last_layer" or "parameters" of C (gradient_balance.PLACES).
+    balance.place = "output"
+    balance.ratio = 3.0  # At the output; about 1 by the parameters: "roughly the same order of magnitude" [P].
     balance.hold_steps = 40_000  # Joint steps with that ratio; ours.
     balance.transition_steps = 40_000  # Joint steps of the transition to alpha; ours.
     balance.max_weight = 10.0  # Maximum weight of the adversarial gradient before alpha applies; ours.
-    balance.measure_every = 10  # Measure the gradient norms, which is expensive, every N joint steps; ours.
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adadelta"  # [P 3.4]; or "adam".
+    # Factor on C's gradient before the optimizer. Eq. 2 is a sum over the hole, on average 112 x 112 x 3 values,
+    # and the loss here is a mean. AdaDelta ignores the scale only of gradients far above sqrt(eps).
+    optimizer.objective_scale = 37_632.0
     optimizer.adadelta = ConfigDict({"learning_rate": 1.0, "rho": 0.9, "eps": 1e-6})  # Torch's defaults [O].
     optimizer.adam = ConfigDict({"learning_rate": 2e-4, "b1": 0.5, "b2": 0.999})
     # Updates over which a network's learning rate falls to a tenth, along a cosine; 0: constant.

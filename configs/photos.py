@@ -52,6 +52,7 @@ def get_config() -> ConfigDict:
     config.balance.hold_steps = 300
     config.balance.transition_steps = 0
     config.optimizer.name = "adam"
+    config.optimizer.objective_scale = 1.0
     config.optimizer.adam.learning_rate = 1e-3
     config.optimizer.adam.b1 = 0.9
     config.optimizer.adam.decay_steps = 2_000  # C has 2,200 updates; the last 200 run at a tenth.

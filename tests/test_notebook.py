@@ -240,8 +240,7 @@ def executed(tmp_path_factory):
         "STEPS_PER_PHASE": 2,
         "MORE_STEPS": 2,
         "GRID_EVERY": 1,
-        # Every joint step measures: one program less to compile.
-        "OVERRIDES": [f"--config.{override}" for override in (*NARROW, "grid_every=1", "balance.measure_every=1")],
+        "OVERRIDES": [f"--config.{override}" for override in (*NARROW, "grid_every=1")],
         "PORT": _free_port(),
     }
     notebook = nbformat.from_dict(NOTEBOOK)

@@ -96,7 +96,7 @@ def input_(**options: Any) -> None:
 @click.option("--dtypes", default="float32,bfloat16", help=_DTYPES_HELP)
 @click.option("--remats", default="none,activations,stages", help="Values of config.remat, comma-separated.")
 @click.option("--phases", default="completion,discriminator,joint", help="Phases, comma-separated.")
-@click.option("--batches", type=_Counts(), default="2,6", help="Two batch sizes to extrapolate from.")
+@click.option("--batches", type=_Counts(), default="16,32", help="Two batch sizes to extrapolate from.")
 @click.option("--trial", is_flag=True, help="Also search for the largest batch that runs on this GPU.")
 def memory(**options: Any) -> None:
     """The memory of one update of each phase, and the largest batch on cards of 16 to 141 GB."""

@@ -59,21 +59,6 @@ def fresh_state(config: Any, axis_name: str | None) -> Any:
     return create_state(spec, jax.random.key(0), config.data.image_size, jnp.full((3,), 0.45))
 
 
-def with_norms(state: Any) -> Any:
-    """Returns a state whose gradient balance has measured norms of 1: the adversarial gradient has weight 1."""
-    import jax.numpy as jnp
-
-    from glcic_jax.model.gradient_balance import BalanceState
-
-    # Two arrays: one array cannot be donated to a step twice.
-    norms = {name: jnp.ones((), jnp.float32) for name in ("reconstruction_norm", "adversarial_norm")}
-    chain = tuple(
-        part._replace(**norms) if isinstance(part, BalanceState) else part
-        for part in state.completion.optimizer_state
-    )
-    return state.replace(completion=state.completion.replace(optimizer_state=chain))
-
-
 def noise_batch(config: Any) -> dict[str, Any]:
     """Returns a batch of noise, {"image": [N, H, W, 3] uint8}."""
     import numpy as np

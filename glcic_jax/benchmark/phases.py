@@ -17,7 +17,6 @@ from glcic_jax.benchmark.common import (
     peak_bytes,
     print_heading,
     print_table,
-    with_norms,
 )
 from glcic_jax.errors import ConfigError, lookup, one_line
 from glcic_jax.runtime import is_out_of_device_memory
@@ -25,7 +24,6 @@ from glcic_jax.runtime import is_out_of_device_memory
 # Steps of each phase and the batch size [Iizuka et al. 2017, Section 4, Algorithm 1].
 PAPER_STEPS = {"completion": 90_000, "discriminator": 10_000, "joint": 400_000}
 PAPER_BATCH = 96
-MEASURING = "joint, measuring"  # The joint step that measures the gradient norms.
 _MATRIX_SIDE = 8192
 _PRODUCTS = 20
 _TRACED_STEPS = 3
@@ -84,37 +82,22 @@ def print_phases(
     if config.discriminator.branches:
         click.echo("")
         columns = ["paper's schedule", "images/s", f"hours for 500,000 x {PAPER_BATCH} images"]
-        averages = {name: scheduled_rate(rates[name], config.balance.measure_every) for name in names}
+        averages = {name: scheduled_rate(rates[name]) for name in names}
         images = sum(PAPER_STEPS.values()) * PAPER_BATCH
         rows = ([name, f"{rate:.1f}", f"{images / rate / 3600:.1f}"] for name, rate in averages.items())
         print_table(columns, rows)
 
 
-def scheduled_rate(rates: dict[str, float], measure_every: int = 1) -> float:
-    """Returns the average images/s over the paper's schedule.
-
-    Args:
-      rates: Images/s of each step, by the names of `trained_steps`.
-      measure_every: Joint steps per measurement of the gradient norms, as in `config.balance`.
-    """
-    steps: dict[str, float] = dict(PAPER_STEPS)
-    if MEASURING in rates:
-        steps[MEASURING] = steps["joint"] / measure_every
-        steps["joint"] -= steps[MEASURING]
-    return sum(steps.values()) / sum(count / rates[name] for name, count in steps.items())
+def scheduled_rate(rates: dict[str, float]) -> float:
+    """Returns the average images/s over the paper's schedule, from the images/s of each phase."""
+    return sum(PAPER_STEPS.values()) / sum(count / rates[name] for name, count in PAPER_STEPS.items())
 
 
 def trained_steps(config: Any) -> dict[str, Callable[..., Any]]:
-    """Returns the steps that a configuration trains with, by phase; `MEASURING` is one of the joint phase."""
-    from glcic_jax.training.steps import STEPS, STEPS_BETWEEN
+    """Returns the steps that a configuration trains with, by phase."""
+    from glcic_jax.training.steps import STEPS
 
-    if not config.discriminator.branches:
-        return {"completion": STEPS["completion"]}
-    if config.balance.measure_every == 1:
-        return STEPS
-    # The measuring step comes first: the other one uses its norms.
-    *others, joint = STEPS
-    return {**{name: STEPS[name] for name in others}, MEASURING: STEPS[joint], joint: STEPS_BETWEEN[joint]}
+    return STEPS if config.discriminator.branches else {"completion": STEPS["completion"]}
 
 
 def matrix_rate(side: int, dtype: str) -> float:
@@ -227,8 +210,6 @@ def _print_agreement(config: Any) -> None:
     config.batch_size = 4
     batch = {**noise_batch(config), "place": np.arange(config.batch_size, dtype=np.int32)}
     state = fresh_state(config, None)
-    if config.discriminator.branches:
-        state = with_norms(state)
     for phase, step in trained_steps(config).items():
         results = []
         for device in (jax.local_devices()[0], jax.local_devices(backend="cpu")[0]):

@@ -115,7 +115,8 @@ class CompletionNetwork(nn.Module):
     """C: 17 convolutions, four of them dilated, that complete an image of any size.
 
     Collections: `params` (6,072,131 values at width 1) and `batch_stats` (5,952). Layers are named `conv1` to
-    `conv12`, `deconv13`, `conv14`, `deconv15`, `conv16`, `conv17` and `bn1` to `bn16`.
+    `conv12`, `deconv13`, `conv14`, `deconv15`, `conv16`, `conv17` and `bn1` to `bn16`. `intermediates`,
+    if mutable, receives `last_input`, the last layer's input.
 
     Attributes:
       width: Multiplies the features of every layer except the last.
@@ -163,8 +164,10 @@ class CompletionNetwork(nn.Module):
         layers.append(LAST_COMPLETION_LAYER)
 
         def run(network: nn.Module, hidden: jax.Array, first: int, end: int) -> jax.Array:
-            """Runs layers [first, end): each one normalises the output of the layer before, then convolves."""
-            del network  # nn.remat passes it; modules created here become its children.
+            """Runs layers [first, end): each one normalises the output of the layer before, then convolves.
+
+            `network` is this network as nn.remat passes it; modules created here become its children.
+            """
             for index in range(first, end):
                 if index > 0:
                     hidden = _normalise_and_activate(
@@ -172,6 +175,8 @@ class CompletionNetwork(nn.Module):
                     )
                     hidden = _zero_outside(hidden, valid_size, height)
                 layer = layers[index]
+                if layer is LAST_COMPLETION_LAYER:
+                    network.sow("intermediates", "last_input", hidden)
                 initializer = last_initializer if layer is LAST_COMPLETION_LAYER else _INITIALIZER
                 hidden = Convolution(layer, layer.features, self.dtype, initializer, name=layer.name)(hidden)
             return hidden
@@ -286,6 +291,26 @@ class ContextDiscriminator(nn.Module):
             features.append(branch(view(image, local_box, self.local_size), train))
         logits = nn.Dense(1, dtype=self.dtype, name="linear")(jnp.concatenate(features, axis=-1))
         return logits[:, 0].astype(jnp.float32)
+
+
+def last_layer(
+    network: CompletionNetwork, params: Any, last_input: jax.Array, network_input: jax.Array
+) -> jax.Array:
+    """Runs the last layer of C alone.
+
+    Args:
+      network: C.
+      params: The parameters of `LAST_COMPLETION_LAYER`.
+      last_input: [N, H, W, 32 * width], its input.
+      network_input: [N, H, W, 4], C's input.
+
+    Returns:
+      C's output, [N, H, W, 3] float32.
+    """
+    convolution = Convolution(LAST_COMPLETION_LAYER, LAST_COMPLETION_LAYER.features, network.dtype)
+    hidden: Any = convolution.apply({"params": params}, last_input)
+    activate = lookup(OUTPUT_ACTIVATIONS, network.output_activation, "output activation")
+    return activate.apply(hidden.astype(jnp.float32), network_input[..., :3].astype(jnp.float32))
 
 
 def complete(

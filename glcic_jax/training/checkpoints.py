@@ -27,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from glcic_jax.errors import DIVERGED_REMEDY, DataError, DivergedError, as_user_error
+from glcic_jax.errors import DIVERGED_REMEDY, ConfigError, DataError, DivergedError, as_user_error
 from glcic_jax.training.state import TrainState
 
 _PACKAGES = ("glcic-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -159,9 +159,16 @@ class Checkpoints:
 
         Raises:
           DataError: The checkpoint cannot be read, is damaged, or holds arrays of other shapes.
+          ConfigError: A version of this package saved it whose state of C has other arrays.
         """
         meta = self.read_meta(step)
         path = self._directory / str(step)
+        arrays = {jax.tree_util.keystr(place) for place, _ in jax.tree.leaves_with_path(_completion_item(state))}
+        if arrays != meta["checksums"]["completion"].keys():
+            raise ConfigError(
+                f"checkpoint {path} was saved by another version of glcic_jax, whose optimizer state differs: "
+                "resume it with that version, or start anew with another --workdir; it can still complete images"
+            )
         with as_user_error(f"checkpoint {path} is damaged"):
             data_state = _read_json(path / "data")
             if json_checksum(data_state) != meta["checksums"]["data"]:

@@ -34,6 +34,7 @@ def check_values(config: ConfigDict) -> None:
         "keep_checkpoints": config.keep_checkpoints,
         "warn.steps": config.warn.steps,
         "optimizer.learning_rate": optimizer[optimizer.name].learning_rate,
+        "optimizer.objective_scale": optimizer.objective_scale,
     }
     for branch in config.discriminator.branches:
         name = f"{branch}_channels"

@@ -26,7 +26,7 @@ from glcic_jax.training.schedule import Phase
 from glcic_jax.training.setup import Run, create_run
 from glcic_jax.training.signals import StopRequest
 from glcic_jax.training.state import TrainState
-from glcic_jax.training.steps import step_of
+from glcic_jax.training.steps import STEPS
 from glcic_jax.training.validation import mean_metrics
 
 # Largest number of steps whose metrics wait on the devices, so that NaN is noticed in time for any interval.
@@ -83,7 +83,7 @@ def _train_steps(run: Run, state: TrainState, stop: StopRequest) -> TrainState:
             run.progress.start_phase(phase, step)
             clock = Stopwatch()
         batch = _next_batch(run, clock, pending)
-        step_function = step_of(phase.name, step - phase.start, state.spec)
+        step_function = STEPS[phase.name]
         if step_function in updates:
             state, metrics = updates[step_function](state, batch, key)
             clock.steps += 1

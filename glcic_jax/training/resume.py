@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from glcic_jax.errors import ConfigError, DataError, UserError
+from glcic_jax.model.networks import BRANCHES
 from glcic_jax.training.checkpoints import Checkpoints, Restored
 from glcic_jax.training.distributed import broadcast_from_first, is_lead_process
 from glcic_jax.training.schedule import PHASE_NAMES, Schedule, create_schedule
@@ -20,8 +21,7 @@ _SHAPES = (
     "discriminator.branches",
     "discriminator.width",
     "discriminator.local_size",
-    "discriminator.global_channels",
-    "discriminator.local_channels",
+    *(f"discriminator.{branch}_channels" for branch in BRANCHES),
     "optimizer.name",
 )
 # Further keys that may not change within a run.

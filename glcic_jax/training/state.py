@@ -27,9 +27,8 @@ class TrainingSpec:
     Attributes:
       completion_network: C.
       context_discriminator: D; None when only the reconstruction loss trains.
-      completion_optimizer: A chain that begins with `balance_gradients`.
+      completion_optimizer: C's optimizer, a chain that begins with `balance_gradients`.
       discriminator_optimizer: D's optimizer.
-      balance: The settings of `balance_gradients`.
       mask_sampler: Draws one example's mask and local box, see `masks`.
       reconstruction_loss, adversarial_loss, discriminator_loss: Per-example losses, see `losses`.
       discriminator_weight: Factor on D's loss.
@@ -45,7 +44,6 @@ class TrainingSpec:
     context_discriminator: networks.ContextDiscriminator | None
     completion_optimizer: optax.GradientTransformationExtraArgs
     discriminator_optimizer: optax.GradientTransformationExtraArgs
-    balance: Balance
     mask_sampler: masks.Sampler
     reconstruction_loss: losses.ReconstructionLoss
     adversarial_loss: Callable[[jax.Array], jax.Array]
@@ -116,17 +114,14 @@ def create_spec(config: Any, axis_name: str | None = None) -> TrainingSpec:
     mask_sampler = masks.create_sampler(config.mask.sampler, config.mask.to_dict())
     # Rejects holes that do not fit before anything is compiled.
     jax.eval_shape(lambda key: mask_sampler(key, (size, size), local_size), jax.random.key(0))
-    balance = Balance(alpha=config.loss.alpha, **config.balance.to_dict())
-    completion_optimizer, discriminator_optimizer = create_optimizers(
-        config.optimizer.name, config.optimizer.to_dict(), balance
-    )
+    balance = balance_gradients(Balance(alpha=config.loss.alpha, **config.balance.to_dict()), axis_name)
+    completion_optimizer, discriminator_optimizer = create_optimizers(config.optimizer.to_dict(), balance)
     completion_network, context_discriminator = _create_networks(config, axis_name)
     return TrainingSpec(
         completion_network=completion_network,
         context_discriminator=context_discriminator,
         completion_optimizer=completion_optimizer,
         discriminator_optimizer=discriminator_optimizer,
-        balance=balance,
         mask_sampler=mask_sampler,
         reconstruction_loss=losses.create_reconstruction_loss(config.loss.reconstruction.to_dict()),
         adversarial_loss=lookup(losses.ADVERSARIAL_LOSSES, config.loss.adversarial, "adversarial loss"),
@@ -187,18 +182,18 @@ def _create_networks(
 
 
 def create_optimizers(
-    name: str, options: Mapping[str, Mapping[str, Any]], balance: Balance
+    options: Mapping[str, Any], balance: optax.GradientTransformationExtraArgs
 ) -> tuple[optax.GradientTransformationExtraArgs, optax.GradientTransformationExtraArgs]:
-    """Returns the optax chains of C (`balance_gradients`, then the optimizer) and of D (the optimizer).
+    """Returns the optax chains of C (balance, scale of the objective, optimizer) and of D (the optimizer).
 
     Args:
-      name: A name in `OPTIMIZERS`.
-      options: Each optimizer's hyperparameters, by its name.
-      balance: The settings of `balance_gradients`.
+      options: `config.optimizer`.
+      balance: From `balance_gradients`.
     """
-    create = lookup(OPTIMIZERS, name, "optimizer")
-    completion = optax.chain(balance_gradients(balance), create(options[name]))
-    return completion, optax.with_extra_args_support(create(options[name]))
+    create = lookup(OPTIMIZERS, options["name"], "optimizer")
+    optimizer = options[options["name"]]
+    completion = optax.chain(balance, optax.scale(options["objective_scale"]), create(optimizer))
+    return completion, optax.with_extra_args_support(create(optimizer))
 
 
 def _adadelta(options: Mapping[str, Any]) -> optax.GradientTransformation:

@@ -8,7 +8,7 @@ averaged over the spec's axis, so the state stays equal on all devices.
 Reference: Iizuka et al. 2017, Section 3.4 and Algorithm 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -17,12 +17,15 @@ import optax
 from flax import struct
 
 from glcic_jax.model import images
-from glcic_jax.model.gradient_balance import add_adversarial, balance_state
+from glcic_jax.model.gradient_balance import Pullbacks, balance_state
 from glcic_jax.model.masks import random_local_box
+from glcic_jax.model.networks import LAST_COMPLETION_LAYER, last_layer
 from glcic_jax.training.state import NetworkState, TrainingSpec, TrainState
 
 Batch = dict[str, jax.Array]
+P = TypeVar("P")
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Examples(struct.PyTreeNode):
@@ -54,8 +57,8 @@ class DiscriminatorMetrics(struct.PyTreeNode):
 class JointMetrics(DiscriminatorMetrics):
     """Phase 3: D's metrics, then C's. `adversarial_loss` and `adversarial_gradient_norm` are unweighted.
 
-    `completion_gradient_norm` is the norm of the weighted sum that updates C in this step; the norms of its two
-    terms are the last measured ones.
+    `completion_gradient_norm` is the norm of the weighted sum's gradient by C's parameters; the norms of its two
+    terms are those at the place where the balance measures them.
     """
 
     reconstruction_loss: jax.Array
@@ -71,13 +74,13 @@ def completion_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[Tr
     spec = state.spec
     examples = draw_examples(state, batch, key)
 
-    def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, jax.Array]]:
-        output, pullback, batch_stats = completion_forward(state, batch_stats, part)
+    def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, jax.Array], None]:
+        output, pullback, (batch_stats, _) = completion_forward(state, batch_stats, part)
         loss, cotangent = jax.value_and_grad(reconstruction_loss)(output, spec, part)
         (grads,) = pullback(cotangent)
-        return batch_stats, (grads, loss)
+        return batch_stats, (grads, loss), None
 
-    batch_stats, means = accumulate(spec, gradients, state.completion.batch_stats, examples)
+    batch_stats, means, _ = accumulate(spec, gradients, state.completion.batch_stats, examples)
     grads, loss = mean_over_devices(spec, means)
     completion = apply_gradients(spec, state.completion, spec.completion_optimizer, grads, batch_stats)
     metrics = CompletionMetrics(loss, optax.tree.norm(grads))
@@ -90,73 +93,54 @@ def discriminator_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple
     assert discriminator is not None
     examples = draw_examples(state, batch, key)
 
-    def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, ...]]:
+    def gradients(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, ...], None]:
         output: Any = spec.completion_network.apply(state.completion.variables, part.network_input, train=False)
-        return discriminator_gradients(spec, discriminator.params, batch_stats, part, output)
+        return *discriminator_gradients(spec, discriminator.params, batch_stats, part, output), None
 
-    batch_stats, means = accumulate(spec, gradients, discriminator.batch_stats, examples)
+    batch_stats, means, _ = accumulate(spec, gradients, discriminator.batch_stats, examples)
     updated, metrics = update_discriminator(spec, discriminator, batch_stats, means)
     return state.replace(step=state.step + 1, discriminator=updated), metrics
 
 
-def joint_step(
-    state: TrainState, batch: Batch, key: jax.Array, *, measure_norms: bool = True
-) -> tuple[TrainState, JointMetrics]:
+def joint_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, JointMetrics]:
     """Phase 3: trains D on real and completed images, then C on Equation 4 against the updated D.
 
-    With `measure_norms` (static) C's two losses are differentiated separately, and the norms of their gradients
-    decide the adversarial weight. Without, the weight follows from the last norms, and C is differentiated once,
-    for the weighted sum.
+    One forward pass of C serves both updates. C's optimizer chain weighs the derivatives of C's two losses by its
+    output, see `balance_gradients`.
     """
     spec, old_c, old_d = state.spec, state.completion, state.discriminator
     assert old_d is not None
     examples = draw_examples(state, batch, key)
-    # One forward pass of C serves both updates. With accumulation C runs again in its own update, because
-    # keeping every part's activations would defeat accumulation.
-    shared = completion_forward(state, old_c.batch_stats, examples) if spec.accumulation == 1 else None
+    output, pullbacks, c_stats = accumulated_forward(state, examples)
 
-    def gradients_of_d(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, ...]]:
-        output, _, _ = shared or completion_forward(state, old_c.batch_stats, part)
-        return discriminator_gradients(spec, old_d.params, batch_stats, part, output)
+    def gradients_of_d(batch_stats: Any, part: tuple[Examples, jax.Array]) -> tuple[Any, tuple[Any, ...], None]:
+        return *discriminator_gradients(spec, old_d.params, batch_stats, *part), None
 
-    batch_stats, means = accumulate(spec, gradients_of_d, old_d.batch_stats, examples)
-    new_d, discriminator_metrics = update_discriminator(spec, old_d, batch_stats, means)
-    last_weight = spec.balance.weight(balance_state(old_c.optimizer_state))
+    d_stats, means, _ = accumulate(spec, gradients_of_d, old_d.batch_stats, (examples, output))
+    new_d, discriminator_metrics = update_discriminator(spec, old_d, d_stats, means)
 
-    def gradients_of_c(batch_stats: Any, part: Examples) -> tuple[Any, tuple[Any, ...]]:
-        output, pullback, batch_stats = shared or completion_forward(state, batch_stats, part)
-        rec_loss, rec_cotangent = jax.value_and_grad(reconstruction_loss)(output, spec, part)
-        adv_loss, adv_cotangent = jax.value_and_grad(adversarial_loss)(output, spec, new_d, part)
-        if measure_norms:
-            cotangents = [rec_cotangent, adv_cotangent]
-        else:
-            cotangents = [add_adversarial(rec_cotangent, adv_cotangent, last_weight)]
-        return batch_stats, ([pullback(cotangent)[0] for cotangent in cotangents], rec_loss, adv_loss)
+    def cotangents_of_c(_: None, part: tuple[Examples, jax.Array]) -> tuple[None, Any, Any]:
+        examples, output = part
+        rec_loss, rec_cotangent = jax.value_and_grad(reconstruction_loss)(output, spec, examples)
+        adv_loss, adv_cotangent = jax.value_and_grad(adversarial_loss)(output, spec, new_d, examples)
+        return None, (rec_loss, adv_loss), (rec_cotangent / spec.accumulation, adv_cotangent / spec.accumulation)
 
-    batch_stats, means = accumulate(spec, gradients_of_c, old_c.batch_stats, examples)
-    (grads, *adv_grads), rec_loss, adv_loss = mean_over_devices(spec, means)
-    extra = {"adversarial_updates": adv_grads[0]} if measure_norms else {"adversarial_weight": last_weight}
-    new_c = apply_gradients(spec, old_c, spec.completion_optimizer, grads, batch_stats, **extra)
+    _, loss_means, cotangents = accumulate(spec, cotangents_of_c, None, (examples, output))
+    rec_loss, adv_loss = mean_over_devices(spec, loss_means)
+    rec_cotangent, adv_cotangent = cotangents
+    extra = {"adversarial_updates": adv_cotangent, "pullbacks": pullbacks}
+    new_c = apply_gradients(spec, old_c, spec.completion_optimizer, rec_cotangent, c_stats, **extra)
     balance = balance_state(new_c.optimizer_state)
-    if measure_norms:  # The optimizer chain forms this sum too, but does not return its norm.
-        grads = add_adversarial(grads, adv_grads[0], balance.adversarial_weight)
     metrics = JointMetrics(
         **vars(discriminator_metrics),
         reconstruction_loss=rec_loss,
         adversarial_loss=adv_loss,
-        completion_gradient_norm=optax.tree.norm(grads),
+        completion_gradient_norm=balance.gradient_norm,
         reconstruction_gradient_norm=balance.reconstruction_norm,
         adversarial_gradient_norm=balance.adversarial_norm,
         adversarial_weight=balance.adversarial_weight,
     )
     return advance(state, new_c, new_d), metrics
-
-
-def joint_step_between_measurements(
-    state: TrainState, batch: Batch, key: jax.Array
-) -> tuple[TrainState, JointMetrics]:
-    """`joint_step` with the adversarial weight that follows from the last measured norms."""
-    return joint_step(state, batch, key, measure_norms=False)
 
 
 def draw_examples(state: TrainState, batch: Batch, key: jax.Array) -> Examples:
@@ -178,17 +162,67 @@ def draw_examples(state: TrainState, batch: Batch, key: jax.Array) -> Examples:
 
 def completion_forward(
     state: TrainState, batch_stats: Any, examples: Examples
-) -> tuple[jax.Array, Callable[[jax.Array], tuple[Any]], Any]:
-    """Runs C in training mode: its output, the pullback to its parameters, and the updated running statistics."""
+) -> tuple[jax.Array, Callable[[jax.Array], tuple[Any]], tuple[Any, jax.Array]]:
+    """Runs C in training mode.
+
+    Returns:
+      The output; the pullback to C's parameters; and the updated running statistics and the last layer's input.
+    """
 
     def apply(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": batch_stats}
         output, updated = state.spec.completion_network.apply(
-            variables, examples.network_input, train=True, mutable=["batch_stats"]
+            variables, examples.network_input, train=True, mutable=["batch_stats", "intermediates"]
         )
-        return output, updated["batch_stats"]
+        return output, (updated["batch_stats"], *updated["intermediates"]["last_input"])
 
     return jax.vjp(apply, state.completion.params, has_aux=True)
+
+
+def accumulated_forward(state: TrainState, examples: Examples) -> tuple[jax.Array, Pullbacks, Any]:
+    """Runs C in training mode on the batch, in parts.
+
+    Returns:
+      The output [N, H, W, 3]; the pullbacks of derivatives of the device's mean losses; and the updated running
+      statistics.
+    """
+    spec, old_stats = state.spec, state.completion.batch_stats
+    if spec.accumulation == 1:
+        output, pullback, (batch_stats, last_input) = completion_forward(state, old_stats, examples)
+
+        def gradients(cotangents: Sequence[jax.Array]) -> list[Any]:
+            return [pullback(cotangent)[0] for cotangent in cotangents]
+    else:
+
+        def forward(batch_stats: Any, part: Examples) -> tuple[Any, None, tuple[jax.Array, jax.Array]]:
+            output, _pullback, (batch_stats, last_input) = completion_forward(state, batch_stats, part)
+            return batch_stats, None, (output, last_input)
+
+        batch_stats, _, (output, last_input) = accumulate(spec, forward, old_stats, examples)
+
+        # C runs again to be differentiated, because keeping every part's activations would defeat accumulation.
+        def differentiate(_: None, part: tuple[Examples, list[jax.Array]]) -> tuple[None, list[Any], None]:
+            examples, cotangents = part
+            pullback = completion_forward(state, old_stats, examples)[1]
+            # `accumulate` averages over the parts; this is a sum.
+            return None, [pullback(spec.accumulation * cotangent)[0] for cotangent in cotangents], None
+
+        def gradients(cotangents: Sequence[jax.Array]) -> list[Any]:
+            return accumulate(spec, differentiate, None, (examples, list(cotangents)))[1]
+
+    # The last layer runs again: its gradient through all of C would run more of C again, with accumulation all.
+    _, last_pullback = jax.vjp(
+        lambda params: last_layer(spec.completion_network, params, last_input, examples.network_input),
+        state.completion.params[LAST_COMPLETION_LAYER.name],
+    )
+    return (
+        output,
+        Pullbacks(
+            parameters=lambda cotangents: mean_over_devices(spec, gradients(cotangents)),
+            last_kernel=lambda cotangent: mean_over_devices(spec, last_pullback(cotangent)[0]["kernel"]),
+        ),
+        batch_stats,
+    )
 
 
 def discriminate(
@@ -248,8 +282,8 @@ def update_discriminator(
 
 
 def accumulate(
-    spec: TrainingSpec, function: Callable[[Any, Examples], tuple[Any, T]], carry: Any, examples: Examples
-) -> tuple[Any, T]:
+    spec: TrainingSpec, function: Callable[[Any, P], tuple[Any, T, U]], carry: Any, batch: P
+) -> tuple[Any, T, U]:
     """Applies `function` to the batch in `spec.accumulation` parts.
 
     Means of gradients and losses equal the whole batch's, except for BatchNorm, which normalises each part by
@@ -257,26 +291,27 @@ def accumulate(
 
     Args:
       spec: Gives the number of parts.
-      function: `(carry, part) -> (carry, values)`.
-      carry: The running statistics before the first part.
-      examples: The batch.
+      function: `(carry, part) -> (carry, values, arrays)`, where the arrays have one row per example.
+      carry: Such as the running statistics, before the first part.
+      batch: Arrays with one row per example.
 
     Returns:
-      The last carry, and the mean of the values.
+      The last carry, the mean of the values, and the arrays of all parts joined.
     """
     parts = spec.accumulation
     if parts == 1:
-        return function(carry, examples)
-    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), examples)
+        return function(carry, batch)
+    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
     shapes = jax.eval_shape(function, carry, jax.tree.map(lambda x: x[0], split))[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def add(carry_and_sum: tuple[Any, T], part: Examples) -> tuple[tuple[Any, T], None]:
-        carry, values = function(carry_and_sum[0], part)
-        return (carry, jax.tree.map(jnp.add, carry_and_sum[1], values)), None
+    def add(carry_and_sum: tuple[Any, T], part: P) -> tuple[tuple[Any, T], U]:
+        carry, values, arrays = function(carry_and_sum[0], part)
+        return (carry, jax.tree.map(jnp.add, carry_and_sum[1], values)), arrays
 
-    (carry, total), _ = jax.lax.scan(add, (carry, zeros), split)
-    return carry, jax.tree.map(lambda x: x / parts, total)
+    (carry, total), stacked = jax.lax.scan(add, (carry, zeros), split)
+    arrays = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacked)
+    return carry, jax.tree.map(lambda x: x / parts, total), arrays
 
 
 def mean_over_devices(spec: TrainingSpec, values: T) -> T:
@@ -303,20 +338,14 @@ def advance(state: TrainState, completion: NetworkState, discriminator: NetworkS
     """The state after a step that updated C."""
     ema = state.ema
     if ema is not None:
-        ema = optax.incremental_update(completion.variables, ema, 1.0 - state.spec.ema_decay)
+        # Until there have been enough steps, an average over those there were, not over the initial weights.
+        decay = jnp.minimum(state.spec.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = optax.incremental_update(completion.variables, ema, 1.0 - decay)
     return state.replace(step=state.step + 1, completion=completion, discriminator=discriminator, ema=ema)
 
 
-def step_of(
-    phase: str, done: int, spec: TrainingSpec
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Any]]:
-    """The step function of a phase's next update, after `done` updates in that phase."""
-    if phase in STEPS_BETWEEN and not spec.balance.is_measured(done):
-        return STEPS_BETWEEN[phase]
-    return STEPS[phase]
-
-
-STEPS = {"completion": completion_step, "discriminator": discriminator_step, "joint": joint_step}
-
-# Phases that measure only every few updates: the step for the updates between.
-STEPS_BETWEEN = {"joint": joint_step_between_measurements}
+STEPS: dict[str, Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Any]]] = {
+    "completion": completion_step,
+    "discriminator": discriminator_step,
+    "joint": joint_step,
+}

@@ -21,7 +21,7 @@ from glcic_jax.benchmark.__main__ import cli
 from glcic_jax.benchmark.cpu.compare import _difference, _one_round
 from glcic_jax.benchmark.cpu.turns import Worker, answer
 from glcic_jax.benchmark.operation_counts import nominal_flops
-from glcic_jax.benchmark.phases import MEASURING, PAPER_STEPS, phase_flops, scheduled_rate
+from glcic_jax.benchmark.phases import PAPER_STEPS, phase_flops, scheduled_rate
 from glcic_jax.data import input_pipeline
 from glcic_jax.errors import DataError, last_error_line
 from glcic_jax.model.networks import CompletionNetwork
@@ -175,8 +175,6 @@ def test_scheduled_rate_averages_over_time():
     assert scheduled_rate(dict.fromkeys(PAPER_STEPS, 50.0)) == pytest.approx(50.0)
     rates = {"completion": 90.0, "discriminator": 10.0, "joint": 100.0}
     assert scheduled_rate(rates) == pytest.approx(500_000 / (1_000 + 1_000 + 4_000))
-    # One joint step in four takes twice as long.
-    assert scheduled_rate({**rates, MEASURING: 50.0}, 4) == pytest.approx(500_000 / (1_000 + 1_000 + 5_000))
 
 
 def test_phases_prints_and_traces_each_step(tiny, tmp_path, monkeypatch):
@@ -188,7 +186,7 @@ def test_phases_prints_and_traces_each_step(tiny, tmp_path, monkeypatch):
     )
     assert result.exit_code == 0, result.output
     (names, *rows), (_, schedule) = tables(result.stdout)
-    assert [row[0] for row in rows] == ["completion", "discriminator", MEASURING, "joint"]
+    assert [row[0] for row in rows] == ["completion", "discriminator", "joint"]
     assert {row[1] for row in rows} == {"float32"}
     planned = names.index("GiB planned")  # Rounds to 0.00.
     assert positive([row[:planned] + row[planned + 1 :] for row in rows], 2)

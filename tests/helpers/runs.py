@@ -23,7 +23,6 @@ NARROW = (
     "discriminator.local_size=16",
     "discriminator.global_channels=(64,128)",
     "discriminator.local_channels=(64,128)",
-    "balance.measure_every=3",
     "validation_images=4",
 )
 # Those of the fixture `unbroken_run`: 18 steps.

@@ -11,14 +11,14 @@ import pytest
 from glcic_jax.benchmark.memory import memory_plan
 from glcic_jax.benchmark.operation_counts import nominal_flops
 from glcic_jax.model.convolutions import as_on_accelerators
+from glcic_jax.model.gradient_balance import PLACES
 from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER, CompletionNetwork, Layer, scaled
 from glcic_jax.training.state import create_spec, state_shapes
-from glcic_jax.training.steps import STEPS, STEPS_BETWEEN
+from glcic_jax.training.steps import STEPS
 
 BATCH = 64  # Nothing is compiled; with a large batch the optimizers' share is small.
-PROGRAMS = {**STEPS, "joint, between measurements": STEPS_BETWEEN["joint"]}
 # XLA's plan for the joint step of `_narrow` in bytes, plus 15 %.
-MAX_TEMPORARIES = 1.15 * 33.5e6
+MAX_TEMPORARIES = 1.15 * 27.0e6
 
 
 def _taps(size: int, layer: Layer) -> int:
@@ -64,12 +64,13 @@ def _expected(config) -> dict[str, int]:
     # The first layer's input needs no gradient.
     pullback = 2 * forward - completion[0]
     train_discriminator = 2 * (3 * judge - sum(counts[0] for counts in branches))
+    joint = forward + train_discriminator + 2 * judge + pullback
     return {
         "completion": forward + pullback,
         "discriminator": forward + train_discriminator,
-        # Separate gradients of both losses, or the gradient of their sum.
-        "joint": forward + train_discriminator + 2 * judge + 2 * pullback,
-        "joint, between measurements": forward + train_discriminator + 2 * judge + pullback,
+        "joint, output": joint,
+        "joint, last_layer": joint + 3 * completion[-1],
+        "joint, parameters": joint + pullback,
     }
 
 
@@ -85,15 +86,29 @@ def _shapes(config, batch_size):
     return {"image": image, "place": jax.ShapeDtypeStruct((batch_size,), np.int32)}
 
 
-@pytest.mark.parametrize("phase", PROGRAMS)
-def test_update_costs_the_sum_of_its_layers(config, phase):
+@pytest.mark.parametrize("program", ["completion", "discriminator", *(f"joint, {place}" for place in PLACES)])
+def test_update_costs_the_sum_of_its_layers(config, program):
+    phase, _, place = program.partition(", ")
     config.completion.width = config.discriminator.width = 1.0
-    state = state_shapes(create_spec(config), config.data.image_size)
-    counted = _operations(PROGRAMS[phase], state, _shapes(config, BATCH), jax.eval_shape(jax.random.key, 0))
+    config.balance.place = place or "output"
+    shapes = state_shapes(create_spec(config), config.data.image_size), _shapes(config, BATCH)
+    counted = _operations(STEPS[phase], *shapes, jax.eval_shape(jax.random.key, 0))
     # Only products are expected; normalisation, optimizers and masks add little.
-    assert counted / BATCH == pytest.approx(_expected(config)[phase], rel=0.02)
-    nominal = nominal_flops(PROGRAMS[phase], state, _shapes(config, BATCH), jax.eval_shape(jax.random.key, 0))
-    assert nominal / BATCH == pytest.approx(_expected(config)[phase], rel=0.01)
+    assert counted / BATCH == pytest.approx(_expected(config)[program], rel=0.02)
+    nominal = nominal_flops(STEPS[phase], *shapes, jax.eval_shape(jax.random.key, 0))
+    assert nominal / BATCH == pytest.approx(_expected(config)[program], rel=0.01)
+
+
+@pytest.mark.parametrize(("accumulation", "remat"), [(2, "none"), (1, "stages")])
+def test_last_layer_is_measured_without_running_more_of_c_again(config, accumulation, remat):
+    config.accumulation_steps, config.remat = accumulation, remat
+    config.completion.width = 1.0
+    counted = {}
+    for place in ("output", "last_layer"):
+        config.balance.place = place
+        state = state_shapes(create_spec(config), config.data.image_size)
+        counted[place] = _operations(STEPS["joint"], state, _shapes(config, 4), jax.eval_shape(jax.random.key, 0))
+    assert 1.0 < counted["last_layer"] / counted["output"] < 1.01
 
 
 def test_completing_an_image_of_256_px_costs_62_gflop():

@@ -5,63 +5,91 @@ import optax
 import pytest
 
 from glcic_jax.errors import ConfigError
-from glcic_jax.model.gradient_balance import Balance, BalanceState, balance_gradients, balance_state
+from glcic_jax.model.gradient_balance import (
+    PLACES,
+    Balance,
+    BalanceState,
+    Pullbacks,
+    balance_gradients,
+    balance_state,
+)
 
 ALPHA = 0.0004
 OPTIONS = {
-    "alpha": ALPHA, "ratio": 1.0, "hold_steps": 10, "transition_steps": 20, "max_weight": 10.0, "measure_every": 1,
+    "alpha": ALPHA, "place": "output", "ratio": 1.0, "hold_steps": 10, "transition_steps": 20, "max_weight": 10.0,
 }  # fmt: skip
 BALANCE = Balance(**OPTIONS)
 
-# Norms 5 and 13, to which both leaves contribute.
-MSE_GRADIENT = {"kernel": jnp.array([[3.0, 0.0]]), "bias": jnp.array([4.0])}
-ADVERSARIAL_GRADIENT = {"kernel": jnp.array([[-5.0, 0.0]]), "bias": jnp.array([12.0])}
+# Derivatives by an output of three values, and the norms of both at each place; the output is linear in the
+# parameters.
+MSE = jnp.array([3.0, 4.0, 0.0])
+ADVERSARIAL = jnp.array([-5.0, 12.0, 0.0])
+NORMS = {
+    "output": (5.0, 13.0),
+    "last_layer": (6.0, 10.0),
+    "parameters": (np.hypot(9.0, 28.0), np.hypot(15.0, 84.0)),
+}
 BALANCED = 5.0 / 13.0
+
+
+def _gradient(derivative):
+    return {"kernel": 3.0 * derivative[:1], "bias": 7.0 * derivative[1:]}
+
+
+PULLBACKS = Pullbacks(
+    parameters=lambda derivatives: [_gradient(derivative) for derivative in derivatives],
+    last_kernel=lambda derivative: 2.0 * derivative[:1],
+)
 
 
 def _weights(updates, reconstruction_norm=5.0, adversarial_norm=13.0, **changes):
     """The weight after each number of joint updates."""
     norms = jnp.float32(reconstruction_norm), jnp.float32(adversarial_norm)
-    return Balance(**{**OPTIONS, **changes}).weight(BalanceState(jnp.asarray(updates), *norms, jnp.float32(0)))
+    return Balance(**{**OPTIONS, **changes}).weight(jnp.asarray(updates), *norms)
 
 
-def _balance(state=None, mse=MSE_GRADIENT, adversarial=ADVERSARIAL_GRADIENT, **changes):
+def _balance(state=None, mse=MSE, adversarial=ADVERSARIAL, **changes):
     """One update from the given state (or a new one): the total gradient and the new state."""
     transformation = balance_gradients(Balance(**{**OPTIONS, **changes}))
-    state = transformation.init(mse) if state is None else state
-    return transformation.update(mse, state, adversarial_updates=adversarial)
+    state = transformation.init(_gradient(mse)) if state is None else state
+    return transformation.update(mse, state, adversarial_updates=adversarial, pullbacks=PULLBACKS)
 
 
 def _after(updates):
     zero = jnp.zeros(())
-    return BalanceState(jnp.asarray(updates, jnp.int32), zero, zero, zero)
+    return BalanceState(jnp.asarray(updates, jnp.int32), zero, zero, zero, zero)
 
 
-@pytest.mark.parametrize("ratio", [0.5, 1.0, 3.0])
-def test_hold_scales_adversarial_gradient_to_ratio_of_norms(ratio):
-    total, state = _balance(ratio=ratio)
-    weight = ratio * BALANCED
-    np.testing.assert_allclose(total["kernel"], [[3.0 - 5.0 * weight, 0.0]], rtol=1e-6)
-    np.testing.assert_allclose(total["bias"], [4.0 + 12.0 * weight], rtol=1e-6)
-    added = jax.tree.map(jnp.subtract, total, MSE_GRADIENT)
-    np.testing.assert_allclose(optax.tree.norm(added), ratio * 5.0, rtol=1e-6)
-    np.testing.assert_allclose(state.adversarial_weight, weight, rtol=1e-6)
+def _assert_is_sum(total, weight):
+    for name, value in _gradient(MSE + weight * ADVERSARIAL).items():
+        np.testing.assert_allclose(total[name], value, rtol=1e-6)
 
 
-def test_hold_is_independent_of_adversarial_gradient_scale():
-    small, _ = _balance()
-    large, _ = _balance(adversarial=jax.tree.map(lambda x: 1000.0 * x, ADVERSARIAL_GRADIENT))
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("ratio", [0.5, 3.0])
+def test_hold_scales_adversarial_gradient_to_ratio_of_norms_at_the_place(place, ratio):
+    total, state = _balance(place=place, ratio=ratio)
+    reconstruction, adversarial = NORMS[place]
+    weight = ratio * reconstruction / adversarial
+    expected = (1, reconstruction, adversarial, weight, optax.tree.norm(_gradient(MSE + weight * ADVERSARIAL)))
+    np.testing.assert_allclose(state, expected, rtol=1e-6)
+    _assert_is_sum(total, weight)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_hold_is_independent_of_adversarial_gradient_scale(place):
+    small, _ = _balance(place=place)
+    large, _ = _balance(place=place, adversarial=1000.0 * ADVERSARIAL)
     np.testing.assert_allclose(large["bias"], small["bias"], rtol=1e-6)
 
 
-def test_after_transition_sum_is_equation_4_and_state_records_norms_weight_and_count():
-    total, state = _balance(_after(30))
-    np.testing.assert_allclose(total["kernel"], [[3.0 - 5.0 * ALPHA, 0.0]], rtol=1e-6)
-    np.testing.assert_allclose(total["bias"], [4.0 + 12.0 * ALPHA], rtol=1e-6)
+@pytest.mark.parametrize("place", PLACES)
+def test_after_transition_sum_is_equation_4_and_norms_are_still_measured(place):
+    total, state = _balance(_after(30), place=place)
+    _assert_is_sum(total, ALPHA)
     assert state.joint_updates == 31
     assert state.joint_updates.dtype == jnp.int32
-    np.testing.assert_allclose(state.reconstruction_norm, 5.0, rtol=1e-6)
-    np.testing.assert_allclose(state.adversarial_norm, 13.0, rtol=1e-6)
+    np.testing.assert_allclose(state[1:3], NORMS[place], rtol=1e-6)
     assert state.adversarial_weight == np.float32(ALPHA)
 
 
@@ -108,62 +136,46 @@ def test_alpha_of_zero_ends_at_zero():
 
 @pytest.mark.parametrize("size", [0.0, 1e-3])
 def test_max_weight_bounds_weight_of_vanishing_adversarial_gradient(size):
-    vanishing = jax.tree.map(lambda x: size * x, ADVERSARIAL_GRADIENT)
-    total, state = _balance(adversarial=vanishing)
+    total, state = _balance(adversarial=size * ADVERSARIAL)
     assert state.adversarial_weight == 10.0
-    np.testing.assert_allclose(total["bias"], [4.0 + 10.0 * size * 12.0], rtol=1e-6)
+    _assert_is_sum(total, 10.0 * size)
 
 
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("updates", [0, 15, 30])
-def test_zero_gradients_give_finite_sums(updates):
-    zero = jax.tree.map(jnp.zeros_like, MSE_GRADIENT)
-    total, state = _balance(_after(updates), mse=zero)
+def test_zero_gradients_give_finite_sums(updates, place):
+    zero = jnp.zeros_like(MSE)
+    total, state = _balance(_after(updates), mse=zero, place=place)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((total, state)))
     assert state.adversarial_weight <= np.float32(ALPHA)
-    total, state = _balance(_after(updates), mse=zero, adversarial=zero)
+    total, state = _balance(_after(updates), mse=zero, adversarial=zero, place=place)
     assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(total))
     assert np.isfinite(state.adversarial_weight)
 
 
-def test_mse_gradient_alone_passes_through_uncounted():
+def test_gradient_alone_passes_through_uncounted():
     transformation = balance_gradients(BALANCE)
-    before = transformation.init(MSE_GRADIENT)
-    total, after = transformation.update(MSE_GRADIENT, before)
-    for name, value in MSE_GRADIENT.items():
-        np.testing.assert_array_equal(total[name], value)
+    gradient = _gradient(MSE)
+    before = transformation.init(gradient)
+    total, after = transformation.update(gradient, before)
+    assert total is gradient
     assert after == before
     assert after.joint_updates == 0
-
-
-def test_sum_with_given_weight_passes_through_counted():
-    transformation = balance_gradients(BALANCE)
-    _, measured = transformation.update(
-        MSE_GRADIENT, transformation.init(MSE_GRADIENT), adversarial_updates=ADVERSARIAL_GRADIENT
-    )
-    weight = BALANCE.weight(measured)
-    np.testing.assert_allclose(weight, BALANCED, rtol=1e-6)
-    total, state = transformation.update(MSE_GRADIENT, measured, adversarial_weight=weight)
-    assert total is MSE_GRADIENT
-    assert state.joint_updates == 2
-    assert state.adversarial_weight == weight
-    assert state[1:3] == measured[1:3]
 
 
 def test_in_a_chain_under_jit_adadelta_receives_the_sum():
     adadelta = optax.adadelta(learning_rate=1.0)
     chain = optax.chain(balance_gradients(BALANCE), adadelta)
-    params = jax.tree.map(jnp.ones_like, MSE_GRADIENT)
+    params = jax.tree.map(jnp.ones_like, _gradient(MSE))
 
     @jax.jit
     def update(state):
-        return chain.update(MSE_GRADIENT, state, params, adversarial_updates=ADVERSARIAL_GRADIENT)
+        return chain.update(MSE, state, params, adversarial_updates=ADVERSARIAL, pullbacks=PULLBACKS)
 
     updates, state = update(chain.init(params))
-    total = jax.tree.map(lambda mse, adversarial: mse + BALANCED * adversarial, MSE_GRADIENT, ADVERSARIAL_GRADIENT)
-    expected, _ = adadelta.update(total, adadelta.init(params), params)
+    expected, _ = adadelta.update(_gradient(MSE + BALANCED * ADVERSARIAL), adadelta.init(params), params)
     for name, value in expected.items():
         np.testing.assert_allclose(updates[name], value, rtol=1e-5)
-        assert np.all(np.sign(updates[name]) == -np.sign(total[name]))
     _, state = update(state)
     assert balance_state(state).joint_updates == 2
 
@@ -177,12 +189,6 @@ def test_balance_state_requires_exactly_one():
         balance_state(optax.chain(balance, balance).init(params))
 
 
-@pytest.mark.parametrize(("every", "expected"), [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6]), (10, [0])])
-def test_first_of_every_n_updates_measures(every, expected):
-    balance = Balance(**{**OPTIONS, "measure_every": every})
-    assert [count for count in range(7) if balance.is_measured(count)] == expected
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -192,9 +198,13 @@ def test_first_of_every_n_updates_measures(every, expected):
         ("ratio", 0.0),
         ("ratio", -1.0),
         ("max_weight", 0.0),
-        ("measure_every", 0),
     ],
 )
 def test_invalid_options_are_refused(name, value):
-    with pytest.raises(ConfigError, match="measure_every is 0" if name == "measure_every" else "balance: alpha"):
+    with pytest.raises(ConfigError, match="balance: alpha"):
         Balance(**{**OPTIONS, name: value})
+
+
+def test_unknown_place_is_refused_with_the_valid_ones():
+    with pytest.raises(ConfigError, match=r"unknown balance\.place 'input': .*last_layer, output, parameters"):
+        Balance(**{**OPTIONS, "place": "input"})

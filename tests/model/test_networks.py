@@ -21,6 +21,7 @@ from glcic_jax.model.networks import (
     GlobalDiscriminator,
     Layer,
     LocalDiscriminator,
+    last_layer,
 )
 
 WIDTH = 1 / 16
@@ -99,9 +100,11 @@ def completed(request, completion_weights, completion_input):
     variables = reference.to_flax(completion_weights)
     run = jax.jit(lambda v, x: network.apply(v, x, capture_intermediates=True, mutable=["intermediates"]))
     output, captured = run(variables, completion_input)
-    layers = {
-        name: value["__call__"][0] for name, value in captured["intermediates"].items() if name != "__call__"
-    }
+    captured = captured["intermediates"]
+    (last_input,) = captured.pop("last_input")
+    alone = last_layer(network, variables["params"]["conv17"], last_input, completion_input)
+    np.testing.assert_allclose(alone, output, rtol=1e-5, atol=1e-6)
+    layers = {name: value["__call__"][0] for name, value in captured.items() if name != "__call__"}
     first = reference.to_channels_first(completion_input)
     expected, expected_layers, _ = reference.complete(completion_weights, first, order, activation)
     return output, layers, activation, expected, expected_layers

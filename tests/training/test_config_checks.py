@@ -30,6 +30,7 @@ from glcic_jax.training.config_checks import check_values
         ("optimizer.adadelta.rho", (2.0,)),
         ("optimizer.adadelta.learning_rate", (-1.0,)),
         ("optimizer.adam.decay_steps", (-1,)),
+        ("optimizer.objective_scale", (0.0, -1.0)),
         ("log_every", (-1,)),
         ("warn.steps", (0,)),
     ],

@@ -162,6 +162,10 @@ MISTAKES = {
     "a configuration that is not there": (["--config=configs/nope.py"], ["configs/nope.py"]),
     "a misspelt key": ([QUICKSTART, "--config.batch_sise=3"], ['Did you mean "batch_size"']),
     "an unknown key": ([QUICKSTART, "--config.typo=3"], ["has no key 'typo'", "configs/common.py lists them all"]),
+    "a key of earlier versions": (
+        [QUICKSTART, "--config.balance.measure_every=3"],
+        ["has no key 'measure_every'"],
+    ),
     "an unknown variant": (
         ["--config=configs/ablation.py:foo"],
         ["error: configs/ablation.py has no variant 'foo'"],

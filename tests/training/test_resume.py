@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.common import load_config, shrink
+from helpers.common import load_config, one_line, shrink
 
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.training.checkpoints import Checkpoints
@@ -146,6 +146,19 @@ def test_run_of_damaged_checkpoints_alone_is_not_restarted(run, tmp_path):
         run({})
     # Nothing is moved: the user decides.
     assert run.checkpoints.steps() == [STEP]
+
+
+def test_run_of_a_version_with_another_optimizer_state_is_refused_and_kept(run, config):
+    completion = run.state.completion
+    balance, _, *others = completion.optimizer_state
+    old = run.state.replace(completion=completion.replace(optimizer_state=(balance, *others)))
+    save(run.checkpoints, old, config, 4)
+    with pytest.raises(
+        ConfigError, match=r"checkpoints/4 was saved by another version .* another --workdir"
+    ) as caught:
+        run({})
+    one_line(caught)
+    assert run.checkpoints.steps() == [STEP, 4]
 
 
 def test_start_from_passes_over_damaged_checkpoints_without_moving_them(run, config, tmp_path):

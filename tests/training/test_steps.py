@@ -6,7 +6,7 @@ layers, which compile faster.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,19 +18,22 @@ from helpers.common import load_config, shrink, smooth_batch
 
 from glcic_jax.errors import ConfigError
 from glcic_jax.model import images, losses
-from glcic_jax.model.gradient_balance import Balance, BalanceState, balance_gradients, balance_state
-from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator
+from glcic_jax.model.gradient_balance import PLACES, Balance, balance_gradients, balance_state
+from glcic_jax.model.networks import LAST_COMPLETION_LAYER, CompletionNetwork, ContextDiscriminator
 from glcic_jax.training import steps
 from glcic_jax.training.state import OPTIMIZERS, NetworkState, TrainState, create_spec, create_state
-from glcic_jax.training.steps import STEPS, STEPS_BETWEEN, JointMetrics, step_of
+from glcic_jax.training.steps import STEPS, JointMetrics
 
 KEY = jax.random.key(1)
 EMA_DECAY = 0.75
 ALPHA = 0.0004
-BALANCE = Balance(alpha=ALPHA, ratio=1.0, hold_steps=10, transition_steps=0, max_weight=1e3, measure_every=3)
+RATIO = 0.5
+BALANCES = {
+    place: Balance(alpha=ALPHA, place=place, ratio=RATIO, hold_steps=10, transition_steps=0, max_weight=1e3)
+    for place in PLACES
+}
 
 COMPILED = {name: jax.jit(step) for name, step in STEPS.items()}
-BETWEEN = jax.jit(STEPS_BETWEEN["joint"])
 
 
 class SmallCompletion(nn.Module):
@@ -41,7 +44,8 @@ class SmallCompletion(nn.Module):
     """
 
     normalise: bool = True
-    axis_name: str | None = None
+    output_activation: str = "sigmoid"
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, network_input, train=False):
@@ -52,7 +56,9 @@ class SmallCompletion(nn.Module):
         hidden = nn.Conv(4, (3, 3))(network_input)
         if self.normalise:
             hidden = nn.BatchNorm(use_running_average=not train, momentum=0.9)(hidden)
-        output = nn.sigmoid(nn.Conv(3, (3, 3))(nn.relu(hidden)))
+        hidden = nn.relu(hidden)
+        self.sow("intermediates", "last_input", hidden)
+        output = nn.sigmoid(nn.Conv(3, (3, 3), name=LAST_COMPLETION_LAYER.name)(hidden))
         return output + outside.value * (1.0 - network_input[..., 3:])
 
 
@@ -85,11 +91,10 @@ def _small_state(config, normalise=True, **fields) -> TrainState:
     return create_state(spec, jax.random.key(0), config.data.image_size, jnp.array([0.5, 0.45, 0.4]))
 
 
-def _descend(learning_rate: float) -> dict[str, optax.GradientTransformation]:
+def _descend(learning_rate: float, place: str = "output") -> dict[str, optax.GradientTransformation]:
     """Gradient descent for both networks, so that the change of parameters shows the gradient."""
     return {
-        "balance": BALANCE,
-        "completion_optimizer": optax.chain(balance_gradients(BALANCE), optax.sgd(learning_rate)),
+        "completion_optimizer": optax.chain(balance_gradients(BALANCES[place]), optax.sgd(learning_rate)),
         "discriminator_optimizer": optax.with_extra_args_support(optax.sgd(learning_rate)),
     }
 
@@ -201,23 +206,33 @@ def test_joint_step_trains_both_networks(run):
 def test_adversarial_gradient_reaches_c(run):
     metrics = run.metrics["joint"]
     assert metrics.adversarial_gradient_norm > 0
-    # The initial ratio of norms is 1, up to the bound on the weight.
-    weight = min(10.0, metrics.reconstruction_gradient_norm / metrics.adversarial_gradient_norm)
+    # The initial ratio of norms is 3, up to the bound on the weight.
+    weight = min(10.0, 3 * metrics.reconstruction_gradient_norm / metrics.adversarial_gradient_norm)
     np.testing.assert_allclose(metrics.adversarial_weight, weight, rtol=1e-5)
 
 
 def test_moving_average_follows_its_formula(run):
     for phase in ("completion", "joint"):
         before, after = run.around(phase)
+        decay = (1 + int(before.step)) / (10 + int(before.step))
         expected = jax.tree.map(
-            lambda old, new: (
-                EMA_DECAY * np.asarray(old, np.float64) + (1 - EMA_DECAY) * np.asarray(new, np.float64)
+            lambda old, new, decay=decay: (
+                decay * np.asarray(old, np.float64) + (1 - decay) * np.asarray(new, np.float64)
             ),
             before.ema,
             _variables(after.completion),
         )
         _close(after.ema, expected, rtol=1e-5, atol=1e-7)
         assert _all_differ(after.ema, before.ema)
+
+
+@pytest.mark.parametrize(("step", "decay"), [(0, 0.1), (8, 0.5), (26, 0.75), (1_000_000, EMA_DECAY)])
+def test_moving_average_warms_up_to_its_decay(step, decay, run):
+    state = run.states[0]
+    zeros, ones = (jax.tree.map(lambda x, v=v: jnp.full_like(x, v), state.ema) for v in (0, 1))
+    state = state.replace(step=jnp.asarray(step, jnp.int32), ema=zeros)
+    averaged = steps.advance(state, state.completion.replace(**ones), state.discriminator).ema
+    _close(averaged, jax.tree.map(lambda x: (1 - decay) * np.asarray(x), ones), rtol=1e-6)
 
 
 def test_moving_average_does_not_change_in_phase_2(run):
@@ -260,13 +275,14 @@ def test_number_of_passes_through_the_networks(phase, expected, run, shared_batc
 
 
 class ByHand(NamedTuple):
-    """A joint update computed from its definition."""
+    """A joint update computed from its definition; `norms` of C's two gradients, by place."""
 
-    completion_params: dict
+    completion_gradients: tuple[dict, dict]
     completion_stats: dict
     discriminator_params: dict
     discriminator_stats: dict
     metrics: dict
+    norms: dict
     mixed_discriminator_loss: jax.Array
     adversarial_loss_of_the_old_discriminator: jax.Array
 
@@ -309,21 +325,21 @@ def _joint_update_by_hand(state: TrainState, batch: dict, learning_rate: float) 
         real, fake = jnp.split(judge(params, discriminator.batch_stats, *both)[0], 2)
         return -jnp.log(nn.sigmoid(real)).mean() - jnp.log(1 - nn.sigmoid(fake)).mean()
 
-    def reconstruction(params):
-        error = drawn.mask * (complete(params)[0] - drawn.image)
+    def reconstruction(output):
+        error = drawn.mask * (output - drawn.image)
         return ((error**2).sum(axis=(1, 2, 3)) / (3 * drawn.mask.sum(axis=(1, 2, 3)))).mean()
 
-    def adversarial(params, judging_params, judging_stats):
-        fake, _ = judge(judging_params, judging_stats, composite(complete(params)[0]), drawn.local_box)
+    def adversarial(output, judging_params=updated, judging_stats=stats):
+        fake, _ = judge(judging_params, judging_stats, composite(output), drawn.local_box)
         return jnp.log(1 - nn.sigmoid(fake)).mean()
 
-    mse, mse_gradient = jax.value_and_grad(reconstruction)(completion.params)
-    fooling, fooling_gradient = jax.value_and_grad(adversarial)(completion.params, updated, stats)
-    weight = optax.tree.norm(mse_gradient) / optax.tree.norm(fooling_gradient)
+    by_output = [jax.grad(loss)(output) for loss in (reconstruction, adversarial)]
+    by_params = [
+        jax.grad(lambda params, loss=loss: loss(complete(params)[0]))(completion.params)
+        for loss in (reconstruction, adversarial)
+    ]
     return ByHand(
-        completion_params=jax.tree.map(
-            lambda p, g, a: p - learning_rate * (g + weight * a), completion.params, mse_gradient, fooling_gradient
-        ),
+        completion_gradients=tuple(by_params),
         completion_stats=completion_stats,
         discriminator_params=updated,
         discriminator_stats=stats,
@@ -332,18 +348,17 @@ def _joint_update_by_hand(state: TrainState, batch: dict, learning_rate: float) 
             "real_accuracy": real_accuracy,
             "fake_accuracy": fake_accuracy,
             "discriminator_gradient_norm": optax.tree.norm(gradient),
-            "reconstruction_loss": mse,
-            "adversarial_loss": fooling,
-            "reconstruction_gradient_norm": optax.tree.norm(mse_gradient),
-            "adversarial_gradient_norm": optax.tree.norm(fooling_gradient),
-            "completion_gradient_norm": optax.tree.norm(
-                jax.tree.map(lambda g, a: g + weight * a, mse_gradient, fooling_gradient)
-            ),
-            "adversarial_weight": weight,
+            "reconstruction_loss": reconstruction(output),
+            "adversarial_loss": adversarial(output),
+        },
+        norms={
+            "output": [optax.tree.norm(gradient) for gradient in by_output],
+            "last_layer": [optax.tree.norm(gradient["conv17"]["kernel"]) for gradient in by_params],
+            "parameters": [optax.tree.norm(gradient) for gradient in by_params],
         },
         mixed_discriminator_loss=mixed_loss(discriminator.params),
         adversarial_loss_of_the_old_discriminator=adversarial(
-            completion.params, discriminator.params, discriminator.batch_stats
+            output, discriminator.params, discriminator.batch_stats
         ),
     )
 
@@ -353,14 +368,24 @@ def by_hand(small_run, shared_batch) -> ByHand:
     return _joint_update_by_hand(small_run.around("joint")[0], shared_batch, 0.1)
 
 
-def test_joint_metrics_agree_with_their_definition(small_run, by_hand):
+@pytest.mark.parametrize("place", PLACES)
+def test_joint_update_agrees_with_its_definition(place, small_run, by_hand, shared_batch):
+    before, _ = small_run.around("joint")
+    spec = dataclasses.replace(before.spec, **_descend(0.1, place))
+    after, metrics = COMPILED["joint"](before.replace(spec=spec), shared_batch, KEY)
+    reconstruction, adversarial = by_hand.norms[place]
+    weight = RATIO * reconstruction / adversarial
+    gradient = jax.tree.map(lambda g, a: g + weight * a, *by_hand.completion_gradients)
+    balance = {
+        "reconstruction_gradient_norm": reconstruction,
+        "adversarial_gradient_norm": adversarial,
+        "completion_gradient_norm": optax.tree.norm(gradient),
+        "adversarial_weight": weight,
+    }
     # Means of a few thousand float32 values, summed in a different order.
-    _close(vars(small_run.metrics["joint"]), by_hand.metrics, rtol=1e-4)
-
-
-def test_joint_updates_agree_with_their_definition(small_run, by_hand):
-    _, after = small_run.around("joint")
-    _close(after.completion.params, by_hand.completion_params, rtol=1e-4, atol=1e-6)
+    _close(vars(metrics), by_hand.metrics | balance, rtol=1e-4)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, before.completion.params, gradient)
+    _close(after.completion.params, expected, rtol=1e-4, atol=1e-6)
     _close(after.completion.batch_stats, by_hand.completion_stats, rtol=1e-4, atol=1e-6)
     _close(after.discriminator.params, by_hand.discriminator_params, rtol=1e-4, atol=1e-6)
     _close(after.discriminator.batch_stats, by_hand.discriminator_stats, rtol=1e-4, atol=1e-6)
@@ -378,7 +403,7 @@ def test_joint_step_updates_d_before_c(small_run, by_hand):
     assert abs(loss / by_hand.adversarial_loss_of_the_old_discriminator - 1) > 0.01
 
 
-def test_alpha_weights_the_adversarial_gradient_after_the_balance(small_run, shared_batch):
+def test_alpha_weights_the_adversarial_gradient_after_the_balance(small_run, by_hand, shared_batch):
     before, balanced = small_run.around("joint")
     late = jax.tree.map(lambda x: jnp.full_like(x, 1000) if x.dtype == jnp.int32 else x, before.completion)
     assert balance_state(late.optimizer_state).joint_updates == 1000
@@ -389,44 +414,8 @@ def test_alpha_weights_the_adversarial_gradient_after_the_balance(small_run, sha
     assert metrics.adversarial_gradient_norm == early.adversarial_gradient_norm
     # Both updates contain the same MSE gradient, and differ by the adversarial one.
     difference = jax.tree.map(jnp.subtract, balanced.completion.params, after.completion.params)
-    expected = 0.1 * (early.adversarial_weight - ALPHA) * early.adversarial_gradient_norm
+    expected = 0.1 * (early.adversarial_weight - ALPHA) * by_hand.norms["parameters"][1]
     np.testing.assert_allclose(optax.tree.norm(difference), expected, rtol=1e-3)
-
-
-def _with_norms_of(network: NetworkState, other: NetworkState) -> NetworkState:
-    """The network with the norms that the other network's balance measured."""
-    norms = balance_state(other.optimizer_state)._asdict()
-    kept = {name: norms[name] for name in ("reconstruction_norm", "adversarial_norm")}
-    chain = tuple(
-        state._replace(**kept) if isinstance(state, BalanceState) else state for state in network.optimizer_state
-    )
-    return network.replace(optimizer_state=chain)
-
-
-def test_between_measurements_last_norms_decide_the_weight(small_run, shared_batch):
-    before, after = small_run.around("joint")
-    remembering = before.replace(completion=_with_norms_of(before.completion, after.completion))
-    found, metrics = BETWEEN(remembering, shared_batch, KEY)
-    _close(found.completion.params, after.completion.params, rtol=1e-5, atol=1e-6)
-    _close(found.discriminator, after.discriminator, rtol=1e-5, atol=1e-6)
-    _close(metrics, small_run.metrics["joint"], rtol=1e-5, atol=1e-7)
-    assert balance_state(found.completion.optimizer_state).joint_updates == 1
-    # Half the adversarial norm gives twice the weight.
-    halved = balance_state(after.completion.optimizer_state).adversarial_norm / 2
-    chain = remembering.completion.optimizer_state
-    chain = (chain[0]._replace(adversarial_norm=halved), *chain[1:])
-    state = remembering.replace(completion=remembering.completion.replace(optimizer_state=chain))
-    weight = BETWEEN(state, shared_batch, KEY)[1].adversarial_weight
-    np.testing.assert_allclose(weight, 2 * metrics.adversarial_weight, rtol=1e-5)
-
-
-def test_joint_phase_measures_every_n_updates(small_run):
-    spec = small_run.states[0].spec
-    measured = [done for done in range(8) if step_of("joint", done, spec) is STEPS["joint"]]
-    assert measured == [0, 3, 6]
-    assert step_of("joint", 1, spec) is STEPS_BETWEEN["joint"]
-    for phase in ("completion", "discriminator"):
-        assert all(step_of(phase, done, spec) is STEPS[phase] for done in range(8))
 
 
 def _with_garbage_outside(state: TrainState) -> TrainState:
@@ -447,7 +436,7 @@ def test_output_outside_the_hole_has_no_effect(phase, small_run, shared_batch):
 def test_output_inside_the_hole_reaches_the_discriminator(phase, small_run, shared_batch):
     before, _ = small_run.around(phase)
     darker = jax.tree_util.tree_map_with_path(
-        lambda path, x: x - 3.0 if jax.tree_util.keystr(path) == "['Conv_1']['bias']" else x,
+        lambda path, x: x - 3.0 if jax.tree_util.keystr(path) == "['conv17']['bias']" else x,
         before.completion.params,
     )
     assert not _same(darker, before.completion.params)
@@ -485,6 +474,8 @@ def test_optimizers_move_against_the_gradient(name, network, config):
 def test_default_optimizer_is_adadelta_at_a_learning_rate_of_one(network, config):
     gradient = np.array([0.3, -2.0, 1e-3, -40.0])
     grads = {"kernel": jnp.asarray(gradient, jnp.float32)}
+    if network == "completion_optimizer":
+        gradient = 112 * 112 * 3 * gradient  # The sum over the paper's mean hole.
     squares = moves = np.zeros(4)
     for updates in _gradients(getattr(create_spec(config), network), grads, grads, 3):
         # Zeiler 2012, Algorithm 1, with rho 0.9 and epsilon 1e-6.
@@ -492,6 +483,38 @@ def test_default_optimizer_is_adadelta_at_a_learning_rate_of_one(network, config
         move = -np.sqrt(moves + 1e-6) / np.sqrt(squares + 1e-6) * gradient
         moves = 0.9 * moves + 0.1 * move**2
         np.testing.assert_allclose(updates["kernel"], move, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scale", "exponent", "tolerance"), [(1.0, 1.0, 0.01), (1e3, 0.0, 0.001), (1e6, 0.0, 1e-6)]
+)
+def test_adadelta_descends_on_small_gradients_and_ignores_the_scale_of_large_ones(
+    scale, exponent, tolerance, config
+):
+    config.optimizer.objective_scale = scale
+    optimizer = create_spec(config).completion_optimizer
+    grads = {"kernel": jnp.array([1e-4, 2e-4, -3e-4])}  # The square root of eps is 1e-3.
+    *_, updates = _gradients(optimizer, grads, grads, 1)
+    sizes = np.abs(updates["kernel"])
+    np.testing.assert_allclose(sizes / sizes[0], np.array([1, 2, 3]) ** exponent, rtol=tolerance)
+    if exponent:
+        np.testing.assert_allclose(updates["kernel"], -grads["kernel"], rtol=tolerance)
+
+
+@pytest.mark.parametrize("joint_updates", [0, 100_000])
+def test_scale_of_the_objective_changes_no_metric(joint_updates, config, batch):
+    found = []
+    for scale in (1.0, 1_000.0):
+        config.optimizer.objective_scale = scale
+        state = _small_state(config)
+        balance, *rest = state.completion.optimizer_state
+        chain = (balance._replace(joint_updates=jnp.asarray(joint_updates, jnp.int32)), *rest)
+        state = state.replace(completion=state.completion.replace(optimizer_state=chain))
+        found.append((*COMPILED["joint"](state, batch, KEY), COMPILED["completion"](state, batch, KEY)[1]))
+    (one, *metrics), (thousand, *others) = found
+    assert (metrics[0].adversarial_weight == np.float32(config.loss.alpha)) == (joint_updates > 0)
+    _close([vars(row) for row in metrics], [vars(row) for row in others], rtol=1e-6)
+    assert not _same(one.completion.params, thousand.completion.params)
 
 
 @pytest.mark.parametrize("network", ["completion_optimizer", "discriminator_optimizer"])
@@ -535,29 +558,18 @@ def test_discriminator_weight_scales_its_gradient_and_not_the_logged_loss(small_
     np.testing.assert_allclose(metrics.discriminator_loss, loss, rtol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def accumulated(shared_batch) -> list[tuple[TrainState, TrainState, JointMetrics]]:
+@pytest.fixture(scope="module", params=PLACES)
+def accumulated(request, shared_batch) -> list[tuple[TrainState, TrainState, JointMetrics]]:
     """A joint update in one part and in two, without normalisation: before, after, metrics."""
-    whole = _small_state(shrink(load_config("joint")), normalise=False, **_descend(1.0))
+    whole = _small_state(shrink(load_config("joint")), normalise=False, **_descend(1.0, request.param))
     halves = whole.replace(spec=dataclasses.replace(whole.spec, accumulation=2))
     return [(state, *COMPILED["joint"](state, shared_batch, KEY)) for state in (whole, halves)]
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch(accumulated):
     (_, whole, whole_metrics), (_, halves, halves_metrics) = accumulated
-    # Without normalisation they differ only by the order of summation.
-    _close(vars(halves_metrics), vars(whole_metrics), rtol=1e-4)
-    _close(halves.completion.params, whole.completion.params, rtol=1e-4, atol=1e-6)
-    _close(halves.discriminator.params, whole.discriminator.params, rtol=1e-4, atol=1e-6)
-
-
-def test_between_measurements_accumulation_equals_the_whole_batch(accumulated, shared_batch):
-    (before, measured, _), (halves_before, _, _) = accumulated
-    remembering = _with_norms_of(before.completion, measured.completion)
-    (whole, whole_metrics), (halves, halves_metrics) = (
-        BETWEEN(state.replace(completion=remembering), shared_batch, KEY) for state in (before, halves_before)
-    )
     assert whole_metrics.adversarial_weight > 10 * ALPHA
+    # Without normalisation they differ only by the order of summation.
     _close(vars(halves_metrics), vars(whole_metrics), rtol=1e-4)
     _close(halves.completion.params, whole.completion.params, rtol=1e-4, atol=1e-6)
     _close(halves.discriminator.params, whole.discriminator.params, rtol=1e-4, atol=1e-6)

@@ -50,7 +50,7 @@ def print_cpu(config_path: str, sizes: Mapping[str, float], rounds: int, with_to
     names = {
         "forward": f"C forward, {alone}",
         "gradient": f"C forward + backward, {alone}",
-        "joint": f"joint step between measurements, {joint}",
+        "joint": f"joint step, {joint}",
         "picture": f"completing {sizes['picture']} x {sizes['picture']} px",
     }
     with contextlib.ExitStack() as stack:

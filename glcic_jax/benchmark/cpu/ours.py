@@ -11,14 +11,13 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from glcic_jax.benchmark.common import fresh_state, load_config, noise_batch, with_norms
+from glcic_jax.benchmark.common import fresh_state, load_config, noise_batch
 from glcic_jax.benchmark.cpu.turns import answer, seconds_of
 from glcic_jax.completion import Completer
 from glcic_jax.model import images, losses
 from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER
 from glcic_jax.runtime import keep_freed_memory
-from glcic_jax.training import steps
-from glcic_jax.training.steps import draw_examples
+from glcic_jax.training.steps import STEPS, draw_examples
 from glcic_jax.weights import Description, Weights
 
 Arrays = dict[str, Any]
@@ -33,7 +32,7 @@ def prepare(task: dict[str, Any]) -> dict[str, Work]:
     """
     folder, key = Path(task["folder"]), jax.random.key(1)
     config = joint_config(task)
-    state = with_norms(fresh_state(config, None))
+    state = fresh_state(config, None)
     batch = {**noise_batch(config), "place": np.arange(config.batch_size, dtype=np.int32)}
     data = _make_data(state, task["size"], task["batch_size"], task["picture"])
     work = {
@@ -71,7 +70,8 @@ def joint_config(task: dict[str, Any]) -> Any:
     size, local_size = task["joint_size"], task["joint_size"] // 2
     config.compute_dtype = "float32"
     config.remat, config.accumulation_steps, config.completion.ema_decay = "none", 1, 0.0
-    config.optimizer.name = "adadelta"
+    config.optimizer.name, config.optimizer.objective_scale = "adadelta", 1.0
+    config.balance.place = "output"  # C is differentiated once, as on the other side.
     config.data.image_size = size
     config.mask.sampler = "rectangle"
     config.mask.rectangle.min_side, config.mask.rectangle.max_side = size * 3 // 8, local_size
@@ -133,8 +133,7 @@ def _gradient(state: Any, data: Arrays) -> Work:
 
 
 def _joint(state: Any, batch: Arrays, key: Any) -> Work:
-    # C is differentiated once, as on the other side, and the state is donated, as in training.
-    step = jax.jit(steps.joint_step_between_measurements, donate_argnums=0)
+    step = jax.jit(STEPS["joint"], donate_argnums=0)  # As in training.
     names = ("reconstruction_loss", "discriminator_loss", "adversarial_loss", "adversarial_weight")
     current = jax.tree.map(lambda leaf: leaf.copy(), state)
 
