@@ -18,12 +18,12 @@ if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
 
 
-def load_config(name: str) -> ConfigDict:
-    """The configuration of configs/<name>.py, as main.py would load it."""
+def load_config(name: str, *variant: str) -> ConfigDict:
+    """The configuration of configs/<name>.py, or a variant of it, as main.py would load it."""
     spec = importlib.util.spec_from_file_location(f"config_{name}", ROOT / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(*variant)
 
 
 def one_line(caught) -> str:

@@ -10,6 +10,8 @@ import pytest
 from helpers.common import CONFIGS, ROOT, load_config
 from ml_collections import ConfigDict
 
+from glcic_jax.training.state import create_spec, state_shapes
+
 PLACES2 = "--config=configs/joint.py"
 QUICKSTART = "--config=configs/quickstart.py"
 
@@ -147,6 +149,18 @@ def test_ablations_change_only_the_discriminator():
         "phases.discriminator": 0,
         "phases.joint": 0,
     }
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_faces_keep_their_proportions(size):
+    config = load_config("faces", str(size))
+    assert tuple(config.data.resize_range) == (size, 1.25 * size)
+    assert config.mask.rectangle.to_dict() == {"min_side": 5 / 16 * size, "max_side": 9 / 16 * size}
+    assert config.balance.hold_steps == config.phases.joint
+    state = state_shapes(create_spec(config), size)
+    for branch, side in (("global", size), ("local", 5 / 8 * size)):
+        layers = [name for name in state.discriminator.params[f"{branch}_branch"] if name.startswith("conv")]
+        assert 4 <= side / 2 ** len(layers) <= 5
 
 
 def test_quickstart_is_small_and_needs_no_data():
