@@ -40,7 +40,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
         # ConfigDict raises AttributeError(KeyError(name)).
         cause = error.args[0] if isinstance(error, AttributeError) and error.args else error
         if isinstance(cause, KeyError) and cause.args:
-            key = str(cause.args[0]).partition(" does not exist and cannot be added")[0]
+            key = str(cause.args[0]).partition(" does not exist and cannot be added")[0].removeprefix("Key ")
             reason = f"the configuration has no key {key}; configs/common.py lists them all"
         reason = " ".join(reason.split())
         raise SystemExit(print_error(f"{reason} (see python main.py --help)")) from error
