@@ -3,7 +3,7 @@
 Command: configs/ablation.sh FOLDER OUT trains and evaluates all variants. One variant:
 python main.py --config=configs/ablation.py:global --config.data.source=folder:/path/to/faces
 Hardware: two CPU cores.
-Time: about two hours and a half.
+Time: about two hours.
 Result: the table in glcic_jax/evaluation/README.md.
 Reference: Iizuka et al. 2017, Section 4.3.
 """
