@@ -338,7 +338,8 @@ def advance(state: TrainState, completion: NetworkState, discriminator: NetworkS
     """The state after a step that updated C."""
     ema = state.ema
     if ema is not None:
-        # Until there have been enough steps, an average over those there were, not over the initial weights.
+        # A shorter average at first, as TensorFlow's ExponentialMovingAverage with num_updates: otherwise the
+        # initial weights would dominate it for hundreds of steps.
         decay = jnp.minimum(state.spec.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = optax.incremental_update(completion.variables, ema, 1.0 - decay)
     return state.replace(step=state.step + 1, completion=completion, discriminator=discriminator, ema=ema)

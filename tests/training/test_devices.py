@@ -31,6 +31,8 @@ PROGRAMS = {"completion": ("completion", "output"), "discriminator": ("discrimin
 PROGRAMS |= {f"joint, {place}": ("joint", place) for place in PLACES}
 LOCAL = ("completion", "discriminator")  # Phases that also run with BatchNorm over each device's part.
 
+# By place: about the same weight of an untrained D's gradient, which differs most between numbers of devices.
+RATIOS = {"output": 0.1, "last_layer": 0.1, "parameters": 1.0}
 # Scalars that the joint step replaces without reading, so XLA never gets them.
 OVERWRITTEN = {f".completion.optimizer_state[0].{name}" for name in BalanceState._fields[1:]}
 
@@ -73,7 +75,7 @@ def _put(pictures: np.ndarray) -> dict[str, jax.Array]:
 
 def _create(place: str = "output", synchronised: bool = True) -> TrainState:
     config = shrink(load_config("joint"))
-    config.balance.place, config.balance.ratio = place, 1.0
+    config.balance.place, config.balance.ratio = place, RATIOS[place]
     # AdaDelta's updates then follow the size of the gradients, also of those that are nearly zero.
     config.optimizer.objective_scale = 1.0
     config.batch_size = BATCH_SIZE
@@ -189,9 +191,10 @@ def test_four_devices_take_the_step_of_one_device(phase, runs):
 
 @pytest.mark.parametrize("phase", PROGRAMS)
 def test_four_devices_compute_the_metrics_of_one_device(phase, runs):
-    # AdaDelta divides by the size of the gradient, so differences grow with each update: measured 3e-5, 1e-3 and
-    # 6e-2 in the norm of C's gradient, less in all others.
-    for number, tolerance in enumerate((3e-4, 1e-2, 0.15)):
+    # The differences of the first update grow, because AdaDelta divides by the size of the gradient; before
+    # JAX 0.8, which has another pmap, up to 4e-3 after the second.
+    second = 2e-3 if jax.__version_info__ >= (0, 8) else 1e-2
+    for number, tolerance in enumerate((3e-4, second, 3e-2)):
         name = f"{phase}_metrics_{number}"
         _assert_close(_named(runs[1], name), _named(runs[4], name), rtol=tolerance)
 
@@ -205,7 +208,7 @@ def test_weight_is_the_ratio_of_the_batchs_own_norms(place, runs):
                 next(value for key, value in metrics if key.endswith(name))
                 for name in (".reconstruction_gradient_norm", ".adversarial_gradient_norm", ".adversarial_weight")
             )
-            np.testing.assert_allclose(weight, min(10.0, norm / other), rtol=1e-5)
+            np.testing.assert_allclose(weight, min(10.0, RATIOS[place] * norm / other), rtol=1e-5)
 
 
 @pytest.mark.parametrize("phase", PROGRAMS)
