@@ -198,11 +198,11 @@ def test_example_is_used_without_a_picture(tmp_path):
 
 
 def test_missing_extra_is_reported(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gradio" else name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else name)
     shown = []
     names = execute("serve", SERVE=True, Markdown=str, display=shown.append)
     assert names["serving"] is False
-    assert shown == ["Skipped, without gradio: run `pip install -e '.[serve]'` first."]
+    assert shown == ["Skipped, without uvicorn: run `pip install -e '.[serve]'` first."]
     assert execute("serve", SERVE=False)["serving"] is False
 
 

@@ -112,6 +112,11 @@ class Completer:
         """Number of compiled programs."""
         return self._runner.programs
 
+    @property
+    def compiling(self) -> bool:
+        """Whether a program is being compiled."""
+        return self._runner.compiling
+
     def plan(self, hole: np.ndarray, strategy: str = "auto", max_side: int = MAX_SIDE) -> CompletionPlan:
         """Plans how to fill a hole [H, W] bool; see `windows.plan_completion`."""
         return plan_completion(hole, strategy, WindowLimits(self.description.hole_sides[1], max_side))

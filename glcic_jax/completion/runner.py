@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections import OrderedDict
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from glcic_jax.errors import ConfigError, MemoryExhaustedError, WeightsError, one_line
 from glcic_jax.model import images
+from glcic_jax.model.convolutions import as_on_accelerators
 from glcic_jax.model.images import STRIDE, bucket
 from glcic_jax.model.networks import CompletionNetwork
 from glcic_jax.runtime import available_memory, is_out_of_device_memory
@@ -18,10 +20,11 @@ from glcic_jax.weights import Weights
 _HEADROOM = 64 << 20  # Bytes reserved for the rest of the process.
 # Compiling with less memory kills the process: the allocation fails in C++.
 _COMPILE_MEMORY = 256 << 20
+_MAX_PROGRAMS = 16  # Each takes 10 to 40 MB.
 
 
 class Runner:
-    """A completion network on a device, with one compiled program for each padded size; thread-safe.
+    """A completion network on a device, with a compiled program for each of the last padded sizes; thread-safe.
 
     Args:
       weights: Weights of a completion network.
@@ -38,20 +41,24 @@ class Runner:
             raise WeightsError(f"{name}: these are a context discriminator's weights, not a completion network's")
         input_form = weights.description.input_form
 
-        @jax.jit
         def run(
             variables: Any, mean_pixel: jax.Array, image: jax.Array, mask: jax.Array, valid_size: jax.Array
         ) -> Any:
-            network_input = images.network_input(image, mask, mean_pixel, input_form, valid_size)
-            return network.apply(variables, network_input, train=False, valid_size=valid_size)
+            # XLA's own convolutions compile in half the time, and inference is hardly faster with others.
+            with as_on_accelerators():
+                network_input = images.network_input(image, mask, mean_pixel, input_form, valid_size)
+                return network.apply(variables, network_input, train=False, valid_size=valid_size)
 
         self._run = run
         self.device = device
         self._name = name
         self._variables = jax.device_put(weights.variables, device)
         self._mean_pixel = jax.device_put(np.array(weights.description.mean_pixel, np.float32), device)
-        self._programs: dict[tuple[int, ...], Any] = {}  # Keyed by (N, H, W).
-        self._compiling = threading.Lock()
+        self._programs: OrderedDict[tuple[int, ...], Any] = (
+            OrderedDict()
+        )  # By (N, H, W), the last used at the end.
+        self._compiling: dict[tuple[int, ...], threading.Lock] = {}
+        self._lock = threading.Lock()  # Guards both.
         # On a CPU one run uses all cores, and two at once would both rely on the same free memory.
         self._running: Any = threading.Lock() if device.platform == "cpu" else contextlib.nullcontext()
 
@@ -113,21 +120,39 @@ class Runner:
         """Number of compiled programs, one for each padded size and batch size."""
         return len(self._programs)
 
+    @property
+    def compiling(self) -> bool:
+        """Whether a program is being compiled."""
+        return bool(self._compiling)
+
     def _program(self, *shape: int) -> Any:
-        """Returns the program for (N, H, W), compiled once."""
-        if shape in self._programs:  # Do not wait while another thread compiles.
-            return self._programs[shape]
-        with self._compiling:
-            if shape not in self._programs:
-                self._check_memory(_COMPILE_MEMORY, shape[1:])
-                arguments = [
-                    jax.ShapeDtypeStruct((*shape, 3), jnp.float32),
-                    jax.ShapeDtypeStruct((*shape, 1), jnp.float32),
-                    jax.ShapeDtypeStruct((shape[0], 2), jnp.int32),
-                ]
-                lowered = self._run.lower(self._variables, self._mean_pixel, *arguments)
-                self._programs[shape] = lowered.compile()
-            return self._programs[shape]
+        """Returns the program for (N, H, W), compiled once while it is among the last ones used."""
+        with self._lock:
+            if shape in self._programs:
+                self._programs.move_to_end(shape)
+                return self._programs[shape]
+            lock = self._compiling.setdefault(shape, threading.Lock())
+        with lock:
+            try:
+                return self._programs.get(shape) or self._compile(shape)
+            finally:
+                self._compiling.pop(shape, None)
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        self._check_memory(_COMPILE_MEMORY, shape[1:])
+        arguments = [
+            jax.ShapeDtypeStruct((*shape, 3), jnp.float32),
+            jax.ShapeDtypeStruct((*shape, 1), jnp.float32),
+            jax.ShapeDtypeStruct((shape[0], 2), jnp.int32),
+        ]
+        # JAX keeps the trace of each size as long as the traced function lives.
+        function = jax.jit(lambda *operands: self._run(*operands))  # noqa: PLW0108
+        program = function.lower(self._variables, self._mean_pixel, *arguments).compile()
+        with self._lock:
+            self._programs[shape] = program
+            if len(self._programs) > _MAX_PROGRAMS:
+                self._programs.popitem(last=False)
+        return program
 
     def _check_memory(self, needed: int, size: tuple[int, ...]) -> None:
         """Raises MemoryExhaustedError if `needed` bytes exceed the host's free memory."""

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -19,7 +20,9 @@ from starlette.types import Receive, Scope, Send
 
 from glcic_jax import __version__
 from glcic_jax.errors import MemoryExhaustedError, TooLargeError, UserError, WeightsError
-from glcic_jax.serving.forms import PROBLEM_TYPE, Refusal, completion_request, problem, read_form, request_body
+from glcic_jax.serving.forms import completion_form, completion_request, preview_form, preview_request, read_form
+from glcic_jax.serving.previews import preview
+from glcic_jax.serving.problems import PROBLEM_TYPE, Refusal, problem
 from glcic_jax.serving.service import (
     STOPPING,
     ClientGoneError,
@@ -28,12 +31,20 @@ from glcic_jax.serving.service import (
     NotAnImageError,
     NotReadyError,
     QueueFullError,
+    RequestProgress,
     Service,
 )
 from glcic_jax.weights import Description
 
 _log = logging.getLogger(__name__)
-_METHODS = {"complete": "POST", "weights": "GET"}  # By the path below /v1.
+_METHODS = {
+    "complete": "POST",
+    "limits": "GET",
+    "preview": "POST",
+    "requests": "GET",
+    "weights": "GET",
+}  # Below /v1.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9-]{8,64}")
 _CHUNK = 256 << 10  # Bytes of an answer that are sent at a time.
 
 
@@ -49,6 +60,13 @@ class WeightsInfo(BaseModel):
     limits: str = Field(description="What the network cannot do.")
 
 
+class LimitsInfo(BaseModel):
+    """What is accepted at most."""
+
+    max_bytes: int = Field(description="Bytes of a file.")
+    max_pixels: int = Field(description="Pixels of an image.")
+
+
 class Problem(BaseModel):
     """The problem details of a refusal (RFC 9457)."""
 
@@ -56,6 +74,16 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+
+
+class Progress(BaseModel):
+    """How far a request is."""
+
+    state: Literal["reading", "queued", "working"]
+    place: int = Field(description="Place in the queue, 1 for the next; 0 when it is not waiting.")
+    windows_done: int = Field(description="Completed windows of the image.")
+    windows: int = Field(description="All windows of the image; 0 while their number is unknown.")
+    note: str = Field(description="What takes long, or empty.")
 
 
 def limits_of(description: Description) -> str:
@@ -69,21 +97,18 @@ def limits_of(description: Description) -> str:
 
 
 def create_app(service: Service) -> FastAPI:
-    """Returns the endpoint without the page; the caller closes the service."""
+    """Returns the endpoint; the caller closes the service."""
     # FastAPI's documentation pages load scripts from other hosts.
     app = FastAPI(title="glcic", version=__version__, docs_url=None, redoc_url=None, lifespan=None)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
 
-    @app.get("/healthz", summary="Whether the process answers.")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
     @app.get("/readyz", summary="Whether images are completed.", responses=_problems(503))
     async def readyz() -> dict[str, str]:
-        _require_ready(service)
-        return {"status": "ready"}
+        if not service.accepting:
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, STOPPING)
+        return {"status": "ready" if service.warm else "warming up"}
 
     @app.get("/v1/weights", summary="The names that `weights` accepts, the default first.")
     async def weights() -> list[WeightsInfo]:
@@ -100,22 +125,44 @@ def create_app(service: Service) -> FastAPI:
             for name, completer in service.completers.items()
         ]
 
+    @app.get("/v1/limits", summary="The largest files and images.")
+    async def limits() -> LimitsInfo:
+        return LimitsInfo(max_bytes=service.limits.max_bytes, max_pixels=service.limits.max_pixels)
+
     @app.post(
         "/v1/complete",
         summary="Fill the hole of an image.",
         response_class=Response,
         responses={200: _ANSWER, **_problems(408, 413, 415, 422, 429, 503)},
-        openapi_extra={"requestBody": request_body()},
+        openapi_extra={"requestBody": completion_form(), "parameters": [_REQUEST_ID_HEADER]},
     )
     async def complete(request: Request) -> Response:
         return await _complete(service, request)
+
+    @app.post(
+        "/v1/preview",
+        summary="An image as a browser can show it.",
+        response_class=Response,
+        responses={200: _PREVIEW, **_problems(408, 413, 415, 422, 429, 503)},
+        openapi_extra={"requestBody": preview_form()},
+    )
+    async def previewed(request: Request) -> Response:
+        return await _preview(service, request)
+
+    @app.get("/v1/requests/{name}", summary="How far a request is.", responses=_problems(404))
+    async def progress(name: str) -> Progress:
+        found = service.progress_of(name)
+        if found is None:
+            raise Refusal(HTTPStatus.NOT_FOUND, "no request of that name is in progress")
+        return _progress(*found, compiling=service.compiling)
 
     methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
     @app.api_route("/v1/{rest:path}", methods=methods, include_in_schema=False)
     async def unknown(rest: str) -> None:
-        if rest in _METHODS:
-            raise HTTPException(405, f"use {_METHODS[rest]}", {"Allow": _METHODS[rest]})
+        method = _METHODS.get(rest.partition("/")[0])
+        if method is not None:
+            raise HTTPException(405, f"use {method}", {"Allow": method})
         raise HTTPException(404, "no such path: see /openapi.json")
 
     return app
@@ -123,14 +170,16 @@ def create_app(service: Service) -> FastAPI:
 
 async def _complete(service: Service, request: Request) -> Response:
     begin = time.perf_counter()
-    _require_ready(service)
+    name = request.headers.get("x-request-id")
+    if name is not None and not _REQUEST_ID.fullmatch(name):
+        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "X-Request-ID: send 8 to 64 letters, digits and hyphens")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_errors_as_refusals())
-        stack.enter_context(service.queue_place())
+        place = stack.enter_context(service.queue_place(name))
         requested = completion_request(await read_form(request, service.limits), service)
         timings = {"upload": time.perf_counter() - begin}
-        result = await _result(service, requested, request)
-        place = stack.pop_all()
+        result = await _result(service, requested, request, place)
+        held = stack.pop_all()
     timings |= {"queue": result.waited, "read": result.read, "complete": result.completed}
     size = len(result.content)
     _log.info("complete: %s, %d bytes, %s", result.file_format, size, _in_milliseconds(timings, ": ", " ms"))
@@ -143,7 +192,31 @@ async def _complete(service: Service, request: Request) -> Response:
     }
     media_type = Image.MIME.get(result.file_format, "application/octet-stream")
     return _QueuedResponse(
-        place, service.limits.upload_seconds, result.content, media_type=media_type, headers=headers
+        held, service.limits.upload_seconds, result.content, media_type=media_type, headers=headers
+    )
+
+
+async def _preview(service: Service, request: Request) -> Response:
+    with _errors_as_refusals(), service.queue_place():
+        image = preview_request(await read_form(request, service.limits), service.limits)
+        jpeg, (width, height), notes = await asyncio.wrap_future(service.preview(lambda: image, "image", preview))
+    headers = {
+        "X-Glcic-Size": f"{width}x{height}",
+        "X-Glcic-Notes": json.dumps(notes),
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(jpeg, media_type="image/jpeg", headers=headers)
+
+
+def _progress(progress: RequestProgress, place: int, compiling: bool) -> Progress:
+    waiting: Literal["reading", "queued"] = "reading" if progress.submitted is None else "queued"
+    return Progress(
+        state="working" if progress.working else waiting,
+        place=place,
+        windows_done=progress.windows_done,
+        windows=progress.windows,
+        note="compiling for a new size" if compiling else "",
     )
 
 
@@ -179,10 +252,12 @@ def _in_milliseconds(timings: dict[str, float], equals: str, unit: str) -> str:
     return ", ".join(f"{name}{equals}{1000 * seconds:.0f}{unit}" for name, seconds in timings.items())
 
 
-async def _result(service: Service, requested: CompletionRequest, request: Request) -> CompletionResult:
+async def _result(
+    service: Service, requested: CompletionRequest, request: Request, place: RequestProgress
+) -> CompletionResult:
     """Waits for the result, or until the client disconnects."""
     gone = threading.Event()
-    future = asyncio.wrap_future(service.submit(requested, gone))
+    future = asyncio.wrap_future(service.submit(requested, gone, place))
     watch = asyncio.ensure_future(_until_disconnected(request))
     try:
         await asyncio.wait((future, watch), return_when=asyncio.FIRST_COMPLETED)
@@ -203,11 +278,6 @@ async def _result(service: Service, requested: CompletionRequest, request: Reque
 async def _until_disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _require_ready(service: Service) -> None:
-    if not service.ready:
-        raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the service is not ready: try again later")
 
 
 @contextlib.contextmanager
@@ -265,4 +335,23 @@ _ANSWER: dict[str, Any] = {
             "schema": {"type": "string"},
         },
     },
+}
+
+_PREVIEW: dict[str, Any] = {
+    "description": "A JPEG of at most 2,048 px, upright.",
+    "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+    "headers": {
+        "X-Glcic-Size": {
+            "description": "Width and height of the upright image in pixels: 4000x3000.",
+            "schema": {"type": "string"},
+        },
+        "X-Glcic-Notes": _ANSWER["headers"]["X-Glcic-Notes"],
+    },
+}
+
+_REQUEST_ID_HEADER: dict[str, Any] = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "description": "A name for GET /v1/requests/{name}.",
+    "schema": {"type": "string", "pattern": f"^{_REQUEST_ID.pattern}$"},
 }

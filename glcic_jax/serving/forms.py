@@ -6,37 +6,21 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from fastapi import Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from glcic_jax.completion import MAX_SIDE, SMALLEST_MAX_SIDE, Settings
-from glcic_jax.errors import WeightsError, one_line, printable
+from glcic_jax.errors import WeightsError, one_line
 from glcic_jax.pictures import ChooseHole, MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
+from glcic_jax.serving.problems import Refusal
 from glcic_jax.serving.service import CompletionRequest, Limits, Service
 
-PROBLEM_TYPE = "application/problem+json"
-_RETRY_AFTER = "5"  # Seconds.
 _REST_BYTES = 64 << 10  # Allowed in a request in addition to its two files.
 # Of a body above the limit, up to this multiple is received and discarded: a client that is still sending does not
 # read the answer.
 _DISCARDED = 4
-
-
-class Refusal(Exception):  # noqa: N818 - it is an answer.
-    """An error that is answered with problem details (RFC 9457).
-
-    Attributes:
-      status: The HTTP status of the answer.
-      detail: The reason, on one line.
-    """
-
-    def __init__(self, status: HTTPStatus, detail: str):
-        super().__init__(detail)
-        self.status = status
-        self.detail = printable(detail)  # It is logged, too.
 
 
 class Options(BaseModel, extra="forbid"):
@@ -65,24 +49,23 @@ class _InMemory(MultiPartParser):
     spool_max_size = 1 << 40
 
 
-def problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Returns an answer with problem details (RFC 9457)."""
-    content = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
-    sent = {"X-Content-Type-Options": "nosniff", **(headers or {})}
-    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        sent["Retry-After"] = _RETRY_AFTER
-    return JSONResponse(content, status.value, sent, PROBLEM_TYPE)
-
-
-def request_body() -> dict[str, Any]:
-    """Describes the form for OpenAPI."""
+def completion_form() -> dict[str, Any]:
+    """Describes the form of a completion for OpenAPI."""
     schema = Options.model_json_schema()
-    files = {
-        "image": {"type": "string", "format": "binary", "description": "The image."},
-        "mask": {"type": "string", "format": "binary", "description": "White is the hole."},
-    }
-    schema["properties"] = {**files, **schema["properties"]}
-    schema["required"] = ["image"]
+    files = {"image": _file("The image."), "mask": _file("White is the hole.")}
+    return _form({**schema, "properties": {**files, **schema["properties"]}, "required": ["image"]})
+
+
+def preview_form() -> dict[str, Any]:
+    """Describes the form of a preview for OpenAPI."""
+    return _form({"type": "object", "properties": {"image": _file("The image.")}, "required": ["image"]})
+
+
+def _file(description: str) -> dict[str, str]:
+    return {"type": "string", "format": "binary", "description": description}
+
+
+def _form(schema: dict[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
@@ -157,13 +140,9 @@ def completion_request(form: Mapping[str, bytes | str], service: Service) -> Com
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])[:100]
         raise _unprocessable(f"{name}: {first['msg']}") from error
-    for name, part in (("image", image), ("mask", mask)):
-        if isinstance(part, str):
-            raise _unprocessable(f"{name}: is text: send a file, with a file name")
-        if part is not None and len(part) > service.limits.max_bytes:
-            raise _too_large(name, service.limits.max_bytes)
-    if not isinstance(image, bytes):
-        raise _unprocessable("image: is missing: send a file of that name")
+    image = _checked_image(image, service.limits)
+    if mask is not None:
+        mask = _checked_file("mask", mask, service.limits)
     try:
         service.completer(options.weights)  # Refuses an unknown name before the work.
     except WeightsError as error:
@@ -179,7 +158,33 @@ def completion_request(form: Mapping[str, bytes | str], service: Service) -> Com
     return CompletionRequest(image, _choose_hole(service, options, mask), settings, options.weights)
 
 
-def _choose_hole(service: Service, options: Options, mask: Any) -> ChooseHole:
+def preview_request(form: Mapping[str, bytes | str], limits: Limits) -> bytes:
+    """Returns the image of a form that has nothing else.
+
+    Raises:
+      Refusal: It is missing or too large, or there is something else.
+    """
+    for name in form:
+        if name != "image":
+            raise _unprocessable(f"{name[:100]}: send an image alone")
+    return _checked_image(form.get("image"), limits)
+
+
+def _checked_image(image: bytes | str | None, limits: Limits) -> bytes:
+    if image is None:
+        raise _unprocessable("image: is missing: send a file of that name")
+    return _checked_file("image", image, limits)
+
+
+def _checked_file(name: str, part: bytes | str, limits: Limits) -> bytes:
+    if isinstance(part, str):
+        raise _unprocessable(f"{name}: is text: send a file, with a file name")
+    if len(part) > limits.max_bytes:
+        raise _too_large(name, limits.max_bytes)
+    return part
+
+
+def _choose_hole(service: Service, options: Options, mask: bytes | None) -> ChooseHole:
     if sum([mask is not None, options.alpha_mask, options.random_mask]) != 1:
         raise _unprocessable("send one of a mask file, alpha_mask=true and random_mask=true")
     settings = MaskSettings(options.invert_mask, options.fit_mask, options.grow, service.limits.max_pixels)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,13 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 from glcic_jax.completion import Completer, CompletionJob, OnWindow, Settings
-from glcic_jax.errors import DataError, TooLargeError, UserError, WeightsError, printable
+from glcic_jax.errors import ConfigError, DataError, TooLargeError, UserError, WeightsError, printable
 from glcic_jax.pictures import ChooseHole, Picture, read_picture
 from glcic_jax.progress import Log
 from glcic_jax.runtime import enough_memory_for
 
 T = TypeVar("T")
 STOPPING = "the service is stopping: try again later"
+_SECONDS_BETWEEN_CHECKS = 0.05
 
 
 class QueueFullError(UserError):
@@ -23,7 +25,7 @@ class QueueFullError(UserError):
 
 
 class NotReadyError(UserError):
-    """The service still compiles, or is stopping."""
+    """The service is stopping."""
 
 
 class NotAnImageError(DataError):
@@ -85,6 +87,22 @@ class CompletionResult(NamedTuple):
     completed: float
 
 
+@dataclasses.dataclass
+class RequestProgress:
+    """How far a request is; updated by the service, and read by other threads.
+
+    Attributes:
+      submitted: The order in which complete requests arrived; None while the request is being received.
+      working: Whether it is the one in progress.
+      windows_done, windows: Completed windows and all windows; 0 while their number is unknown.
+    """
+
+    submitted: int | None = None
+    working: bool = False
+    windows_done: int = 0
+    windows: int = 0
+
+
 class Service:
     """Completes one image at a time, in the order of the requests.
 
@@ -101,11 +119,12 @@ class Service:
         self.completers = dict(completers)
         self.limits = limits
         self.default = next(iter(self.completers))
-        self.ready = False
+        self.warm = False
         self._worker = ThreadPoolExecutor(1, "completing")
         self._previewer = ThreadPoolExecutor(1, "previewing")
-        self._lock = threading.Lock()  # Guards `_taken`, `_stopping` and `ready`.
-        self._taken = 0
+        self._lock = threading.Lock()  # Guards `_places` and `_stopping`.
+        self._places: dict[str, RequestProgress] = {}  # By the request's name.
+        self._submitted = itertools.count()
         self._stopping = False
         self._cancelled = threading.Event()
 
@@ -123,50 +142,70 @@ class Service:
         return self.completers[name]
 
     @contextlib.contextmanager
-    def queue_place(self) -> Iterator[None]:
+    def queue_place(self, name: str | None = None) -> Iterator[RequestProgress]:
         """Takes a place in the queue; enter before the request is read, because its body takes memory too.
 
+        Args:
+          name: A name for `progress_of`, which no other request in the queue has.
+
         Raises:
+          ConfigError: The name is taken.
           QueueFullError: No place is free.
           NotReadyError: The service is stopping.
         """
+        progress = RequestProgress()
+        key = name or f"unnamed {id(progress)}"
         with self._lock:
             if self._stopping:
                 raise NotReadyError(STOPPING)
-            if self._taken >= self.limits.queue:
-                raise QueueFullError(f"all {self._taken} places in the queue are taken: try again later")
-            self._taken += 1
+            if key in self._places:
+                raise ConfigError(f"another request is called {printable(key)}: choose a new name")
+            if len(self._places) >= self.limits.queue:
+                raise QueueFullError(f"all {len(self._places)} places in the queue are taken: try again later")
+            self._places[key] = progress
         try:
-            yield
+            yield progress
         finally:
             with self._lock:
-                self._taken -= 1
+                del self._places[key]
+
+    def progress_of(self, name: str) -> tuple[RequestProgress, int] | None:
+        """Returns the progress of a request and its place in the queue, 1 for the next; None if there is none."""
+        with self._lock:
+            progress = self._places.get(name)
+            if progress is None:
+                return None
+            if progress.submitted is None or progress.working:
+                return progress, 0
+            waiting = (one.submitted for one in self._places.values() if not one.working)
+            return progress, sum(other is not None and other <= progress.submitted for other in waiting)
 
     def submit(
-        self, request: CompletionRequest, gone: threading.Event, on_window: OnWindow | None = None
+        self, request: CompletionRequest, gone: threading.Event, progress: RequestProgress
     ) -> "Future[CompletionResult]":
-        """Queues a request; the caller holds a `queue_place`.
+        """Queues a request.
 
         Args:
           request: The image, hole and settings.
           gone: Set when nobody waits for the result any more; the work then ends after the current window.
-          on_window: As in `CompletionJob.run`.
+          progress: What `queue_place` gave.
 
         Returns:
           A future that raises UserError if the request cannot be fulfilled, and ClientGoneError.
         """
         submitted = time.perf_counter()
+        progress.submitted = next(self._submitted)
 
-        def check_window(done: int, total: int) -> None:
+        def on_window(done: int, total: int) -> None:
             if gone.is_set() or self._cancelled.is_set():
                 raise ClientGoneError
-            if on_window is not None:
-                on_window(done, total)
+            progress.windows_done, progress.windows = done, total
 
         def work() -> CompletionResult:
             if gone.is_set():
                 raise ClientGoneError
-            return self._complete(request, time.perf_counter() - submitted, check_window)
+            progress.working = True
+            return self._complete(request, time.perf_counter() - submitted, on_window)
 
         return _submit(self._worker, work)
 
@@ -184,26 +223,37 @@ class Service:
         return _submit(self._previewer, lambda: make(self._read(load(), name)))
 
     def warm_up(self, sizes: Iterable[tuple[int, int]], log: Log) -> None:
-        """Compiles the default network for windows of (height, width); then the service is ready."""
+        """Compiles the default network for windows of (height, width), while no request is in progress."""
         completer = self.completers[self.default]
         for height, width in sizes:
-            begin = time.perf_counter()
-            completer.warmup([(height, width)], strategy="original")
-            log(f"ready for windows of {width} x {height} px after {time.perf_counter() - begin:.1f} s")
+            while not self.idle and not self._stopping:
+                time.sleep(_SECONDS_BETWEEN_CHECKS)
             if self._stopping:
                 return
-        with self._lock:
-            self.ready = not self._stopping
+            begin = time.perf_counter()
+            completer.warmup([(height, width)], strategy="original")
+            log(f"compiled for windows of {width} x {height} px in {time.perf_counter() - begin:.1f} s")
+        self.warm = True
+
+    @property
+    def compiling(self) -> bool:
+        """Whether a network is being compiled for a size."""
+        return any(completer.compiling for completer in self.completers.values())
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new requests are accepted; not any more when the service is stopping."""
+        return not self._stopping
 
     def stop_accepting(self) -> None:
         """Refuses new requests; queued requests are still completed."""
         with self._lock:
-            self._stopping, self.ready = True, False
+            self._stopping = True
 
     @property
     def idle(self) -> bool:
         """Whether the queue is empty."""
-        return not self._taken
+        return not self._places
 
     def close(self) -> bool:
         """Refuses new requests and cancels those in the queue; the current one ends after its window.
@@ -222,7 +272,7 @@ class Service:
         begin = time.perf_counter()
         picture = self._read(request.image, "image")
         read = time.perf_counter()
-        notes: list[str] = []
+        notes = [] if self.warm else ["the service is still warming up: this may have taken longer"]
         job = CompletionJob.create(picture, request.choose_hole, request.settings)
         content = job.run(self.completer(request.weights), notes.append, on_window)
         seconds = time.perf_counter() - read

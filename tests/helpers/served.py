@@ -90,7 +90,7 @@ def served(folder: Path, weights: Path, *arguments: str, ready: bool = True, lis
       folder: For its log and its files.
       weights: File of the weights.
       *arguments: Of `glcic serve`.
-      ready: Whether to wait until it is ready.
+      ready: Whether to wait until it is warm.
       listening: Whether to wait until it listens; the url is empty otherwise.
     """
     temporary = folder / "tmp"
@@ -113,8 +113,8 @@ def served(folder: Path, weights: Path, *arguments: str, ready: bool = True, lis
 
 def _address(process: subprocess.Popen, log: Path, ready: bool) -> str:
     for _ in range(1200):
-        found = re.search(r"serving .* on (http://\S+)", log.read_text())
-        if found and (not ready or httpx.get(f"{found[1]}/readyz").status_code == 200):
+        found = re.search(r"serving on (http://\S+)", log.read_text())
+        if found and (not ready or httpx.get(f"{found[1]}/readyz", timeout=120).json() == {"status": "ready"}):
             return found[1]
         assert process.poll() is None, log.read_text()
         time.sleep(0.1)

@@ -2,13 +2,10 @@
 
 import concurrent.futures
 import io
-import json
-import os
 import re
 import shutil
 import signal
 import socket
-import stat
 import time
 from pathlib import Path
 
@@ -18,9 +15,14 @@ import pytest
 from helpers.common import command_runner
 from helpers.served import image, mask, png_of, served
 from PIL import Image
+from starlette.testclient import TestClient
 
 from glcic_jax.commands.main import cli
 from glcic_jax.errors import UserError
+from glcic_jax.serving.api import create_app
+from glcic_jax.serving.server import load_completers
+from glcic_jax.serving.service import Limits, Service
+from glcic_jax.serving.site import create_site
 
 LIMITS = ("--max-megabytes", "2", "--max-megapixels", "1", "--queue", "4", "--upload-seconds", "4")
 GROWTH = 400 << 20  # Bytes; four requests at a time, one of them decoded.
@@ -80,7 +82,7 @@ def test_complete_image_is_returned(service):
 
 
 def test_paths_of_this_machine_are_not_disclosed(service, weights):
-    told = [complete(service).headers, httpx.get(f"{service.url}/v1/weights").text, httpx.get(service.url).text]
+    told = [complete(service).headers, httpx.get(f"{service.url}/v1/weights").text]
     for text in map(str, told):
         assert weights.name in text
         assert str(weights.parent) not in text
@@ -95,137 +97,101 @@ def test_it_listens_on_the_local_host_only(service):
     assert listening == "0100007F"
 
 
-def test_folder_is_private(service):
-    (folder,) = service.folder.iterdir()
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-
-
 @pytest.mark.parametrize(
     "path",
     [
-        "/gradio_api/file=/etc/passwd",
-        "/gradio_api/file={folder}/../../log",
-        "/gradio_api/file={folder}/%2e%2e/%2e%2e/log",
-        "/gradio_api/file=http://127.0.0.1:1/",
-        "/file=/etc/passwd",
-        "/gradio_api/proxy=http://127.0.0.1:1/",
-        "/gradio_api/info",
-        "/gradio_api/openapi.json",
-        "/gradio_api/call/run",
-        "/gradio_api/runs",
-        "/assets/../../../etc/passwd",
-        "/assets/%2e%2e/%2e%2e/etc/passwd",
+        "/static/../server.py",
+        "/static/%2e%2e/server.py",
+        "/static//etc/passwd",
+        "/static/",
+        "/examples/../../../../etc/passwd",
+        "/examples/page.png",
         "/docs",
-        "/monitoring",
-        "/login",
+        "/etc/passwd",
     ],
 )
-def test_paths_that_the_page_does_not_need_are_404(service, path):
-    (folder,) = service.folder.iterdir()
+def test_other_paths_are_404(service, path):
     with socket.create_connection(("127.0.0.1", service.port)) as connection:  # httpx would tidy the path.
-        wanted = path.format(folder=folder)
-        connection.sendall(f"GET {wanted} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n".encode())
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n".encode())
         status, received = answered(connection)
     assert status == 404
     assert b"root:" not in received
-    assert b"serving" not in received
+    assert b"import" not in received
 
 
-def test_page_loads_nothing_from_other_hosts(service):
-    answer = httpx.get(service.url)
-    assert answer.status_code == 200
-    assert "default-src 'self'" in answer.headers["content-security-policy"]
-    assert "glcicPainter" in answer.text
+def test_files_of_the_page_have_types_and_a_strict_policy(service):
+    index = httpx.get(service.url)
+    assert index.headers["content-type"].startswith("text/html")
+    names = re.findall(r'(?:src|href)="(static/[^"]+)"', index.text)
+    assert len(names) >= 2
+    types = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
+    for name in (*names, "examples/astronaut.png"):
+        answer = httpx.get(f"{service.url}/{name}")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith(types[Path(name).suffix])
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "http" not in policy
 
 
-def test_too_large_upload_is_refused_and_not_kept(service):
-    url = f"{service.url}/gradio_api/upload"
-    assert httpx.post(url, files={"files": ("a.png", b"\0" * 2_500_000)}).status_code == 413
+def test_page_is_served_before_the_networks_are_loaded(tmp_path, weights):
+    with served(tmp_path, weights, ready=False) as service:
+        assert httpx.get(service.url).status_code == 200
+        assert httpx.get(f"{service.url}/healthz").json() == {"status": "ok"}
+        assert "weights:" not in service.log.read_text()
+        assert complete(service).status_code == 200
 
-    def endless():  # Without a length.
-        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
-        for _ in range(40):
-            yield b"\0" * 100_000
 
-    headers = {"content-type": "multipart/form-data; boundary=x"}
-    assert httpx.post(url, content=endless(), headers=headers).status_code == 413
+def test_too_large_upload_is_refused(service):
+    noise = np.random.default_rng(0).bytes(5_000_000)
+    for path in ("complete", "preview"):
+        answer = httpx.post(f"{service.url}/v1/{path}", files={"image": noise}, timeout=60)
+        assert answer.status_code == 413
     assert service.files() == []
 
 
-def test_large_event_is_refused(service):
-    answer = httpx.post(f"{service.url}/gradio_api/queue/join", content=b"[" * (17 << 20), timeout=60)
-    assert answer.status_code == 413
+FOREIGN = {"Origin": "http://evil.example"}
 
 
-FOREIGN = ["/etc/passwd", "{folder}/../../log", "{folder}", "http://127.0.0.1:{port}/healthz", "log", 7, ["a"]]
-FOREIGN += ["{folder}/\0", "{folder}/\ud800", "{folder}/" + 5000 * "a"]
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({}, True),
+        (FOREIGN, False),
+        ({"Origin": "null"}, False),
+        (FOREIGN | {"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Origin": "https://fill.example"} | {"Sec-Fetch-Site": "same-site"}, False),
+        ({"Origin": "https://fill.example"} | {"Sec-Fetch-Site": "same-origin"}, True),  # Behind a proxy.
+        ({"Origin": "http://127.0.0.1:{port}"}, True),
+        ({"Origin": "http://fill.example", "Host": "fill.example"}, True),
+    ],
+)
+def test_pages_of_other_origins_are_refused(service, headers, allowed):
+    headers = {name: value.format(port=service.port) for name, value in headers.items()}
+    answer = httpx.post(f"{service.url}/v1/complete", files=form(), headers=headers, timeout=120)
+    assert answer.status_code == (200 if allowed else 403)
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    if not allowed:
+        assert "--allow-origin" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("path", FOREIGN)
-def test_foreign_file_is_not_opened(service, path):
-    """Gradio's own requests name files by their paths, at any depth."""
-    (folder,) = service.folder.iterdir()
-    if isinstance(path, str):
-        path = path.format(folder=folder, port=service.port)
-    named = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    config = httpx.get(f"{service.url}/config").json()
-    events = [one for one in config["dependencies"] if one["backend_fn"] and one["inputs"]]
-    assert len(events) >= 6
-    before = service.files()
-    for event in events:
-        for data in (named, [{"deep": named}]):
-            inputs = [data] + [""] * (len(event["inputs"]) - 1)
-            body = {"data": inputs, "fn_index": event["id"], "session_hash": "a"}
-            content = json.dumps(body).encode()  # As httpx writes it, half a character is none.
-            headers = {"content-type": "application/json"}
-            answer = httpx.post(f"{service.url}/gradio_api/queue/join", content=content, headers=headers)
-            assert answer.status_code == 400, answer.text
-    assert httpx.post(f"{service.url}/gradio_api/queue/join", content=b"{" * 50_000).status_code == 400
-    assert service.files() == before
-
-
-def test_uploaded_file_is_opened(service):
-    (path,) = httpx.post(f"{service.url}/gradio_api/upload", files={"files": ("a.png", image())}).json()
-    named = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    config = httpx.get(f"{service.url}/config").json()
-    event = next(one for one in config["dependencies"] if one["backend_fn"] and len(one["inputs"]) == 1)
-    body = {"data": [named], "fn_index": event["id"], "session_hash": "b"}
-    assert httpx.post(f"{service.url}/gradio_api/queue/join", json=body).status_code == 200
-    for file in service.files():
-        file.unlink()
-
-
-def test_cancelling_an_event_several_times_at_once_is_no_error(service):
-    """Gradio fails where it ended meanwhile; the page cancels twice where another photograph is opened."""
-    (path,) = httpx.post(f"{service.url}/gradio_api/upload", files={"files": ("a.png", image())}).json()
-    config = httpx.get(f"{service.url}/config").json()
-    event = max((one for one in config["dependencies"] if one["backend_fn"]), key=lambda one: len(one["inputs"]))
-    defaults = {one["id"]: one["props"].get("value") for one in config["components"]}
-    stroke = {"kind": "stroke", "size": 9, "erase": False, "points": [[9, 9]]}
-    inputs = [{"path": path, "meta": {"_type": "gradio.FileData"}}, json.dumps([stroke])]
-    inputs += [defaults[component] for component in event["inputs"][2:]]
-    body = {"data": inputs, "fn_index": event["id"], "session_hash": "d"}
-    joined = httpx.post(f"{service.url}/gradio_api/queue/join", json=body).json()
-    cancel = {"event_id": joined["event_id"], "session_hash": "d", "fn_index": event["id"]}
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        sent = [pool.submit(httpx.post, f"{service.url}/gradio_api/cancel", json=cancel) for _ in range(8)]
-        assert {future.result().status_code for future in sent} == {200}
-    for file in service.files():
-        file.unlink()
-
-
-@pytest.mark.parametrize("number", [-1, 999, "a", None])
-def test_unknown_event_is_refused(service, number):
-    body = {"data": [], "fn_index": number, "session_hash": "c"}
-    answer = httpx.post(f"{service.url}/gradio_api/queue/join", json=body)
-    assert 400 <= answer.status_code < 500, answer.text
-
-
-def test_other_origins_are_not_allowed(service):
-    foreign = {"Host": "fill.example.org", "Origin": "http://evil.example"}
-    for method, path in (("GET", "/config"), ("POST", "/gradio_api/queue/join"), ("OPTIONS", "/config")):
-        answer = httpx.request(method, f"{service.url}{path}", headers=foreign)
-        assert not [name for name in answer.headers if name.startswith("access-control")]
+def test_allowed_origins_may_use_the_endpoint_and_frame_the_page(completer):
+    service = Service({"tiny": completer}, Limits())
+    origin = "https://shop.example"
+    client = TestClient(create_site(create_app(service), allowed_origins=[origin]))
+    headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+    answer = client.post("/v1/complete", files=form(), headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == origin
+    assert "X-Glcic-Notes" in answer.headers["access-control-expose-headers"]
+    assert client.get("/").headers["content-security-policy"].endswith(f"frame-ancestors 'self' {origin}")
+    asked = headers | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-Request-ID"}
+    assert client.options("/v1/complete", headers=asked).status_code == 200
+    assert client.post("/v1/complete", files=form(), headers=FOREIGN).status_code == 403
+    service.close()
 
 
 def test_slow_client_is_408(service):
@@ -307,6 +273,7 @@ def assert_ended_cleanly(service) -> None:
 def test_sigterm_finishes_requests_in_progress_and_leaves_no_files(tmp_path, weights):
     with served(tmp_path, weights, "--no-page", "--queue", "1") as service:
         assert httpx.get(service.url).status_code == 404
+        assert httpx.get(f"{service.url}/static/page.js").status_code == 404
         body = multipart()
         with socket.create_connection(("127.0.0.1", service.port), timeout=60) as begun:
             begun.sendall(raw_request(body)[:-100])
@@ -345,21 +312,18 @@ def test_sigint_waits_for_a_slow_reader(tmp_path, weights):
 def test_sigterm_ends_a_service_that_is_not_ready(tmp_path, weights, listening):
     sizes = ",".join(f"{side}x{side}" for side in range(64, 640, 64))
     with served(tmp_path, weights, "--warmup", sizes, ready=False, listening=listening) as service:
-        if not listening:
-            eventually(lambda: list(service.folder.iterdir()))
+        service.wait_for("weights:" if listening else "serving on")
         service.process.send_signal(signal.SIGTERM)
         assert_ended_cleanly(service)
 
 
-def test_open_page_does_not_delay_the_end(tmp_path, weights):
-    with served(tmp_path, weights) as service:
-        with httpx.stream("GET", f"{service.url}/gradio_api/heartbeat/abc", timeout=30) as stream:
-            next(stream.iter_raw())
-            begun = time.monotonic()
-            service.process.send_signal(signal.SIGTERM)
-            assert service.process.wait(30) == 0
+def test_open_connection_does_not_delay_the_end(tmp_path, weights):
+    with served(tmp_path, weights) as service, httpx.Client() as page:
+        assert page.get(service.url).status_code == 200  # Kept alive.
+        begun = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(30) == 0
         assert time.monotonic() - begun < 15
-        assert list(service.folder.iterdir()) == []
 
 
 def refused(*arguments: str) -> UserError:
@@ -377,30 +341,30 @@ def test_port_in_use_is_reported_in_one_line():
     assert refused("--host", "no such host").exit_code == 2
 
 
-def test_missing_weights_end_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("GLCIC_HOME", str(tmp_path))
-    monkeypatch.setattr(os, "environ", os.environ.copy())  # What gradio is told by it is not for other tests.
-    assert refused("--port", "0", "--weights", "nowhere").exit_code == 3
+def test_missing_weights_end_it(tmp_path):
+    with served(tmp_path, Path("nowhere"), ready=False, listening=False) as service:
+        assert service.process.wait(60) == 3
+        listening, error = service.log.read_text().splitlines()
+        assert listening.startswith("serving on")
+        assert "nowhere: no such file, run or name" in error
 
 
 def test_weights_are_named_by_the_last_part_of_their_path(tmp_path, monkeypatch, weights):
-    from glcic_jax.commands import serve
-
     monkeypatch.setenv("GLCIC_HOME", str(tmp_path))
     monkeypatch.delenv("GLCIC_WEIGHTS", raising=False)
     other = tmp_path / "b" / weights.name
     other.parent.mkdir()
     shutil.copy(weights, other)
     with pytest.raises(UserError, match="two are called"):
-        serve._completers((str(weights), str(other)), "cpu")
-    found = serve._completers((str(weights), "photos"), "cpu")
+        load_completers((str(weights), str(other)), "cpu")
+    found = load_completers((str(weights), "photos"), "cpu")
     assert {name: one.name for name, one in found.items()} == {weights.name: weights.name, "photos": "photos"}
     # Without any: the default, and what is stored and sound.
     for name in ("mine", "broken"):
         imported = command_runner().invoke(cli, ["weights", "import", str(weights), "--name", name])
         assert imported.exit_code == 0, imported.output
     (tmp_path / "weights" / "broken.safetensors").write_bytes(b"no")
-    assert list(serve._completers((), "cpu")) == ["photos", "mine"]
+    assert list(load_completers((), "cpu")) == ["photos", "mine"]
 
 
 @pytest.mark.parametrize("option", ["--max-megabytes", "--max-megapixels", "--upload-seconds", "--stop-seconds"])

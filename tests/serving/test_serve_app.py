@@ -25,7 +25,7 @@ from glcic_jax.serving.service import Service
 @pytest.fixture
 def service(completer):
     made = Service({"tiny": completer, "other": completer}, LIMITS)
-    made.ready = True
+    made.warm_up((), print)
     yield made
     made.close()
 
@@ -195,14 +195,78 @@ def test_full_queue_is_429_with_retry_after(client, service):
     assert send(client).status_code == 200
 
 
-def test_unready_service_is_503(client, service):
+def test_stopping_service_is_503(client, service):
     assert client.get("/readyz").json() == {"status": "ready"}
-    service.ready = False
+    service.stop_accepting()
     answer = send(client)
     assert_problem(answer, 503)
     assert int(answer.headers["retry-after"]) > 0
     assert_problem(client.get("/readyz"), 503)
-    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_images_are_completed_during_the_warm_up(completer):
+    service = Service({"tiny": completer}, LIMITS)
+    client = TestClient(create_app(service), raise_server_exceptions=False)
+    assert client.get("/readyz").json() == {"status": "warming up"}
+    answer = send(client)
+    assert answer.status_code == 200
+    assert "still warming up" in json.loads(answer.headers["x-glcic-notes"])[0]
+    service.close()
+
+
+def test_preview_is_an_upright_jpeg_with_the_size_of_the_image(client):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Turned by 90 degrees.
+    picture = image(size=(60, 40), kind="TIFF", exif=exif)
+    answer = client.post("/v1/preview", files={"image": picture})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-glcic-size"] == "40x60"
+    shown = Image.open(io.BytesIO(answer.content))
+    assert (shown.format, shown.size) == ("JPEG", (40, 60))
+
+
+def test_preview_is_reduced(completer):
+    service = Service({"tiny": completer}, dataclasses.replace(LIMITS, max_pixels=10_000_000, max_bytes=8 << 20))
+    client = TestClient(create_app(service), raise_server_exceptions=False)
+    answer = client.post("/v1/preview", files={"image": image("L", size=(4096, 512))})
+    assert answer.headers["x-glcic-size"] == "4096x512"
+    assert Image.open(io.BytesIO(answer.content)).size == (2048, 256)
+    service.close()
+
+
+def test_preview_has_the_limits_and_errors_of_the_completion(client, service):
+    def preview(content, **fields):
+        return client.post("/v1/preview", files={"image": content}, data=fields)
+
+    assert assert_problem(preview(b"hello"), 415).startswith("image: ")
+    assert assert_problem(preview(png_of(60_000, 60_000)), 413).startswith("image: has 60000 x 60000")
+    assert_problem(preview(b"\0" * (LIMITS.max_bytes + 1)), 413)
+    assert "grow: send an image alone" in assert_problem(preview(image(), grow="1"), 422)
+    assert "mask: send an image alone" in assert_problem(client.post("/v1/preview", files={"mask": mask()}), 422)
+    empty = client.post(
+        "/v1/preview", content=b"--x--\r\n", headers={"content-type": "multipart/form-data; boundary=x"}
+    )
+    assert "image: is missing" in assert_problem(empty, 422)
+    assert_problem(client.post("/v1/preview", json={}), 415)
+    with service.queue_place(), service.queue_place(), service.queue_place():
+        assert_problem(preview(image()), 429)
+
+
+def test_progress_is_told_by_the_name_of_the_request(client, service):
+    with service.queue_place("request-1") as place:
+        expected = {"state": "reading", "place": 0, "windows_done": 0, "windows": 0, "note": ""}
+        assert client.get("/v1/requests/request-1").json() == expected
+        place.submitted = 0
+        assert client.get("/v1/requests/request-1").json() == expected | {"state": "queued", "place": 1}
+        place.working, place.windows_done, place.windows = True, 2, 5
+        expected |= {"state": "working", "windows_done": 2, "windows": 5}
+        assert client.get("/v1/requests/request-1").json() == expected
+        answer = client.post("/v1/complete", files={"image": image()}, headers={"X-Request-ID": "request-1"})
+        assert "another request is called request-1" in assert_problem(answer, 422)
+    assert_problem(client.get("/v1/requests/request-1"), 404)
+    for name in ("short", "a" * 65, "no spaces here"):
+        answer = client.post("/v1/complete", files={"image": image()}, headers={"X-Request-ID": name})
+        assert "8 to 64 letters" in assert_problem(answer, 422)
 
 
 def test_unexpected_error_is_500_without_its_message(client, service, monkeypatch):
@@ -216,12 +280,13 @@ def test_unexpected_error_is_500_without_its_message(client, service, monkeypatc
 def test_unknown_paths_and_methods_are_problems(client):
     assert_problem(client.get("/v1/other"), 404)
     assert_problem(client.put("/v1/other"), 404)
-    for path, method in {"complete": "POST", "weights": "GET"}.items():
+    methods = {"complete": "POST", "preview": "POST", "weights": "GET", "requests/request-1": "GET"}
+    for path, method in methods.items():
         answer = client.request("PUT", f"/v1/{path}")
         assert_problem(answer, 405)
         assert answer.headers["allow"] == method
     assert_problem(client.get("/v1/complete"), 405)
-    assert_problem(client.put("/healthz"), 405)
+    assert_problem(client.put("/readyz"), 405)
 
 
 def test_part_names_cannot_forge_log_lines(client, caplog):
@@ -237,7 +302,6 @@ def test_requests_are_not_written_to_disk(completer, monkeypatch):
     """Beyond a megabyte, files go to the temporary folder unless the parser is told otherwise."""
     monkeypatch.setattr("tempfile.tempdir", "/nowhere/at/all")
     service = Service({"tiny": completer}, dataclasses.replace(LIMITS, max_bytes=4 << 20))
-    service.ready = True
     client = TestClient(create_app(service), raise_server_exceptions=False)
     longer = bytes(3 << 20)  # Behind the end of an image, which readers do not look at.
     assert send(client, image() + longer, mask() + longer).status_code == 200
@@ -272,9 +336,16 @@ def test_weights_are_listed_with_the_default_first(client):
     assert send(client, weights="other").headers["x-glcic-weights"] == "other"
 
 
+def test_limits_are_told(client):
+    assert client.get("/v1/limits").json() == {"max_bytes": LIMITS.max_bytes, "max_pixels": LIMITS.max_pixels}
+
+
 def test_openapi_describes_the_endpoint(client):
     described = client.get("/openapi.json").json()
-    assert set(described["paths"]) == {"/healthz", "/readyz", "/v1/weights", "/v1/complete"}
+    paths = {"/readyz"} | {
+        f"/v1/{name}" for name in ("complete", "limits", "preview", "requests/{name}", "weights")
+    }
+    assert set(described["paths"]) == paths
     complete = described["paths"]["/v1/complete"]["post"]
     schema = complete["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert set(schema["properties"]) == {"image", "mask", *Options.model_fields}

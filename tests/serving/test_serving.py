@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from glcic_jax.completion.files import CompletionJob, Settings
-from glcic_jax.errors import DataError, TooLargeError, WeightsError
+from glcic_jax.errors import ConfigError, DataError, TooLargeError, WeightsError
 from glcic_jax.pictures import Hole, Picture, encode_picture, read_picture
 from glcic_jax.serving.service import (
     ClientGoneError,
@@ -16,6 +16,7 @@ from glcic_jax.serving.service import (
     NotAnImageError,
     NotReadyError,
     QueueFullError,
+    RequestProgress,
     Service,
 )
 
@@ -57,8 +58,9 @@ class Held:
 
 
 def test_result_equals_a_completion_job(service, completer):
+    service.warm_up((), print)
     with service.queue_place():
-        result = service.submit(request(png(), blend=True), threading.Event()).result(60)
+        result = service.submit(request(png(), blend=True), threading.Event(), RequestProgress()).result(60)
     notes = []
     job = CompletionJob.create(read_picture(png(), "a"), choose, Settings(blend=True))
     expected = job.run(completer, notes.append)
@@ -72,9 +74,9 @@ def test_result_equals_a_completion_job(service, completer):
 def test_requests_are_completed_one_at_a_time_in_order(service):
     held, done = Held(), []
     with service.queue_place():
-        first = service.submit(request(png(), held), threading.Event())
+        first = service.submit(request(png(), held), threading.Event(), RequestProgress())
         assert held.begun.wait(60)
-        others = [service.submit(request(png()), threading.Event()) for _ in range(3)]
+        others = [service.submit(request(png()), threading.Event(), RequestProgress()) for _ in range(3)]
         for index, future in enumerate(others):
             future.add_done_callback(lambda _, index=index: done.append(index))
         with pytest.raises(NotYet):
@@ -96,8 +98,8 @@ def test_full_queue_refuses_until_a_place_is_free(service):
 def test_request_of_a_gone_client_is_skipped(service):
     held, gone = Held(), threading.Event()
     with service.queue_place():
-        service.submit(request(png(), held), threading.Event())
-        waiting = service.submit(request(png()), gone)
+        service.submit(request(png(), held), threading.Event(), RequestProgress())
+        waiting = service.submit(request(png()), gone, RequestProgress())
         gone.set()
         held.let_go.set()
         with pytest.raises(ClientGoneError):
@@ -110,16 +112,17 @@ def test_work_ends_after_the_window_at_which_the_client_goes(service):
         hole[4:8, 4:8] = hole[4:8, -8:-4] = True
         return picture, Hole(hole, ())
 
-    gone, seen = threading.Event(), []
+    class Leaving(RequestProgress):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "windows" and value:
+                gone.set()
 
-    def on_window(done, count):
-        seen.append((done, count))
-        gone.set()
-
+    gone, progress = threading.Event(), Leaving()
     wide = request(png(24, 400), two_holes, strategy="crop", max_side=200)
     with service.queue_place(), pytest.raises(ClientGoneError):
-        service.submit(wide, gone, on_window).result(60)
-    assert seen == [(1, 2)]
+        service.submit(wide, gone, progress).result(60)
+    assert (progress.windows_done, progress.windows) == (1, 2)
 
 
 def test_each_failure_has_its_error_class(service):
@@ -134,16 +137,20 @@ def test_each_failure_has_its_error_class(service):
     ]
     for asked, kind in cases:
         with service.queue_place(), pytest.raises(kind) as caught:
-            service.submit(asked, threading.Event()).result(60)
+            service.submit(asked, threading.Event(), RequestProgress()).result(60)
         assert type(caught.value) is kind
     with service.queue_place():
-        assert service.submit(request(png())._replace(weights="other"), threading.Event()).result(60).content
+        assert (
+            service.submit(request(png())._replace(weights="other"), threading.Event(), RequestProgress())
+            .result(60)
+            .content
+        )
 
 
 def test_stopping_finishes_requests_and_accepts_no_more(completer):
     service, held = Service({"tiny": completer}, LIMITS), Held()
     with service.queue_place():
-        future = service.submit(request(png(), held), threading.Event())
+        future = service.submit(request(png(), held), threading.Event(), RequestProgress())
         assert held.begun.wait(60)
         service.stop_accepting()
         with pytest.raises(NotReadyError), service.queue_place():
@@ -154,20 +161,20 @@ def test_stopping_finishes_requests_and_accepts_no_more(completer):
     assert service.idle
     assert service.close()
     for begin in (
-        lambda: service.submit(request(png()), threading.Event()),
+        lambda: service.submit(request(png()), threading.Event(), RequestProgress()),
         lambda: service.preview(png, "a", id),
     ):
         with pytest.raises(NotReadyError):
             begin()
-    service.warm_up((), print)
-    assert not service.ready
+    service.warm_up([(32, 40)], print)
+    assert not service.warm
 
 
 def test_close_cancels_requests_after_the_current_window(completer):
     service, held, gone = Service({"tiny": completer}, LIMITS), Held(), threading.Event()
     with service.queue_place():
-        future = service.submit(request(png(), held), gone)
-        waiting = service.submit(request(png()), gone)
+        future = service.submit(request(png(), held), gone, RequestProgress())
+        waiting = service.submit(request(png()), gone, RequestProgress())
         assert held.begun.wait(60)
         assert not service.close()
         held.let_go.set()
@@ -176,20 +183,62 @@ def test_close_cancels_requests_after_the_current_window(completer):
         assert waiting.cancelled()
 
 
-def test_service_is_ready_after_warm_up(completer):
+def test_service_warms_up_while_nothing_is_in_progress(completer):
     service, lines = Service({"tiny": completer}, LIMITS), []
-    assert not service.ready
-    service.warm_up([(32, 40)], lines.append)
-    assert service.ready
-    assert lines[0].startswith("ready for windows of 40 x 32 px")
+    with service.queue_place() as place:
+        warming = threading.Thread(target=service.warm_up, args=([(32, 40)], lines.append))
+        warming.start()
+        result = service.submit(request(png()), threading.Event(), place).result(60)
+        assert any("still warming up" in note for note in result.notes)
+        assert not service.warm
+        assert lines == []
+    warming.join(60)
+    assert service.warm
+    assert lines[0].startswith("compiled for windows of 40 x 32 px")
+    with service.queue_place() as place:
+        result = service.submit(request(png()), threading.Event(), place).result(60)
+    assert not any("warming up" in note for note in result.notes)
     assert service.close()
-    assert not service.ready
+    assert not service.accepting
+
+
+def test_progress_of_a_request_is_known_by_its_name(service):
+    held, gone = Held(), threading.Event()
+    assert service.progress_of("first") is None
+    with (
+        service.queue_place("first") as first,
+        service.queue_place("second") as second,
+        service.queue_place() as third,
+    ):
+        assert service.progress_of("first") == (first, 0)
+        assert first.submitted is None
+        one = service.submit(request(png(), held), gone, first)
+        others = [service.submit(request(png()), gone, place) for place in (third, second)]
+        assert held.begun.wait(60)
+        assert service.progress_of("first") == (first, 0)
+        assert first.working
+        assert service.progress_of("second") == (second, 2)
+        held.let_go.set()
+        for future in (one, *others):
+            future.result(60)
+        assert (first.windows_done, first.windows) == (1, 1)
+    assert service.progress_of("second") is None
+
+
+def test_name_of_a_request_is_taken_while_it_is_in_progress(service):
+    with service.queue_place("first"):
+        with pytest.raises(ConfigError, match="another request is called first"), service.queue_place("first"):
+            pass
+        with service.queue_place("second"):
+            pass
+    with service.queue_place("first"):
+        pass
 
 
 def test_preview_does_not_wait_for_the_queue(service):
     held = Held()
     with service.queue_place():
-        service.submit(request(png(), held), threading.Event())
+        service.submit(request(png(), held), threading.Event(), RequestProgress())
         assert service.preview(png, "a", lambda picture: picture.size).result(30) == (48, 40)
         held.let_go.set()
     with pytest.raises(NotAnImageError, match=r"^a\.txt: "):

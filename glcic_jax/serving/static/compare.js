@@ -1,0 +1,66 @@
+// Shows the original beside the result: a slider over the photograph, or the whole of it while something is held.
+
+export class Compare {
+  /**
+   * @param {import("./view.js").View} view
+   * @param {HTMLInputElement} slider Hidden while nothing is compared.
+   * @param {HTMLElement} divider The line between before and after.
+   */
+  constructor(view, slider, divider) {
+    this.view = view;
+    this.slider = slider;
+    this.divider = divider;
+    this.active = false;
+    this.held = false;
+    slider.addEventListener("input", () => this.draw());
+  }
+
+  set(active) {
+    this.active = active;
+    this.draw();
+  }
+
+  /** Shows the original alone while it is held. */
+  hold(held) {
+    this.held = held;
+    this.draw();
+  }
+
+  draw() {
+    const { view, slider, divider } = this;
+    const share = slider.valueAsNumber / 100;
+    slider.closest(".compare").hidden = divider.hidden = !this.active;
+    view.stage.classList.toggle("comparing", this.active);
+    view.stage.classList.toggle("held", this.held);
+    const before = view.pictures.querySelector(".before");
+    if (before) before.style.clipPath = this.held ? "none" : `inset(0 ${100 - 100 * share}% 0 0)`;
+    if (!view.mask) return;
+    const [x, y] = view.toStage([share * view.mask.width, 0]);
+    divider.style.transform = `translate(${x}px, ${y}px)`;
+    divider.style.height = `${view.mask.height * view.scale}px`;
+  }
+
+  // A drag on the photograph moves the slider.
+  start(point) {
+    this.move(point, true);
+  }
+
+  #dragging = false;
+
+  move([x], started = false) {
+    this.#dragging ||= started;
+    if (!this.#dragging) return;
+    this.slider.value = (100 * x) / this.view.mask.width;
+    this.draw();
+  }
+
+  end() {
+    this.#dragging = false;
+  }
+
+  abort() {
+    this.#dragging = false;
+  }
+
+  hide() {}
+}
