@@ -295,7 +295,8 @@ def test_original_is_compared_with_the_result(visit, tmp_path):
     playwright.expect(one.page.locator(".before")).to_be_visible()
     one.drag((0.5, 0.5), (0.25, 0.5))
     assert float(one.one("slider").input_value()) == pytest.approx(25, abs=0.5)
-    assert one.page.locator(".before").evaluate("(image) => image.style.clipPath").startswith("inset(0px 75")
+    clip = "(image) => getComputedStyle(image).clipPath"
+    assert one.page.locator(".before").evaluate(clip).startswith("inset(0px 75")
     one.one("slider").focus()
     one.page.keyboard.press("ArrowRight")
     assert float(one.one("slider").input_value()) > 25
@@ -307,6 +308,8 @@ def test_original_is_compared_with_the_result(visit, tmp_path):
     playwright.expect(one.page.locator(".before")).to_be_visible()
     one.page.mouse.up()
     playwright.expect(one.page.locator(".before")).to_be_hidden()
+    one.one("undo").click()  # All of the original, which was compared until now, is shown.
+    assert one.page.locator("#pictures img").evaluate(clip) == "none"
 
 
 @pytest.mark.parametrize("kind", ["tif", "heic"])

@@ -32,8 +32,7 @@ export class Compare {
     slider.closest(".compare").hidden = divider.hidden = !this.active;
     view.stage.classList.toggle("comparing", this.active);
     view.stage.classList.toggle("held", this.held);
-    const before = view.pictures.querySelector(".before");
-    if (before) before.style.clipPath = this.held ? "none" : `inset(0 ${100 - 100 * share}% 0 0)`;
+    view.pictures.style.setProperty("--after", `${100 - 100 * share}%`);
     if (!view.mask) return;
     const [x, y] = view.toStage([share * view.mask.width, 0]);
     divider.style.transform = `translate(${x}px, ${y}px)`;
