@@ -2,12 +2,13 @@
 
 import functools
 import importlib.util
+import re
 from typing import Any
 
 import click
 
 from glcic_jax.command_line import FiniteFloat
-from glcic_jax.errors import ConfigError
+from glcic_jax.errors import ConfigError, printable
 
 # Windows around holes of up to about 200 px, and photographs of 640 px: the most common inputs of the network.
 _WARMUP = "384x384,640x448,384x448,448x384,448x448,448x512,512x448,512x512,640x512,448x640,512x640"
@@ -29,6 +30,17 @@ class _Sizes(click.ParamType):
                 self.fail(f"{part[:20]!r} is not a size in pixels up to 4096x4096, such as 512x384", param, ctx)
             sizes.append((int(height), int(width)))
         return tuple(sizes)
+
+
+class _Origin(click.ParamType):
+    """The origin of a page, or * for all."""
+
+    name = "ORIGIN"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if not re.fullmatch(r"\*|https?://[\w.\[\]:-]+", str(value)):
+            self.fail(f"{printable(str(value))!r} is not an origin, such as https://example.org, or *", param, ctx)
+        return str(value)
 
 
 @click.command(context_settings={"show_default": True})
@@ -57,6 +69,7 @@ class _Sizes(click.ParamType):
 @click.option("--page/--no-page", default=True, help="Serve the page, or the endpoint alone.")
 @click.option(
     "--allow-origin",
+    type=_Origin(),
     multiple=True,
     help="Origin whose pages may use the service, such as https://example.org; repeatable, '*' allows all.",
 )

@@ -108,9 +108,9 @@ class Completer:
         return self._runner.device
 
     @property
-    def programs(self) -> int:
-        """Number of compiled programs."""
-        return self._runner.programs
+    def compilations(self) -> int:
+        """Number of programs that were compiled so far, one for each padded size and batch size."""
+        return self._runner.compilations
 
     @property
     def compiling(self) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -31,6 +32,9 @@ class Runner:
       name: Name of the weights in errors.
       device: Device that runs the network.
 
+    Attributes:
+      compilations: Number of programs that were compiled so far.
+
     Raises:
       WeightsError: The weights belong to another network.
     """
@@ -50,15 +54,15 @@ class Runner:
                 return network.apply(variables, network_input, train=False, valid_size=valid_size)
 
         self._run = run
+        self.compilations = 0
         self.device = device
         self._name = name
         self._variables = jax.device_put(weights.variables, device)
         self._mean_pixel = jax.device_put(np.array(weights.description.mean_pixel, np.float32), device)
-        self._programs: OrderedDict[tuple[int, ...], Any] = (
-            OrderedDict()
-        )  # By (N, H, W), the last used at the end.
-        self._compiling: dict[tuple[int, ...], threading.Lock] = {}
-        self._lock = threading.Lock()  # Guards both.
+        # By (N, H, W), the last used one at the end.
+        self._programs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._lock = threading.Lock()  # Guards `_programs`.
+        self._compiling = threading.Lock()
         # On a CPU one run uses all cores, and two at once would both rely on the same free memory.
         self._running: Any = threading.Lock() if device.platform == "cpu" else contextlib.nullcontext()
 
@@ -93,20 +97,15 @@ class Runner:
             )
             for array in (image, mask)
         )
-        try:
-            program = self._program(count, *size)
-            with self._running:
-                analysis = program.memory_analysis()
-                if analysis is not None:
-                    needed = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-                    self._check_memory(needed + _HEADROOM, size)
-                valid_sizes = np.array([valid_size] * count, np.int32)
-                output = program(self._variables, self._mean_pixel, image, mask, valid_sizes)
-                result = np.asarray(output)[:, :height, :width]
-        except jax.errors.JaxRuntimeError as error:
-            if not is_out_of_device_memory(error):
-                raise
-            raise MemoryExhaustedError(f"{_memory_message(self.device, size)} ({one_line(error)})") from error
+        program = self._program(count, *size)
+        with self._running, self._enough_device_memory(size):
+            analysis = program.memory_analysis()
+            if analysis is not None:
+                needed = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+                self._check_memory(needed + _HEADROOM, size)
+            valid_sizes = np.array([valid_size] * count, np.int32)
+            output = program(self._variables, self._mean_pixel, image, mask, valid_sizes)
+            result = np.asarray(output)[:, :height, :width]
         if not np.isfinite(result).all():
             raise WeightsError(f"{self._name}: the network's output is not finite: the weights are unusable")
         return result
@@ -116,27 +115,23 @@ class Runner:
         self._program(1, bucket(height), bucket(width))
 
     @property
-    def programs(self) -> int:
-        """Number of compiled programs, one for each padded size and batch size."""
-        return len(self._programs)
-
-    @property
     def compiling(self) -> bool:
         """Whether a program is being compiled."""
-        return bool(self._compiling)
+        return self._compiling.locked()
 
     def _program(self, *shape: int) -> Any:
         """Returns the program for (N, H, W), compiled once while it is among the last ones used."""
+        program = self._kept_program(shape)
+        if program is None:  # Others do not wait while one is compiled.
+            with self._compiling:
+                program = self._kept_program(shape) or self._compile(shape)
+        return program
+
+    def _kept_program(self, shape: tuple[int, ...]) -> Any:
         with self._lock:
             if shape in self._programs:
                 self._programs.move_to_end(shape)
-                return self._programs[shape]
-            lock = self._compiling.setdefault(shape, threading.Lock())
-        with lock:
-            try:
-                return self._programs.get(shape) or self._compile(shape)
-            finally:
-                self._compiling.pop(shape, None)
+            return self._programs.get(shape)
 
     def _compile(self, shape: tuple[int, ...]) -> Any:
         self._check_memory(_COMPILE_MEMORY, shape[1:])
@@ -147,12 +142,23 @@ class Runner:
         ]
         # JAX keeps the trace of each size as long as the traced function lives.
         function = jax.jit(lambda *operands: self._run(*operands))  # noqa: PLW0108
-        program = function.lower(self._variables, self._mean_pixel, *arguments).compile()
+        with self._enough_device_memory(shape[1:]):
+            program = function.lower(self._variables, self._mean_pixel, *arguments).compile()
         with self._lock:
             self._programs[shape] = program
             if len(self._programs) > _MAX_PROGRAMS:
                 self._programs.popitem(last=False)
+        self.compilations += 1
         return program
+
+    @contextlib.contextmanager
+    def _enough_device_memory(self, size: tuple[int, ...]) -> Iterator[None]:
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if not is_out_of_device_memory(error):
+                raise
+            raise MemoryExhaustedError(f"{_memory_message(self.device, size)} ({one_line(error)})") from error
 
     def _check_memory(self, needed: int, size: tuple[int, ...]) -> None:
         """Raises MemoryExhaustedError if `needed` bytes exceed the host's free memory."""

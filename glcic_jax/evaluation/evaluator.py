@@ -252,9 +252,9 @@ def _complete(rows: Iterable[Row], batch: list[MaskedImage]) -> Iterator[tuple[R
     method_seconds: float | None = None
     for row in rows:
         if row.method is not method:
-            method, programs, start = row.method, row.method.programs, time.perf_counter()
+            method, compilations, start = row.method, row.method.compilations, time.perf_counter()
             completed = method.complete(batch)
-            is_timed = not method.is_finished and method.programs == programs
+            is_timed = not method.is_finished and method.compilations == compilations
             method_seconds = time.perf_counter() - start if is_timed else None
         start = time.perf_counter()
         shown = blended(completed, batch) if row.blended else completed

@@ -35,8 +35,8 @@ class Method(Protocol):
     is_finished: bool
 
     @property
-    def programs(self) -> int:
-        """Number of compiled programs; a run in which it grows includes compilation and is not timed."""
+    def compilations(self) -> int:
+        """Number of compilations so far; a run in which it grows includes one and is not timed."""
 
     def complete(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
         """Returns each image completed, [H, W, 3] float32 in [0, 1]."""
@@ -69,8 +69,8 @@ class NetworkMethod:
         self._strategy, self._max_side = strategy, max_side
 
     @property
-    def programs(self) -> int:
-        return self._completer.programs
+    def compilations(self) -> int:
+        return self._completer.compilations
 
     def complete(self, images: Sequence[MaskedImage]) -> list[np.ndarray]:
         colours = [to_colour(one.image) for one in images]
@@ -92,7 +92,7 @@ class ClassicalMethod:
     """A fill without a network, on all cores."""
 
     is_finished = False
-    programs = 0
+    compilations = 0
 
     def __init__(self, name: str):
         self.name = name
@@ -119,7 +119,7 @@ class FolderMethod:
     """
 
     is_finished = True
-    programs = 0
+    compilations = 0
 
     def __init__(self, folder: Path, names: Sequence[str]):
         self.name = printable(str(folder))

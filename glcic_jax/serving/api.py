@@ -7,9 +7,10 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -21,13 +22,10 @@ from starlette.types import Receive, Scope, Send
 from glcic_jax import __version__
 from glcic_jax.errors import MemoryExhaustedError, TooLargeError, UserError, WeightsError
 from glcic_jax.serving.forms import completion_form, completion_request, preview_form, preview_request, read_form
-from glcic_jax.serving.previews import preview
 from glcic_jax.serving.problems import PROBLEM_TYPE, Refusal, problem
 from glcic_jax.serving.service import (
     STOPPING,
     ClientGoneError,
-    CompletionRequest,
-    CompletionResult,
     NotAnImageError,
     NotReadyError,
     QueueFullError,
@@ -36,15 +34,10 @@ from glcic_jax.serving.service import (
 )
 from glcic_jax.weights import Description
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_METHODS = {
-    "complete": "POST",
-    "limits": "GET",
-    "preview": "POST",
-    "requests": "GET",
-    "weights": "GET",
-}  # Below /v1.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9-]{8,64}")
+_METHODS = {"complete": "POST", "limits": "GET", "preview": "POST", "weights": "GET"}  # By the path below /v1.
+_REQUEST_NAME = re.compile(r"[A-Za-z0-9-]{8,64}")
 _CHUNK = 256 << 10  # Bytes of an answer that are sent at a time.
 
 
@@ -104,6 +97,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", summary="Whether images are completed.", responses=_problems(503))
     async def readyz() -> dict[str, str]:
         if not service.accepting:
@@ -134,7 +128,7 @@ def create_app(service: Service) -> FastAPI:
         summary="Fill the hole of an image.",
         response_class=Response,
         responses={200: _ANSWER, **_problems(408, 413, 415, 422, 429, 503)},
-        openapi_extra={"requestBody": completion_form(), "parameters": [_REQUEST_ID_HEADER]},
+        openapi_extra={"requestBody": completion_form(), "parameters": [_REQUEST_HEADER]},
     )
     async def complete(request: Request) -> Response:
         return await _complete(service, request)
@@ -160,7 +154,7 @@ def create_app(service: Service) -> FastAPI:
 
     @app.api_route("/v1/{rest:path}", methods=methods, include_in_schema=False)
     async def unknown(rest: str) -> None:
-        method = _METHODS.get(rest.partition("/")[0])
+        method = "GET" if rest.startswith("requests/") else _METHODS.get(rest)
         if method is not None:
             raise HTTPException(405, f"use {method}", {"Allow": method})
         raise HTTPException(404, "no such path: see /openapi.json")
@@ -170,15 +164,15 @@ def create_app(service: Service) -> FastAPI:
 
 async def _complete(service: Service, request: Request) -> Response:
     begin = time.perf_counter()
-    name = request.headers.get("x-request-id")
-    if name is not None and not _REQUEST_ID.fullmatch(name):
-        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "X-Request-ID: send 8 to 64 letters, digits and hyphens")
+    name = request.headers.get("x-glcic-request")
+    if name is not None and not _REQUEST_NAME.fullmatch(name):
+        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "X-Glcic-Request: send 8 to 64 letters, digits and hyphens")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_errors_as_refusals())
         place = stack.enter_context(service.queue_place(name))
         requested = completion_request(await read_form(request, service.limits), service)
         timings = {"upload": time.perf_counter() - begin}
-        result = await _result(service, requested, request, place)
+        result = await _result(request, lambda gone: service.submit(requested, gone, place))
         held = stack.pop_all()
     timings |= {"queue": result.waited, "read": result.read, "complete": result.completed}
     size = len(result.content)
@@ -188,7 +182,6 @@ async def _complete(service: Service, request: Request) -> Response:
         "X-Glcic-Weights": json.dumps(requested.weights or service.default)[1:-1],
         "X-Glcic-Notes": json.dumps(result.notes),
         "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
     }
     media_type = Image.MIME.get(result.file_format, "application/octet-stream")
     return _QueuedResponse(
@@ -197,16 +190,19 @@ async def _complete(service: Service, request: Request) -> Response:
 
 
 async def _preview(service: Service, request: Request) -> Response:
-    with _errors_as_refusals(), service.queue_place():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_errors_as_refusals())
+        stack.enter_context(service.queue_place())
         image = preview_request(await read_form(request, service.limits), service.limits)
-        jpeg, (width, height), notes = await asyncio.wrap_future(service.preview(lambda: image, "image", preview))
+        preview = await _result(request, lambda gone: service.preview(image, gone))
+        held = stack.pop_all()
     headers = {
-        "X-Glcic-Size": f"{width}x{height}",
-        "X-Glcic-Notes": json.dumps(notes),
+        "X-Glcic-Size": "{}x{}".format(*preview.size),
+        "X-Glcic-Notes": json.dumps(preview.notes),
         "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
     }
-    return Response(jpeg, media_type="image/jpeg", headers=headers)
+    seconds = service.limits.upload_seconds
+    return _QueuedResponse(held, seconds, preview.jpeg, media_type="image/jpeg", headers=headers)
 
 
 def _progress(progress: RequestProgress, place: int, compiling: bool) -> Progress:
@@ -216,7 +212,7 @@ def _progress(progress: RequestProgress, place: int, compiling: bool) -> Progres
         place=place,
         windows_done=progress.windows_done,
         windows=progress.windows,
-        note="compiling for a new size" if compiling else "",
+        note="compiling for a new size" if compiling and progress.working else "",
     )
 
 
@@ -252,12 +248,15 @@ def _in_milliseconds(timings: dict[str, float], equals: str, unit: str) -> str:
     return ", ".join(f"{name}{equals}{1000 * seconds:.0f}{unit}" for name, seconds in timings.items())
 
 
-async def _result(
-    service: Service, requested: CompletionRequest, request: Request, place: RequestProgress
-) -> CompletionResult:
-    """Waits for the result, or until the client disconnects."""
+async def _result(request: Request, begin: Callable[[threading.Event], "Future[T]"]) -> T:
+    """Waits for the result of a work, or until the client disconnects.
+
+    Args:
+      request: The client's request.
+      begin: Begins the work, which ends early when the event is set.
+    """
     gone = threading.Event()
-    future = asyncio.wrap_future(service.submit(requested, gone, place))
+    future = asyncio.wrap_future(begin(gone))
     watch = asyncio.ensure_future(_until_disconnected(request))
     try:
         await asyncio.wait((future, watch), return_when=asyncio.FIRST_COMPLETED)
@@ -349,9 +348,9 @@ _PREVIEW: dict[str, Any] = {
     },
 }
 
-_REQUEST_ID_HEADER: dict[str, Any] = {
-    "name": "X-Request-ID",
+_REQUEST_HEADER: dict[str, Any] = {
+    "name": "X-Glcic-Request",
     "in": "header",
     "description": "A name for GET /v1/requests/{name}.",
-    "schema": {"type": "string", "pattern": f"^{_REQUEST_ID.pattern}$"},
+    "schema": {"type": "string", "pattern": f"^{_REQUEST_NAME.pattern}$"},
 }

@@ -28,7 +28,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer.
 def problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Returns an answer with problem details."""
     content = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
-    sent = {"X-Content-Type-Options": "nosniff", **(headers or {})}
+    sent = dict(headers or {})
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         sent["Retry-After"] = _RETRY_AFTER
     return JSONResponse(content, status.value, sent, PROBLEM_TYPE)

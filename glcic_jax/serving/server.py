@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from glcic_jax.errors import ConfigError, UserError, one_line, printable
+from glcic_jax.errors import ConfigError, one_line, printable
 from glcic_jax.progress import Log
 from glcic_jax.serving.site import Endpoint, create_site
 
@@ -81,13 +81,16 @@ class _Server(uvicorn.Server):
             access_log=False,
             timeout_graceful_shutdown=_SECONDS_FOR_OPEN_CONNECTIONS,
             server_header=False,
+            lifespan="off",
             root_path=options.root_path,
         )
         super().__init__(config)
         self._options = options
         self._write = log
-        self._service: Service | None = None
         self._failure: Exception | None = None
+        self._lock = threading.Lock()  # Guards the next two.
+        self._service: Service | None = None
+        self._stopped = False
 
     def serve_on(self, listening: socket.socket) -> None:
         """Serves on a listening socket; raises what made loading fail."""
@@ -107,11 +110,13 @@ class _Server(uvicorn.Server):
         """Waits for the requests in progress, up to `stop_seconds`."""
         for server in self.servers:
             server.close()
-        if self._service is None:
+        with self._lock:
+            self._stopped, service = True, self._service
+        if service is None:
             self._endpoint.set(None)
         else:
             self._write("stopping after the requests in progress")
-            await self._finish(self._service)
+            await self._finish(service)
         await super().shutdown(sockets)
 
     async def _finish(self, service: "Service") -> None:
@@ -128,17 +133,20 @@ class _Server(uvicorn.Server):
         try:
             from glcic_jax.serving.api import create_app
 
-            self._service = create_service(self._options)
-            loop.call_soon_threadsafe(self._endpoint.set, create_app(self._service))
-            self._write(f"weights: {', '.join(self._service.completers)}")
+            service = create_service(self._options)
+            app = create_app(service)
         except Exception as error:
             self._failure = error
             self.should_exit = True
             return
-        try:
-            self._service.warm_up(self._options.warmup, _log.info)
-        except UserError as error:  # Too little memory for one size; others may fit.
-            _log.error("warm-up: %s", error)
+        with self._lock:
+            if self._stopped:
+                service.close()
+                return
+            self._service = service
+            loop.call_soon_threadsafe(self._endpoint.set, app)
+        self._write(f"weights: {', '.join(service.completers)}")
+        service.warm_up(self._options.warmup, _log.info)
 
 
 def create_service(options: ServerOptions) -> "Service":

@@ -14,6 +14,7 @@ from glcic_jax.errors import ConfigError, DataError, TooLargeError, UserError, W
 from glcic_jax.pictures import ChooseHole, Picture, read_picture
 from glcic_jax.progress import Log
 from glcic_jax.runtime import enough_memory_for
+from glcic_jax.serving.previews import Preview, preview_of
 
 T = TypeVar("T")
 STOPPING = "the service is stopping: try again later"
@@ -170,15 +171,19 @@ class Service:
                 del self._places[key]
 
     def progress_of(self, name: str) -> tuple[RequestProgress, int] | None:
-        """Returns the progress of a request and its place in the queue, 1 for the next; None if there is none."""
+        """Returns a request's progress and its place in the queue: 1 is the next, 0 if it does not wait.
+
+        Returns:
+          None if there is no such request.
+        """
         with self._lock:
-            progress = self._places.get(name)
-            if progress is None:
+            if name not in self._places:
                 return None
-            if progress.submitted is None or progress.working:
-                return progress, 0
-            waiting = (one.submitted for one in self._places.values() if not one.working)
-            return progress, sum(other is not None and other <= progress.submitted for other in waiting)
+            progress = dataclasses.replace(self._places[name])
+            waiting = [one.submitted for one in self._places.values() if not one.working]
+        if progress.submitted is None or progress.working:
+            return progress, 0
+        return progress, 1 + sum(other is not None and other < progress.submitted for other in waiting)
 
     def submit(
         self, request: CompletionRequest, gone: threading.Event, progress: RequestProgress
@@ -199,7 +204,7 @@ class Service:
         def on_window(done: int, total: int) -> None:
             if gone.is_set() or self._cancelled.is_set():
                 raise ClientGoneError
-            progress.windows_done, progress.windows = done, total
+            progress.windows, progress.windows_done = total, done
 
         def work() -> CompletionResult:
             if gone.is_set():
@@ -209,18 +214,25 @@ class Service:
 
         return _submit(self._worker, work)
 
-    def preview(self, load: Callable[[], bytes], name: str, make: Callable[[Picture], T]) -> "Future[T]":
-        """Reads an image to show it, outside the queue but one at a time.
+    def preview(self, image: bytes, gone: threading.Event) -> "Future[Preview]":
+        """Makes a picture to show, beside the one that is completed; the caller holds a `queue_place`.
 
         Args:
-          load: Returns the encoded image; called when its turn comes, because many may wait.
-          name: Name of the image in errors.
-          make: Makes the preview from the image.
+          image: The encoded image.
+          gone: As in `submit`.
 
         Returns:
-          A future of the result of `make`, which raises UserError if the image cannot be read.
+          A future that raises UserError if the image cannot be read, and ClientGoneError.
         """
-        return _submit(self._previewer, lambda: make(self._read(load(), name)))
+
+        def work() -> Preview:
+            if gone.is_set():
+                raise ClientGoneError
+            picture = self._read(image, "image")
+            with enough_memory_for("showing the image"):
+                return preview_of(picture)
+
+        return _submit(self._previewer, work)
 
     def warm_up(self, sizes: Iterable[tuple[int, int]], log: Log) -> None:
         """Compiles the default network for windows of (height, width), while no request is in progress."""
@@ -231,8 +243,12 @@ class Service:
             if self._stopping:
                 return
             begin = time.perf_counter()
-            completer.warmup([(height, width)], strategy="original")
-            log(f"compiled for windows of {width} x {height} px in {time.perf_counter() - begin:.1f} s")
+            try:
+                completer.warmup([(height, width)], strategy="original")
+            except UserError as error:  # Too little memory for this size; others may fit.
+                log(f"not compiled for windows of {width} x {height} px: {error}")
+            else:
+                log(f"compiled for windows of {width} x {height} px in {time.perf_counter() - begin:.1f} s")
         self.warm = True
 
     @property

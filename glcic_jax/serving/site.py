@@ -1,18 +1,15 @@
-"""The page's files, and the endpoint as soon as it is loaded; what both answer to foreign pages."""
+"""The page's files in front of the endpoint, which may still be loading; what foreign pages may do."""
 
 import asyncio
+import hashlib
 import importlib.util
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
 
-from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glcic_jax.serving.problems import problem
@@ -27,7 +24,7 @@ _MEDIA_TYPES = {
     ".png": "image/png",
     ".svg": "image/svg+xml",
 }
-_RESPONSE_HEADERS = ("Server-Timing", "X-Glcic-Notes", "X-Glcic-Size", "X-Glcic-Weights")
+_READABLE_HEADERS = ("Retry-After", "Server-Timing", "X-Glcic-Notes", "X-Glcic-Size", "X-Glcic-Weights")
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
@@ -42,18 +39,15 @@ class Endpoint:
         self._app: ASGIApp | None = None
 
     def set(self, app: ASGIApp | None) -> None:
-        """Answers all requests with `app`; None refuses them."""
+        """Answers all requests with `app`; None refuses them. Call it in the event loop's thread."""
         self._app = app
         self._loaded.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Waits for the application and calls it."""
         await self._loaded.wait()
-        if self._app is None:
-            await problem(HTTPStatus.SERVICE_UNAVAILABLE, "the service is stopping")(scope, receive, send)
-        else:
-            # Routes of the endpoint are whole paths.
-            await self._app({**scope, "root_path": scope.get("app_root_path", "")}, receive, send)
+        refusal = problem(HTTPStatus.SERVICE_UNAVAILABLE, "the service is stopping: try again later")
+        await (self._app or refusal)(scope, receive, send)
 
 
 def create_site(endpoint: ASGIApp, page: bool = True, allowed_origins: Sequence[str] = ()) -> ASGIApp:
@@ -64,27 +58,51 @@ def create_site(endpoint: ASGIApp, page: bool = True, allowed_origins: Sequence[
       page: Whether to serve the page.
       allowed_origins: Origins whose pages may use the endpoint and show the page in a frame; "*" allows all.
     """
-    routes: list[Route | Mount] = [Route("/healthz", _healthz)]
-    if page:
-        policy = " ".join((_POLICY, *allowed_origins))
-        routes += [
-            Route("/", _file_response(_STATIC / "index.html", policy)),
-            *(Route(f"/static/{path.name}", _file_response(path, policy)) for path in sorted(_STATIC.iterdir())),
-            *(Route(f"/examples/{name}", _file_response(_example(name), policy)) for name in _EXAMPLES),
-        ]
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=list(allowed_origins),
-        allow_methods=["GET", "POST"],
-        allow_headers=["X-Request-ID"],
-        expose_headers=_RESPONSE_HEADERS,
-    )
-    guard = Middleware(_CrossOriginGuard, allowed_origins=tuple(allowed_origins))
-    site = Starlette(
-        routes=[*routes, Mount("/", endpoint)], middleware=[guard, cors] if allowed_origins else [guard]
-    )
-    site.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _wrong_method)
-    return site
+    site: ASGIApp = _Site(endpoint, _page_files() if page else {}, " ".join((_POLICY, *allowed_origins)))
+    if allowed_origins:
+        site = CORSMiddleware(
+            site,
+            allow_origins=list(allowed_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["X-Glcic-Request"],
+            expose_headers=_READABLE_HEADERS,
+        )
+    return _CrossOriginGuard(site, tuple(allowed_origins))
+
+
+class _Site:
+    """Answers the page's paths itself, at once.
+
+    Args:
+      endpoint: Answers all other paths.
+      files: The page's files, by their paths.
+      policy: The content security policy of the page.
+    """
+
+    def __init__(self, endpoint: ASGIApp, files: dict[str, Path], policy: str):
+        self._endpoint = endpoint
+        self._answers: dict[str, Response] = {"/healthz": JSONResponse({"status": "ok"})}
+        for path, file in files.items():
+            content = file.read_bytes()
+            headers = {
+                "Content-Security-Policy": policy,
+                "Cache-Control": "no-cache",
+                "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
+            }
+            self._answers[path] = Response(content, headers=headers, media_type=_MEDIA_TYPES[file.suffix])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers, or hands on."""
+        # uvicorn puts the path of a proxy in front.
+        answer = self._answers.get(scope.get("path", "").removeprefix(scope.get("root_path", "")))
+        if answer is None:
+            await self._endpoint(scope, receive, send)
+        elif scope["method"] not in ("GET", "HEAD"):
+            await problem(HTTPStatus.METHOD_NOT_ALLOWED, "use GET", {"Allow": "GET, HEAD"})(scope, receive, send)
+        elif Headers(scope=scope).get("if-none-match", "") == answer.headers.get("etag"):
+            await Response(status_code=HTTPStatus.NOT_MODIFIED, headers=answer.headers)(scope, receive, send)
+        else:
+            await answer(scope, receive, send)
 
 
 class _CrossOriginGuard:
@@ -100,26 +118,25 @@ class _CrossOriginGuard:
         self._allowed_origins = allowed_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        if (
-            scope["type"] == "http"
-            and scope["method"] not in ("GET", "HEAD")
-            and self._is_foreign(Headers(scope=scope))
-        ):
-            detail = "other origins are not allowed: start the service with --allow-origin"
-            await problem(HTTPStatus.FORBIDDEN, detail)(scope, receive, send)
+        """Answers, or hands on."""
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
             return
 
-        async def send_with_policy(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["Referrer-Policy"] = "no-referrer"
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
-        await self._app(scope, receive, send_with_policy)
+        app = self._app
+        if scope["method"] not in ("GET", "HEAD") and self._is_foreign(Headers(scope=scope)):
+            app = problem(
+                HTTPStatus.FORBIDDEN, "other origins are not allowed: start the service with --allow-origin"
+            )
+        await app(scope, receive, send_with_headers)
 
     def _is_foreign(self, headers: Headers) -> bool:
         origin = headers.get("origin")
@@ -131,27 +148,10 @@ class _CrossOriginGuard:
         return origin.partition("://")[2] != headers.get("host")
 
 
-def _file_response(path: Path, policy: str) -> Callable[[Request], Awaitable[Response]]:
-    content = path.read_bytes()
-    media_type = _MEDIA_TYPES[path.suffix]
-    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-cache"}
-
-    async def respond(request: Request) -> Response:
-        return Response(content, media_type=media_type, headers=headers)
-
-    return respond
-
-
-def _example(name: str) -> Path:
+def _page_files() -> dict[str, Path]:
+    static = {f"/static/{file.name}": file for file in _STATIC.iterdir() if file.suffix in _MEDIA_TYPES}
     spec = importlib.util.find_spec("skimage")
     assert spec is not None
     assert spec.origin is not None
-    return Path(spec.origin).parent / "data" / name
-
-
-async def _healthz(request: Request) -> Response:
-    return JSONResponse({"status": "ok"})
-
-
-async def _wrong_method(request: Request, error: Exception) -> Response:
-    return problem(HTTPStatus.METHOD_NOT_ALLOWED, "use GET", {"Allow": "GET"})
+    data = Path(spec.origin).parent / "data"
+    return static | {"/": _STATIC / "index.html"} | {f"/examples/{name}": data / name for name in _EXAMPLES}

@@ -179,11 +179,25 @@ def test_sizes_share_programs_and_warmup_compiles_them(weights):
     assert list(fresh._runner._programs) == [(1, 80, 96)]
     for height, width in ((65, 81), (80, 96), (77, 93)):
         fresh.fill(picture(height, width), random_hole(height, width, 3), strategy="original")
-    assert fresh.programs == 1
+    assert fresh.compilations == 1
     fresh.warmup([(1000, 800)])
     ready = list(fresh._runner._programs)
     fresh.fill(picture(1000, 800), hole_of((1000, 800), (500, 390, 530, 420)))
     assert list(fresh._runner._programs) == ready == [(1, 80, 96), (1, 384, 384)]
+
+
+def test_only_the_last_used_programs_are_kept(weights, monkeypatch):
+    monkeypatch.setattr(runner, "_MAX_PROGRAMS", 2)
+    fresh = Completer(weights)
+    kept = lambda: list(fresh._runner._programs)  # noqa: E731
+    fresh.warmup([(16, 16), (16, 32)])
+    fresh.fill(picture(16, 16), random_hole(16, 16, 3), strategy="original")
+    assert kept() == [(1, 16, 32), (1, 16, 16)]
+    fresh.warmup([(32, 16)])
+    assert kept() == [(1, 16, 16), (1, 32, 16)]
+    assert fresh.compilations == 3
+    fresh.warmup([(16, 32)])
+    assert fresh.compilations == 4
 
 
 class StubRunner:

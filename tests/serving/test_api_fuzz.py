@@ -8,6 +8,7 @@ import schemathesis
 from helpers.served import image, mask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -28,7 +29,8 @@ BOUNDED = settings(
 
 
 @pytest.fixture(scope="module")
-def schema(completer):
+def schema(completer, tmp_path_factory):
+    set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))
     service = Service({"tiny": completer, "other": completer}, LIMITS)
     service.warm_up((), print)
     yield schemathesis.openapi.from_asgi("/openapi.json", create_app(service))
@@ -53,9 +55,8 @@ def statuses(strategy, adapt=lambda case, data: None) -> set[int]:
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
 @pytest.mark.parametrize("path", ["/v1/complete", "/v1/preview"])
-def test_forms_that_the_description_allows_or_forbids(schema, path, mode):
-    seen = statuses(schema[path]["POST"].as_strategy(generation_mode=mode))
-    assert seen & ({415, 422} if mode == GenerationMode.NEGATIVE else {200, 422})
+def test_answers_to_all_forms_are_described(schema, path, mode):
+    statuses(schema[path]["POST"].as_strategy(generation_mode=mode))
 
 
 def pictures() -> st.SearchStrategy[bytes]:

@@ -384,6 +384,23 @@ def test_wrong_file_is_reported_and_nothing_is_lost(visit, tmp_path):
     assert one.saved("download")[0] == "a_completed.png"
 
 
+def test_result_may_be_larger_than_what_is_accepted(visit, tmp_path):
+    one = visit()
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg", quality=30)
+    one.open(tmp_path / "a.jpg")
+    one.page.get_by_text("Options", exact=True).click()
+    one.page.get_by_label("Format of the result").select_option("png")
+    one.drag((0.5, 0.5))
+    name, filled = one.fill()
+    assert name == "a_completed.png"
+    assert len(filled) > 8_000_000
+    one.drag((0.2, 0.2))
+    with one.refused(413):
+        one.one("fill").click()
+        one.says("a file may have at most 8,000,000 bytes", "photograph-error")
+
+
 def test_place_in_the_queue_is_shown_and_a_fill_can_be_cancelled(visit, tmp_path):
     one, other = visit(), visit()
     one.open(photograph(tmp_path / "a.png"))

@@ -1,5 +1,6 @@
 """`glcic serve` as a process: hostile and hurried clients, and its end."""
 
+import asyncio
 import concurrent.futures
 import io
 import re
@@ -12,9 +13,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from helpers.common import command_runner
+from helpers.common import ROOT, command_runner
 from helpers.served import image, mask, png_of, served
 from PIL import Image
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from glcic_jax.commands.main import cli
@@ -22,7 +24,7 @@ from glcic_jax.errors import UserError
 from glcic_jax.serving.api import create_app
 from glcic_jax.serving.server import load_completers
 from glcic_jax.serving.service import Limits, Service
-from glcic_jax.serving.site import create_site
+from glcic_jax.serving.site import Endpoint, create_site
 
 LIMITS = ("--max-megabytes", "2", "--max-megapixels", "1", "--queue", "4", "--upload-seconds", "4")
 GROWTH = 400 << 20  # Bytes; four requests at a time, one of them decoded.
@@ -125,7 +127,9 @@ def test_files_of_the_page_have_types_and_a_strict_policy(service):
     names = re.findall(r'(?:src|href)="(static/[^"]+)"', index.text)
     assert len(names) >= 2
     types = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
-    for name in (*names, "examples/astronaut.png"):
+    scripts = [f"static/{path.name}" for path in (ROOT / "glcic_jax/serving/static").glob("*.js")]
+    assert len(scripts) > 5
+    for name in {*names, *scripts, "examples/astronaut.png"}:
         answer = httpx.get(f"{service.url}/{name}")
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith(types[Path(name).suffix])
@@ -135,13 +139,37 @@ def test_files_of_the_page_have_types_and_a_strict_policy(service):
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
         assert "http" not in policy
+        again = httpx.get(f"{service.url}/{name}", headers={"If-None-Match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+
+
+def test_page_is_only_read(service):
+    for path in ("", "/healthz", "/static/page.js"):
+        assert httpx.head(f"{service.url}{path}").status_code == 200
+        answer = httpx.post(f"{service.url}{path}")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_requests_wait_for_the_endpoint_and_are_refused_when_it_does_not_come():
+    async def answers(app):
+        endpoint = Endpoint()
+        transport = httpx.ASGITransport(create_site(endpoint))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            assert (await client.get("/")).status_code == 200
+            waiting = asyncio.ensure_future(client.get("/readyz"))
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+            endpoint.set(app)
+            return (await waiting).status_code
+
+    assert asyncio.run(answers(PlainTextResponse("ready"))) == 200
+    assert asyncio.run(answers(None)) == 503
 
 
 def test_page_is_served_before_the_networks_are_loaded(tmp_path, weights):
     with served(tmp_path, weights, ready=False) as service:
         assert httpx.get(service.url).status_code == 200
         assert httpx.get(f"{service.url}/healthz").json() == {"status": "ok"}
-        assert "weights:" not in service.log.read_text()
         assert complete(service).status_code == 200
 
 
@@ -188,7 +216,10 @@ def test_allowed_origins_may_use_the_endpoint_and_frame_the_page(completer):
     assert answer.headers["access-control-allow-origin"] == origin
     assert "X-Glcic-Notes" in answer.headers["access-control-expose-headers"]
     assert client.get("/").headers["content-security-policy"].endswith(f"frame-ancestors 'self' {origin}")
-    asked = headers | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-Request-ID"}
+    asked = headers | {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "X-Glcic-Request",
+    }
     assert client.options("/v1/complete", headers=asked).status_code == 200
     assert client.post("/v1/complete", files=form(), headers=FOREIGN).status_code == 403
     service.close()
@@ -378,3 +409,12 @@ def test_malformed_sizes_are_refused(sizes):
     result = command_runner().invoke(cli, ["serve", "--warmup", sizes])
     assert result.exit_code == 2
     assert "is not a size" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "origin", ["example.org", "https://example.org/", "https://a b", "https://a; script-src *"]
+)
+def test_malformed_origins_are_refused(origin):
+    result = command_runner().invoke(cli, ["serve", "--allow-origin", origin])
+    assert result.exit_code == 2
+    assert "is not an origin" in result.stderr

@@ -261,11 +261,11 @@ def test_progress_is_told_by_the_name_of_the_request(client, service):
         place.working, place.windows_done, place.windows = True, 2, 5
         expected |= {"state": "working", "windows_done": 2, "windows": 5}
         assert client.get("/v1/requests/request-1").json() == expected
-        answer = client.post("/v1/complete", files={"image": image()}, headers={"X-Request-ID": "request-1"})
+        answer = client.post("/v1/complete", files={"image": image()}, headers={"X-Glcic-Request": "request-1"})
         assert "another request is called request-1" in assert_problem(answer, 422)
     assert_problem(client.get("/v1/requests/request-1"), 404)
     for name in ("short", "a" * 65, "no spaces here"):
-        answer = client.post("/v1/complete", files={"image": image()}, headers={"X-Request-ID": name})
+        answer = client.post("/v1/complete", files={"image": image()}, headers={"X-Glcic-Request": name})
         assert "8 to 64 letters" in assert_problem(answer, 422)
 
 
@@ -286,6 +286,9 @@ def test_unknown_paths_and_methods_are_problems(client):
         assert_problem(answer, 405)
         assert answer.headers["allow"] == method
     assert_problem(client.get("/v1/complete"), 405)
+    for path in ("weights/", "limits/x", "requests"):
+        assert_problem(client.get(f"/v1/{path}"), 404)
+    assert client.head("/readyz").status_code == 200
     assert_problem(client.put("/readyz"), 405)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from glcic_jax.completion.files import CompletionJob, Settings
-from glcic_jax.errors import ConfigError, DataError, TooLargeError, WeightsError
+from glcic_jax.errors import ConfigError, DataError, MemoryExhaustedError, TooLargeError, WeightsError
 from glcic_jax.pictures import Hole, Picture, encode_picture, read_picture
 from glcic_jax.serving.service import (
     ClientGoneError,
@@ -162,7 +162,7 @@ def test_stopping_finishes_requests_and_accepts_no_more(completer):
     assert service.close()
     for begin in (
         lambda: service.submit(request(png()), threading.Event(), RequestProgress()),
-        lambda: service.preview(png, "a", id),
+        lambda: service.preview(png(), threading.Event()),
     ):
         with pytest.raises(NotReadyError):
             begin()
@@ -235,11 +235,31 @@ def test_name_of_a_request_is_taken_while_it_is_in_progress(service):
         pass
 
 
-def test_preview_does_not_wait_for_the_queue(service):
-    held = Held()
+def test_preview_does_not_wait_for_completions(service):
+    held, gone = Held(), threading.Event()
     with service.queue_place():
         service.submit(request(png(), held), threading.Event(), RequestProgress())
-        assert service.preview(png, "a", lambda picture: picture.size).result(30) == (48, 40)
+        assert service.preview(png(), gone).result(30).size == (48, 40)
         held.let_go.set()
-    with pytest.raises(NotAnImageError, match=r"^a\.txt: "):
-        service.preview(lambda: b"no", "a.txt", lambda picture: picture).result(30)
+    with pytest.raises(NotAnImageError, match=r"^image: "):
+        service.preview(b"no", gone).result(30)
+    gone.set()
+    with pytest.raises(ClientGoneError):
+        service.preview(png(), gone).result(30)
+
+
+def test_warm_up_goes_on_after_a_size_that_fails(completer, monkeypatch):
+    sizes, lines = [], []
+
+    def warmup(size, strategy):
+        sizes.extend(size)
+        if len(sizes) == 1:
+            raise MemoryExhaustedError("too little memory")
+
+    monkeypatch.setattr(completer, "warmup", warmup)
+    service = Service({"tiny": completer}, LIMITS)
+    service.warm_up([(32, 40), (64, 64)], lines.append)
+    assert sizes == [(32, 40), (64, 64)]
+    assert service.warm
+    assert lines[0] == "not compiled for windows of 40 x 32 px: too little memory"
+    assert lines[1].startswith("compiled for windows of 64 x 64 px")

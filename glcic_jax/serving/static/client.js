@@ -1,6 +1,7 @@
 // Calls the service. All addresses are relative, because a proxy may serve the page below a path.
 
 const POLL_MILLISECONDS = 400;
+const LIMITS_MILLISECONDS = 500; // While the service loads, it would be seconds.
 const UNREACHABLE = "The service cannot be reached, or broke off. Nothing is lost: try again.";
 const RETRYABLE = [0, 408, 429, 500, 502, 503, 504];
 
@@ -25,9 +26,10 @@ export async function listWeights() {
   return await asked("v1/weights", {}, (response) => response.json());
 }
 
-/** @returns {Promise<{max_bytes: number, max_pixels: number}>} What the service accepts at most. */
+/** @returns {Promise<{max_bytes: number, max_pixels: number} | null>} What the service accepts, if it answers soon. */
 export async function limits() {
-  return await asked("v1/limits", {}, (response) => response.json());
+  const init = { signal: AbortSignal.timeout(LIMITS_MILLISECONDS) };
+  return await asked("v1/limits", init, (response) => response.json()).catch(() => null);
 }
 
 /**
@@ -45,7 +47,7 @@ export async function complete(image, mask, options, signal, onProgress) {
   const id = Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
   const ended = new AbortController();
   follow(id, ended.signal, onProgress);
-  const headers = { "X-Request-ID": id };
+  const headers = { "X-Glcic-Request": id };
   const init = { method: "POST", body: form({ image, mask }, options), signal, headers };
   try {
     return await asked("v1/complete", init, async (response) => ({
@@ -63,8 +65,8 @@ export async function complete(image, mask, options, signal, onProgress) {
  * @param {Blob} image
  * @returns {Promise<{blob: Blob, width: number, height: number}>} A picture of it, and the photograph's own size.
  */
-export async function preview(image) {
-  return await asked("v1/preview", { method: "POST", body: form({ image }, {}) }, async (response) => {
+export async function preview(image, signal) {
+  return await asked("v1/preview", { method: "POST", body: form({ image }, {}), signal }, async (response) => {
     const [width, height] = response.headers.get("X-Glcic-Size").split("x").map(Number);
     return { blob: await response.blob(), width, height };
   });
@@ -105,14 +107,16 @@ async function refusal(response) {
 async function follow(id, signal, onProgress) {
   while (!signal.aborted) {
     await new Promise((resolve) => setTimeout(resolve, POLL_MILLISECONDS));
-    try {
-      const response = signal.aborted ? null : await fetch(`v1/requests/${id}`, { signal });
-      if (response?.ok) {
-        const progress = await response.json();
-        if (!signal.aborted) onProgress(progress);
-      }
-    } catch {
-      // What went wrong, the answer to the request itself says.
-    }
+    const progress = signal.aborted ? null : await progressOf(id, signal);
+    if (progress && !signal.aborted) onProgress(progress);
+  }
+}
+
+async function progressOf(id, signal) {
+  try {
+    const response = await fetch(`v1/requests/${id}`, { signal });
+    return response.ok ? await response.json() : null;
+  } catch {
+    return null; // What went wrong, the answer to the request itself says.
   }
 }

@@ -8,7 +8,7 @@ import { listenToKeys } from "./keys.js";
 import { Mask, patchBytes } from "./mask.js";
 import { readMaskFile } from "./mask_file.js";
 import { Options } from "./options.js";
-import { completedName, maskName, openPhotograph } from "./photograph.js";
+import { completedName, maskName, openPhotograph, openResult } from "./photograph.js";
 import { maskToPng } from "./png.js";
 import { Steps } from "./steps.js";
 import { Tools } from "./tools.js";
@@ -25,7 +25,7 @@ const stage = byId("stage");
  * @type {{original: Photograph, photograph: Photograph, mask: Mask, notes: string[]} | null}
  */
 let work = null;
-let opened = 0; // How many photographs were.
+let opening = null; // The AbortController of a photograph that is being opened.
 let filling = null; // The AbortController of a fill that runs.
 let saved = null; // The photograph that was downloaded last.
 
@@ -43,24 +43,31 @@ view.onMove = () => {
 
 // Opening
 
-async function open(file, name, then = () => {}) {
-  const opening = ++opened;
+/** Begins to open a photograph: what was begun before is left off. */
+function beginOpening() {
+  opening?.abort();
   cancel();
   report("photograph", null);
+  return (opening = new AbortController());
+}
+
+async function open(file, name, then = () => {}) {
+  const controller = beginOpening();
   say(`Opening ${name} …`);
   try {
-    const photograph = await openPhotograph(file, name);
-    if (opening !== opened) return; // Another was opened meanwhile.
+    const photograph = await openPhotograph(file, name, controller.signal);
+    if (opening !== controller) return; // Another was opened meanwhile.
     start(photograph);
     then();
   } catch (error) {
-    if (opening !== opened) return;
+    if (opening !== controller) return;
     say(work ? "The photograph before it is still here." : "");
     report("photograph", error, () => open(file, name, then));
   }
 }
 
 function start(photograph) {
+  tools.abort();
   const before = work;
   const mask = new Mask(photograph.width, photograph.height);
   const after = { original: photograph, photograph, mask, notes: [] };
@@ -86,18 +93,16 @@ function set(next) {
 }
 
 async function openExample(example) {
-  const opening = ++opened;
-  cancel();
-  report("photograph", null);
+  const controller = beginOpening();
   try {
     const blob = await fetchExample(example.file);
-    if (opening !== opened) return;
+    if (opening !== controller) return;
     await open(blob, example.file, () => {
       change("a brush stroke", (mask) => mask.line(example.from, example.to, example.size / 2, 1));
       fill();
     });
   } catch (error) {
-    if (opening === opened) report("photograph", error, () => openExample(example));
+    if (opening === controller) report("photograph", error, () => openExample(example));
   }
 }
 
@@ -171,12 +176,15 @@ async function fill() {
   refresh();
   try {
     const mask = await maskToPng(before.mask);
-    const follow = (at) => progress(...inWords(at));
+    const follow = (at) => filling === controller && progress(...inWords(at));
     const result = await complete(before.photograph.blob, mask, chosen, controller.signal, follow);
-    const photograph = await openPhotograph(result.blob, completedName(before.original.name, result.blob.type));
+    const name = completedName(before.original.name, result.blob.type);
+    const photograph = await openResult(result.blob, name, before.photograph);
     if (filling !== controller) return;
     finish(before, { ...before, photograph, notes: result.notes.map(inWordsOfThePage) });
-    say(`Done in ${((performance.now() - begun) / 1000).toFixed(1)} s. Paint on, compare, or download.`);
+    const seconds = ((performance.now() - begun) / 1000).toFixed(1);
+    const next = photograph.unseen ? "The result is too large to be shown: download it." : "Paint on, compare, or download.";
+    say(`Done in ${seconds} s. ${next}`);
   } catch (error) {
     if (filling !== controller) return; // Cancelled, which has been said.
     say("");
@@ -231,7 +239,8 @@ function slotOf(error) {
 // Telling
 
 function say(text) {
-  byId("status").textContent = text;
+  const status = byId("status");
+  if (status.textContent !== text) status.textContent = text; // Or it would be spoken again.
   byId("progress").hidden = true;
 }
 
@@ -282,10 +291,10 @@ function refresh() {
   for (const [id, able] of Object.entries(enabled)) byId(id).disabled = !able;
   byId("undo").title = `Undo ${steps.last?.name ?? ""} (Ctrl+Z)`;
   byId("redo").title = `Redo ${steps.next?.name ?? ""} (Ctrl+Y)`;
+  const welcomed = byId("welcome").contains(document.activeElement);
   byId("welcome").hidden = Boolean(work);
   byId("looking").hidden = byId("zooming").hidden = !work;
-  byId("cancel").hidden = !filling;
-  byId("fill").hidden = Boolean(filling);
+  swapButtons(filling ? "fill" : "cancel", filling ? "cancel" : "fill");
   byId("notes").hidden = !work?.notes.length;
   byId("compare").setAttribute("aria-pressed", compare.active);
   byId("erase").setAttribute("aria-pressed", tools.erase);
@@ -295,10 +304,19 @@ function refresh() {
   }
   tools.locked = Boolean(filling);
   stage.tabIndex = work ? 0 : -1;
+  if (work && welcomed) stage.focus();
   stage.classList.toggle("empty", !work);
   stage.classList.toggle("filling", Boolean(filling));
   stage.dataset.cursor = tools.tool;
   tools.draw();
+}
+
+/** Shows one button in place of another, with the keyboard's focus. */
+function swapButtons(from, to) {
+  const focused = document.activeElement === byId(from);
+  byId(to).hidden = false;
+  byId(from).hidden = true;
+  if (focused) byId(to).focus();
 }
 
 // Taking away
@@ -374,6 +392,7 @@ function toggleCompare() {
 
 function hold(held) {
   compare.hold(held && !byId("original").disabled);
+  byId("original").setAttribute("aria-pressed", compare.held);
 }
 
 // Wiring

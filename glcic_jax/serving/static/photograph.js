@@ -23,25 +23,54 @@ const BEGINNING = 1 << 16; // Bytes that tell how a file can be shown.
  * @property {number} width Of the upright photograph, in pixels.
  * @property {number} height
  * @property {HTMLImageElement} image Shows it, perhaps at another size.
+ * @property {boolean} [unseen] Whether `image` shows what it was before, because it cannot be shown itself.
  */
 
 /**
+ * Opens what a person chose.
  * @param {Blob} file
  * @param {string} name
+ * @param {AbortSignal} signal Aborted when it is not wanted any more.
  * @returns {Promise<Photograph>}
  */
-export async function openPhotograph(file, name) {
+export async function openPhotograph(file, name, signal) {
+  const most = await limits();
+  if (most && file.size > most.max_bytes) throw tooLarge(file.size, "bytes", most.max_bytes);
   // Read now, because a file on the disk may be gone when it is sent.
-  const bytes = await file.arrayBuffer();
-  const blob = new Blob([bytes], { type: file.type });
-  const image = await shownByBrowser(blob, new Uint8Array(bytes, 0, Math.min(BEGINNING, bytes.byteLength)));
-  if (image) {
-    const photograph = { blob, name, image, width: image.naturalWidth, height: image.naturalHeight };
-    await requireWithinLimits(photograph);
-    return photograph;
+  const blob = new Blob([await file.arrayBuffer()], { type: file.type });
+  const photograph = await shown(blob, name, signal);
+  const pixels = photograph.width * photograph.height;
+  if (most && pixels > most.max_pixels) throw tooLarge(pixels, "pixels", most.max_pixels);
+  return photograph;
+}
+
+/**
+ * Opens a result, which may be larger than what the service accepts.
+ * @param {Blob} blob
+ * @param {string} name
+ * @param {Photograph} before
+ * @returns {Promise<Photograph>}
+ */
+export async function openResult(blob, name, before) {
+  try {
+    return await shown(blob, name);
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    return { ...before, blob, name, image: before.image.cloneNode(), unseen: true };
   }
-  const shown = await preview(blob);
-  return { blob, name, image: await decoded(shown.blob), width: shown.width, height: shown.height };
+}
+
+async function shown(blob, name, signal) {
+  const beginning = new Uint8Array(await blob.slice(0, BEGINNING).arrayBuffer());
+  const image = await shownByBrowser(blob, beginning);
+  if (image) return { blob, name, image, width: image.naturalWidth, height: image.naturalHeight };
+  const { blob: jpeg, width, height } = await preview(blob, signal);
+  return { blob, name, image: await decoded(jpeg), width, height };
+}
+
+function tooLarge(has, unit, limit) {
+  const [given, allowed] = [has, limit].map((number) => number.toLocaleString("en"));
+  return new Refused(`This photograph has ${given} ${unit}: at most ${allowed} are read.`, 413);
 }
 
 async function shownByBrowser(blob, beginning) {
@@ -51,18 +80,6 @@ async function shownByBrowser(blob, beginning) {
   } catch {
     return null; // The service may read more, or say what is wrong.
   }
-}
-
-/** Refuses before it is painted on what the service would refuse afterwards; if that can be reached. */
-async function requireWithinLimits({ blob, width, height }) {
-  const most = await limits().catch(() => null);
-  if (!most) return;
-  const refuse = (has, unit, limit) => {
-    const [shown, allowed] = [has, limit].map((number) => number.toLocaleString("en"));
-    throw new Refused(`This photograph has ${shown} ${unit}: at most ${allowed} are read.`, 413);
-  };
-  if (width * height > most.max_pixels) refuse(width * height, "pixels", most.max_pixels);
-  if (blob.size > most.max_bytes) refuse(blob.size, "bytes", most.max_bytes);
 }
 
 /**

@@ -145,7 +145,9 @@ export class View {
     this.y = kept(this.y, this.mask.height * this.scale, height);
   }
 
-  #changed([left, top, right, bottom]) {
+  #changed(bounds) {
+    // A thin line marks the whole pixels that it crosses.
+    const [left, top, right, bottom] = bounds.map((at, side) => at + (side < 2 ? -1 : 1));
     const old = this.#dirty ?? [left, top, right, bottom];
     this.#dirty = [Math.min(left, old[0]), Math.min(top, old[1]), Math.max(right, old[2]), Math.max(bottom, old[3])];
     this.#waiting ||= requestAnimationFrame(() => {
