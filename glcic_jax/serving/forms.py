@@ -139,7 +139,8 @@ def completion_request(form: Mapping[str, bytes | str], service: Service) -> Com
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])[:100]
-        raise _unprocessable(f"{name}: {first['msg']}") from error
+        reason = "there is no such option" if first["type"] == "extra_forbidden" else first["msg"]
+        raise _unprocessable(f"{name}: {reason}") from error
     image = _checked_image(image, service.limits)
     if mask is not None:
         mask = _checked_file("mask", mask, service.limits)

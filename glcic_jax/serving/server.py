@@ -87,6 +87,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._options = options
         self._write = log
+        self._loading = threading.Thread()
         self._failure: Exception | None = None
         self._lock = threading.Lock()  # Guards the next two.
         self._service: Service | None = None
@@ -96,15 +97,28 @@ class _Server(uvicorn.Server):
         """Serves on a listening socket; raises what made loading fail."""
         host, port = listening.getsockname()[:2]
         self._write(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
-        self.run([listening])
+        try:
+            self.run([listening])
+        finally:
+            self._wait_for_loading()
         if self._failure is not None:
             raise self._failure
+
+    def _wait_for_loading(self) -> None:
+        """Python cannot end while a compiler runs in a thread."""
+        if not self._loading.is_alive():
+            return
+        self._write("waiting for the compiler: press Ctrl-C to end at once")
+        try:
+            self._loading.join()
+        except (SystemExit, KeyboardInterrupt):
+            os._exit(0)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accepts connections, and begins to load."""
         await super().startup(sockets)
-        # Joined at exit: Python cannot end while a compiler runs in a thread.
-        threading.Thread(target=self._load, args=(asyncio.get_running_loop(),), name="loading").start()
+        self._loading = threading.Thread(target=self._load, args=(asyncio.get_running_loop(),), name="loading")
+        self._loading.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Waits for the requests in progress, up to `stop_seconds`."""

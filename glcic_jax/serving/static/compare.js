@@ -20,6 +20,12 @@ export class Compare {
     this.draw();
   }
 
+  /** Moves the line, by percent. */
+  slide(by) {
+    this.slider.value = this.slider.valueAsNumber + by;
+    this.draw();
+  }
+
   /** Shows the original alone while it is held. */
   hold(held) {
     this.held = held;

@@ -7,8 +7,9 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
  * @param {import("./tools.js").Tools} tools
  * @param {Object<string, () => void>} actions What single keys do, by their lower-case name.
  * @param {Object<string, () => void>} commands What keys do with Ctrl or Command, and perhaps "shift+".
- * @param {{fill: () => void, held: (held: boolean) => void, works: () => boolean, say: (text: string) => void}} page
- *   `works` tells whether single keys work outside the photograph.
+ * @param {{fill: () => void, held: (held: boolean) => void, works: () => boolean, say: (text: string) => void,
+ *   slide: (by: number) => boolean}} page `works` tells whether single keys work outside the photograph, `slide` whether
+ *   before and after are compared.
  * @returns {{space: boolean}} Whether the space bar is down.
  */
 export function listenToKeys(stage, tools, actions, commands, page) {
@@ -27,7 +28,9 @@ export function listenToKeys(stage, tools, actions, commands, page) {
       return;
     }
     if (event.altKey || isText(event.target)) return;
-    if (onStage && event.key in ARROWS) {
+    if (onStage && event.key in ARROWS && page.slide(2 * ARROWS[event.key][0])) {
+      // Moved what is compared.
+    } else if (onStage && event.key in ARROWS) {
       tools.step(...ARROWS[event.key], event.shiftKey);
     } else if (event.key === " " && (onStage || document.activeElement === document.body)) {
       if (!event.repeat) dragged = false;
@@ -50,9 +53,9 @@ export function listenToKeys(stage, tools, actions, commands, page) {
       keys.space = false;
       stage.classList.remove("movable");
       // A held space bar pans with the pointer; pressed alone, it is the keyboard's brush.
-      if (tools.pen && !dragged) {
+      if (tools.pen && !dragged && !page.slide(0) && tools.tool !== "move") {
         tools.toggle();
-        page.say(tools.busy ? "The brush is down: arrow keys paint." : "The brush is lifted.");
+        page.say(tools.busy ? `The ${tools.tool} is down: arrow keys draw.` : `The ${tools.tool} is lifted.`);
       }
     }
     if (event.key.toLowerCase() === "o") page.held(false);

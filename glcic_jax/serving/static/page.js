@@ -16,6 +16,9 @@ import { View } from "./view.js";
 
 const NOTHING_WHITE = "Nothing in this mask is white: if black marks the hole, tick 'Black is the hole'.";
 
+const NO_SUCH_WEIGHTS = /no such weights here/;
+const DOUBLE_CLICK_MILLISECONDS = 600;
+
 const byId = (id) => document.getElementById(id);
 const stage = byId("stage");
 
@@ -27,6 +30,7 @@ const stage = byId("stage");
 let work = null;
 let opening = null; // The AbortController of a photograph that is being opened.
 let filling = null; // The AbortController of a fill that runs.
+let fillBegan = 0; // Milliseconds, as `performance.now` counts them.
 let saved = null; // The photograph that was downloaded last.
 
 const view = new View(stage, byId("pictures"), byId("layer"));
@@ -156,6 +160,8 @@ async function takeMaskFile(file) {
 async function fill() {
   if (!work || filling) return;
   tools.end();
+  opening?.abort();
+  opening = null;
   ["fill", "mask", "options", "photograph"].forEach((slot) => report(slot, null));
   if (!work.mask.area) {
     report("fill", new Error("Nothing is painted yet: paint over what should vanish."));
@@ -170,7 +176,7 @@ async function fill() {
   }
   const controller = (filling = new AbortController());
   const before = work;
-  const begun = performance.now();
+  fillBegan = performance.now();
   compare.set(false);
   progress("Sending …");
   refresh();
@@ -182,13 +188,14 @@ async function fill() {
     const photograph = await openResult(result.blob, name, before.photograph);
     if (filling !== controller) return;
     finish(before, { ...before, photograph, notes: result.notes.map(inWordsOfThePage) });
-    const seconds = ((performance.now() - begun) / 1000).toFixed(1);
+    const seconds = ((performance.now() - fillBegan) / 1000).toFixed(1);
     const next = photograph.unseen ? "The result is too large to be shown: download it." : "Paint on, compare, or download.";
     say(`Done in ${seconds} s. ${next}`);
   } catch (error) {
     if (filling !== controller) return; // Cancelled, which has been said.
     say("");
     report(slotOf(error), error, fill);
+    if (NO_SUCH_WEIGHTS.test(error.message)) options.load();
   } finally {
     if (filling === controller) filling = null;
     refresh();
@@ -227,11 +234,13 @@ function inWords({ state, place, windows_done: done, windows, note }) {
 }
 
 /** The service names options as the command does. */
-const inWordsOfThePage = (note) => note.replace("give --invert-mask", "use 'Invert'");
+const inWordsOfThePage = (note) =>
+  note.replace("give --invert-mask", "use 'Invert'").replace(/: --mask alpha .*/, "");
 
 /** Beside which part of the page an error of a fill belongs. */
 function slotOf(error) {
   if (/^(weights|grow|strategy|blend|format|quality|keep_exif)\b/.test(error.message)) return "options";
+  if (NO_SUCH_WEIGHTS.test(error.message)) return "options";
   if (/^mask\b/.test(error.message)) return "mask";
   return error.status === 413 || error.status === 415 ? "photograph" : "fill";
 }
@@ -288,7 +297,10 @@ function refresh() {
     compare: changed && !filling,
     original: changed,
   };
-  for (const [id, able] of Object.entries(enabled)) byId(id).disabled = !able;
+  for (const [id, able] of Object.entries(enabled)) {
+    // A disabled button loses the focus, and the next Enter would go to the page.
+    byId(id).disabled = !able && byId(id) !== document.activeElement;
+  }
   byId("undo").title = `Undo ${steps.last?.name ?? ""} (Ctrl+Z)`;
   byId("redo").title = `Redo ${steps.next?.name ?? ""} (Ctrl+Y)`;
   const welcomed = byId("welcome").contains(document.activeElement);
@@ -390,6 +402,12 @@ function toggleCompare() {
   refresh();
 }
 
+/** Moves the line between before and after; whether there is one. */
+function slide(by) {
+  if (compare.active) compare.slide(by);
+  return compare.active;
+}
+
 function hold(held) {
   compare.hold(held && !byId("original").disabled);
   byId("original").setAttribute("aria-pressed", compare.held);
@@ -411,7 +429,8 @@ on("clear", clear);
 on("invert", invert);
 on("random", () => change("a random hole", randomHole));
 on("fill", fill);
-on("cancel", cancel);
+// Cancel takes the place of Fill: the second click of two is not meant for it.
+on("cancel", () => performance.now() - fillBegan > DOUBLE_CLICK_MILLISECONDS && cancel());
 on("compare", toggleCompare);
 on("erase", () => setErase(!tools.erase));
 on("zoom-in", () => zoomBy(1.4));
@@ -429,7 +448,10 @@ on("size", ({ target }) => {
   showBrush();
 }, "input");
 for (const button of document.querySelectorAll("[data-tool]")) {
-  button.addEventListener("click", () => choose(button.dataset.tool));
+  button.addEventListener("click", (event) => {
+    choose(button.dataset.tool);
+    if (work && event.detail) stage.focus(); // Where the space bar moves the photograph.
+  });
 }
 for (const [id, take] of [["open-file", (file) => open(file, file.name)], ["mask-file", takeMaskFile]]) {
   on(id, ({ target }) => {
@@ -484,7 +506,7 @@ const keys = listenToKeys(
     escape: () => (tools.busy ? tools.abort() : cancel()),
   },
   { z: undo, y: redo, "shift+z": redo, o: chooseFile, s: download },
-  { fill, held: hold, works: () => byId("single-keys").checked, say },
+  { fill, held: hold, works: () => byId("single-keys").checked, say, slide },
 );
 listenToPointers(stage, view, () => (compare.active ? compare : tools), () => keys.space || tools.tool === "move");
 showExamples(byId("examples"), openExample);

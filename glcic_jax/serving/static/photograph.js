@@ -13,8 +13,9 @@ const SUFFIXES = {
   "image/bmp": ["bmp"],
   "image/jp2": ["jp2"],
   "image/x-tga": ["tga"],
+  "image/x-portable-anymap": ["ppm", "pgm", "pbm", "pnm"],
 };
-const BEGINNING = 1 << 16; // Bytes that tell how a file can be shown.
+const BEGINNING = 1 << 16; // Bytes at either end that tell how a file can be shown.
 
 /**
  * @typedef {object} Photograph
@@ -56,13 +57,13 @@ export async function openResult(blob, name, before) {
     return await shown(blob, name);
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    return { ...before, blob, name, image: before.image.cloneNode(), unseen: true };
+    return { ...before, blob, name, unseen: true };
   }
 }
 
 async function shown(blob, name, signal) {
-  const beginning = new Uint8Array(await blob.slice(0, BEGINNING).arrayBuffer());
-  const image = await shownByBrowser(blob, beginning);
+  const [beginning, end] = [blob.slice(0, BEGINNING), blob.slice(-BEGINNING)];
+  const image = await shownByBrowser(blob, await bytesOf(beginning), await bytesOf(end));
   if (image) return { blob, name, image, width: image.naturalWidth, height: image.naturalHeight };
   const { blob: jpeg, width, height } = await preview(blob, signal);
   return { blob, name, image: await decoded(jpeg), width, height };
@@ -73,8 +74,10 @@ function tooLarge(has, unit, limit) {
   return new Refused(`This photograph has ${given} ${unit}: at most ${allowed} are read.`, 413);
 }
 
-async function shownByBrowser(blob, beginning) {
-  if (!isShownByBrowsers(beginning)) return null;
+const bytesOf = async (blob) => new Uint8Array(await blob.arrayBuffer());
+
+async function shownByBrowser(blob, beginning, end) {
+  if (!isShownByBrowsers(beginning, end)) return null;
   try {
     return await decoded(blob);
   } catch {
@@ -111,13 +114,19 @@ async function decoded(blob) {
   }
 }
 
-/** Whether all browsers show a file as the service reads it: not all turn a PNG or a WebP by its EXIF block. */
-function isShownByBrowsers(bytes) {
-  const text = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
-  if (text.startsWith("\xff\xd8\xff")) return true;
-  if (text.startsWith("\x89PNG")) return !text.includes("eXIf");
+/**
+ * Whether all browsers show a file as the service reads it. They differ in turning a PNG or a WebP by its EXIF block, and
+ * show animations and JPEGs without an end, which the service refuses.
+ */
+function isShownByBrowsers(beginning, end) {
+  const text = textOf(beginning);
+  if (text.startsWith("\xff\xd8\xff")) return textOf(end).includes("\xff\xd9");
+  if (text.startsWith("\x89PNG")) return !text.includes("eXIf") && !text.includes("acTL");
   if (text.startsWith("RIFF") && text.slice(8, 12) === "WEBP") {
-    return !(text.slice(12, 16) === "VP8X" && bytes[20] & 8);
+    return !(text.slice(12, 16) === "VP8X" && beginning[20] & (ANIMATED | HAS_EXIF));
   }
-  return text.startsWith("GIF8") || text.startsWith("BM");
+  return text.startsWith("BM");
 }
+
+const [ANIMATED, HAS_EXIF] = [2, 8]; // Of a WebP's flags.
+const textOf = (bytes) => Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");

@@ -40,8 +40,8 @@ export class View {
     this.mask = mask;
     mask.onChange = (...bounds) => this.#changed(bounds);
     this.pictures.replaceChildren(photograph.image, ...(original === photograph ? [] : [original.image]));
-    photograph.image.className = "after";
-    original.image.className = original === photograph ? "after" : "before";
+    original.image.className = "before";
+    photograph.image.className = "after"; // It may be the original's.
     if (same) this.#moved();
     else this.fit();
   }
