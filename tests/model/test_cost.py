@@ -10,7 +10,7 @@ import pytest
 
 from glcic_jax.benchmark.memory import memory_plan
 from glcic_jax.benchmark.operation_counts import nominal_flops
-from glcic_jax.model.convolutions import as_on_accelerators
+from glcic_jax.model.convolutions import convolutions_of
 from glcic_jax.model.gradient_balance import PLACES
 from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER, CompletionNetwork, Layer, scaled
 from glcic_jax.training.state import create_spec, state_shapes
@@ -75,7 +75,7 @@ def _expected(config) -> dict[str, int]:
 
 
 def _operations(function, *shapes) -> float:
-    with as_on_accelerators():  # A new function object, because JAX caches traces.
+    with convolutions_of("cuda"):  # A new function object, because JAX caches traces.
         traced = jax.jit(functools.partial(function)).trace(*shapes)
     return traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
 
