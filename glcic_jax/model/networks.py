@@ -79,7 +79,7 @@ class Convolution(nn.Module):
         shape = layer.kernel, layer.kernel, image.shape[-1], self.features
         kernel = self.param("kernel", self.initializer, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        image, kernel, bias = _with_float32_bias(image, kernel, bias, dtype=self.dtype)
+        image, kernel, bias = _promote_all_but_bias(image, kernel, bias, dtype=self.dtype)
         if layer.name.startswith("deconv"):
             hidden = upsampling_convolution(image, kernel)
         else:
@@ -87,11 +87,10 @@ class Convolution(nn.Module):
         return (hidden + bias).astype(self.dtype)
 
 
-def _with_float32_bias(
-    image: jax.Array, kernel: jax.Array, bias: jax.Array, dtype: Any
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Casts all but the bias: its gradient is a sum over all pixels, which needs float32."""
-    return image.astype(dtype), kernel.astype(dtype), bias
+def _promote_all_but_bias(*arrays: Any, dtype: Any = None, inexact: bool = True) -> list[Any]:
+    """`nn.dtypes.promote_dtype` without the last array, the bias: its gradient is a sum that needs float32."""
+    *others, bias = arrays
+    return [*nn.dtypes.promote_dtype(*others, dtype=dtype, inexact=inexact), bias]
 
 
 def _normalise_and_activate(
@@ -222,7 +221,11 @@ class _Branch(nn.Module):
         flat = hidden.reshape(hidden.shape[0], -1)
         features = scaled(self.features, self.width)
         dense = nn.Dense(
-            features, dtype=self.dtype, kernel_init=_INITIALIZER, promote_dtype=_with_float32_bias, name="linear"
+            features,
+            dtype=self.dtype,
+            kernel_init=_INITIALIZER,
+            promote_dtype=_promote_all_but_bias,
+            name="linear",
         )
         return nn.relu(dense(flat)).astype(jnp.float32)
 
