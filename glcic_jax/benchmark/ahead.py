@@ -113,14 +113,14 @@ def print_ahead(
     return not faults
 
 
-def faults_of(program: Any, dtype: str, batch_size: int, image_size: int, is_gpu: bool) -> dict[str, list[str]]:
+def faults_of(program: hlo.Program, dtype: str, float32_elements: int, is_gpu: bool) -> dict[str, list[str]]:
     """Returns what slows a program down, by kind; the lists are empty in a good program.
 
     Args:
       program: From `hlo.read`.
       dtype: Type of the arithmetic.
-      batch_size, image_size: Images of one device, and their side.
-      is_gpu: A TPU has no fault with large windows.
+      float32_elements: Elements of the largest array that is float32 in bfloat16 arithmetic, too.
+      is_gpu: On a TPU, large windows are no fault.
     """
     found: dict[str, list[str]] = {"window": [], "float32 convolution": [], "float32 activation": []}
     for one in hlo.convolutions(program):
@@ -130,9 +130,7 @@ def faults_of(program: Any, dtype: str, batch_size: int, image_size: int, is_gpu
         if dtype == "bfloat16" and one.dtype == "f32":
             found["float32 convolution"].append(text)
     for array, source in hlo.arrays_in_memory(program) if dtype == "bfloat16" else ():
-        of_images = len(array.shape) == 4 and array.shape[0] % batch_size == 0
-        # The images themselves, with the mask, are float32.
-        if array.dtype == "f32" and of_images and array.elements > batch_size * image_size**2 * 4:
+        if array.dtype == "f32" and array.elements > float32_elements:
             found["float32 activation"].append(f"{list(array.shape)} {source}")
     return found
 
@@ -161,13 +159,18 @@ def _rows(
     target: Target, config: Any, cases: list[tuple[str, str, str, Any]], faults: list[str]
 ) -> Iterator[list[str]]:
     """Yields the rows of the table; appends a line to `faults` for each fault."""
+    import jax
+
+    from glcic_jax.training.state import state_shapes
+
     for phase, dtype, remat, spec in cases:
         begin = time.perf_counter()
         compiled = _compile(target, phase, spec, config.batch_size, config.data.image_size)
         seconds = time.perf_counter() - begin
         program = hlo.read(compiled.as_text())
-        batch = config.batch_size // target.number
-        found = faults_of(program, dtype, batch, config.data.image_size, target.is_gpu)
+        images = config.batch_size // target.number * config.data.image_size**2 * 4  # With the mask.
+        parameters = max(leaf.size for leaf in jax.tree.leaves(state_shapes(spec, config.data.image_size)))
+        found = faults_of(program, dtype, max(images, parameters), target.is_gpu)
         faults += [f"{phase}, {dtype}: {kind} {text}" for kind, texts in found.items() for text in texts]
         exchanged = hlo.collectives(program)
         yield [

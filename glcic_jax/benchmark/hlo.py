@@ -69,6 +69,9 @@ class Instruction(NamedTuple):
         return "/".join(found[1].split("/")[-4:]) if found else ""
 
 
+Program = list[dict[str, Instruction]]  # For each computation its instructions by name.
+
+
 class Convolution(NamedTuple):
     """A convolution.
 
@@ -85,14 +88,10 @@ class Convolution(NamedTuple):
     source: str
 
 
-def read(text: str) -> list[dict[str, Instruction]]:
-    """Reads `compiled.as_text()`.
-
-    Returns:
-      For each computation its instructions by name.
-    """
+def read(text: str) -> Program:
+    """Reads `compiled.as_text()`."""
     fused = set(_FUSED.findall(text))
-    computations: list[dict[str, Instruction]] = []
+    computations: Program = []
     inside_fusion = False
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):
@@ -105,7 +104,7 @@ def read(text: str) -> list[dict[str, Instruction]]:
     return computations
 
 
-def convolutions(program: list[dict[str, Instruction]]) -> Iterator[Convolution]:
+def convolutions(program: Program) -> Iterator[Convolution]:
     """Yields convolutions with a window, cuDNN's or XLA's; those without one are matrix products."""
     for computation in program:
         for instruction in computation.values():
@@ -118,7 +117,7 @@ def convolutions(program: list[dict[str, Instruction]]) -> Iterator[Convolution]
                 yield Convolution(first.dtype, sides, instruction.results[0], instruction.source)
 
 
-def arrays_in_memory(program: list[dict[str, Instruction]]) -> Iterator[tuple[Array, str]]:
+def arrays_in_memory(program: Program) -> Iterator[tuple[Array, str]]:
     """Yields the arrays that instructions write to memory, with their sources."""
     for computation in program:
         for instruction in computation.values():
@@ -127,7 +126,7 @@ def arrays_in_memory(program: list[dict[str, Instruction]]) -> Iterator[tuple[Ar
                     yield array, instruction.source
 
 
-def collectives(program: list[dict[str, Instruction]]) -> list[int]:
+def collectives(program: Program) -> list[int]:
     """Returns the bytes of each collective: the arrays that it returns on one device."""
     starts = {name + suffix for name in _COLLECTIVES for suffix in ("", "-start")}
     instructions = (one for computation in program for one in computation.values())
