@@ -16,9 +16,8 @@ from glcic_jax.model.gradient_balance import Balance, balance_gradients
 from glcic_jax.model.networks import Variables
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# In its place: `resolve_compute_dtype`.
 _AUTO = "auto"
-_BFLOAT16_CAPABILITY = 8.0  # Of NVIDIA GPUs: older ones than Ampere multiply bfloat16 slowly.
+_BFLOAT16_CAPABILITY = 8.0  # Of NVIDIA's GPUs since Ampere.
 
 _FINAL_RATE = 0.1  # Adam's learning rate after its decay, as a fraction of the initial rate.
 
@@ -155,10 +154,14 @@ def resolve_compute_dtype(name: str, earlier: str | None = None) -> str:
     lookup({**COMPUTE_DTYPES, _AUTO: None}, name, "compute_dtype")
     if name != _AUTO:
         return name
-    device = jax.local_devices()[0]
-    capability = getattr(device, "compute_capability", "") if "NVIDIA" in device.device_kind else ""
-    slow = device.platform == "cpu" or float(capability or _BFLOAT16_CAPABILITY) < _BFLOAT16_CAPABILITY
-    return earlier or ("float32" if slow else "bfloat16")
+    return earlier or ("bfloat16" if _multiplies_bfloat16_fast(jax.local_devices()[0]) else "float32")
+
+
+def _multiplies_bfloat16_fast(device: jax.Device) -> bool:
+    try:
+        return float(getattr(device, "compute_capability", "")) >= _BFLOAT16_CAPABILITY
+    except ValueError:  # No GPU of NVIDIA's.
+        return device.platform != "cpu"
 
 
 def _check_names(config: Any) -> None:
