@@ -241,7 +241,8 @@ def _prepare(target: Target) -> None:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0"  # There is no device to time algorithms on.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # Of Google's cloud, for the TPU of this machine.
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # No process uses a TPU.
     if not target.is_gpu:
         return
     from jax._src import xla_bridge

@@ -127,10 +127,15 @@ def arrays_in_memory(program: Program) -> Iterator[tuple[Array, str]]:
 
 
 def collectives(program: Program) -> list[int]:
-    """Returns the bytes of each collective: the arrays that it returns on one device."""
+    """Returns the bytes of each collective: the arrays that one device gives to it."""
     starts = {name + suffix for name in _COLLECTIVES for suffix in ("", "-start")}
-    instructions = (one for computation in program for one in computation.values())
-    return [sum(array.bytes for array in one.results) for one in instructions if one.opcode in starts]
+    found = []
+    for computation in program:
+        for instruction in computation.values():
+            if instruction.opcode in starts:
+                operands = [computation[name].results for name in instruction.operands if name in computation]
+                found.append(sum(array.bytes for arrays in operands for array in arrays))
+    return found
 
 
 def _arrays(text: str) -> tuple[Array, ...]:

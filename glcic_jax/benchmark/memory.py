@@ -208,8 +208,8 @@ def _resize(config: Any, image_size: int | None, width: float | None) -> None:
 
 _DEVICE_NOTES = {
     "cpu": (
-        "XLA's plan for this CPU with a GPU's convolutions, without their work space. Training on a CPU takes "
-        "more memory, and remat saves none there.\n"
+        "XLA's plan for this CPU with a GPU's convolutions, more than a GPU needs: `ahead` compiles for one. "
+        "Training on a CPU takes more memory, and remat saves none there.\n"
     ),
     "gpu": "A process takes at most XLA_PYTHON_CLIENT_MEM_FRACTION of the GPU, 0.75 by default.\n",
 }
