@@ -15,9 +15,9 @@ def get_config() -> ConfigDict:
     config.seed = 0  # Seed of the parameters, the order of the images, the crops and the holes.
     config.batch_size = 96  # Images per step over all devices [P 4].
     config.accumulation_steps = 1  # Parts of each device's batch, computed one after another to save memory.
-    # Arithmetic of the networks: "float32" or "bfloat16"; parameters are float32. GPUs may multiply float32 in
-    # TF32; the environment variable JAX_DEFAULT_MATMUL_PRECISION=highest prevents it.
-    config.compute_dtype = "float32"
+    # Arithmetic of the networks: "float32", "bfloat16", or "auto": bfloat16 on GPUs and TPUs, float32 on a CPU. A
+    # run keeps what it began with. Parameters, statistics and losses are float32 (glcic_jax/training/README.md).
+    config.compute_dtype = "auto"
     # What the backward pass of C recomputes to save memory: "none"; "activations": all but the convolutions;
     # "stages": all but the outputs of four convolutions (glcic_jax/benchmark/README.md).
     config.remat = "none"
@@ -46,8 +46,8 @@ def get_config() -> ConfigDict:
     data.mean_pixel_images = 10_000  # Maximum number of images for computing that mean.
     data.max_skipped_fraction = 0.01  # Fraction of unreadable images above which training stops.
     data.cache_images = 0  # Decoded images kept in memory, for small data sets.
-    data.threads = 8  # Decoding threads per process.
-    data.prefetch = 256  # Images decoded ahead per process.
+    data.threads = 0  # Decoding threads per process; 0: one for each core.
+    data.prefetch = 10  # Batches decoded ahead per process.
 
     # Holes: "rectangle" [P], "rectangles" or "free_form", or a mixture such as "rectangle+free_form".
     config.mask = mask = ConfigDict()

@@ -32,6 +32,7 @@ def get_config(size: str = "64") -> ConfigDict:
     (completion, discriminator, joint), global_channels, local_channels = _SIZES[size]
     config = common.get_config()
     config.batch_size = 16
+    config.compute_dtype = "float32"
     config.phases.completion = completion
     config.phases.discriminator = discriminator
     config.phases.joint = joint

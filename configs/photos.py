@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     """Returns the whole schedule at 128 px; holes and local patches have half the paper's sides."""
     config = common.get_config()
     config.batch_size = 16
+    config.compute_dtype = "float32"
     config.phases.completion = 1_900
     config.phases.discriminator = 60
     config.phases.joint = 300

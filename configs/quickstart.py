@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     """Returns a small version of the paper's training: 64 px, a quarter of the width, batch 16, 700 steps."""
     config = common.get_config()
     config.batch_size = 16
+    config.compute_dtype = "float32"
     config.phases.completion = 550
     config.phases.discriminator = 40
     config.phases.joint = 110

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib.util
 import logging
 import os
 from collections.abc import Iterator
@@ -31,6 +32,22 @@ def keep_freed_memory() -> bool:
         return False
     settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER, _M_ARENA_MAX: 1}
     return sum(mallopt(name, value) for name, value in settings.items()) == len(settings)
+
+
+def runs_on_cpu() -> bool:
+    """Returns whether JAX can only run on a CPU here; unlike `jax.default_backend()`, it starts nothing."""
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if platforms:
+        return platforms == "cpu"
+    return not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
+
+
+def core_count() -> int:
+    """Returns the number of cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux only.
+        return os.cpu_count() or 1
 
 
 def is_out_of_device_memory(error: Exception) -> bool:

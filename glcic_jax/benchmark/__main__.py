@@ -90,6 +90,25 @@ def input_(**options: Any) -> None:
 
 
 @cli.command()
+@click.option("--target", default="h100", help="h100 or h200, v5e or v6e, and their number: h100:8, v5e:4.")
+@click.option("--config", "config_path", default="configs/joint.py", help="Configuration that gives the sizes.")
+@click.option("--batch-size", type=_COUNT, help="Images per step over all devices.  [default: configured]")
+@click.option("--image-size", type=click.IntRange(min=12), help="Side of the crops.  [default: configured]")
+@click.option("--dtypes", default="float32,bfloat16", help=_DTYPES_HELP)
+@click.option("--remats", default="none", help="Values of config.remat, comma-separated.")
+@click.option("--phases", default="completion,discriminator,joint", help="Phases, comma-separated.")
+@click.pass_context
+def ahead(context: click.Context, **options: Any) -> None:
+    """Compile for an accelerator that is not there: memory, and what would make the program slow.
+
+    Exits with 1 if something would.
+    """
+    from glcic_jax.benchmark.ahead import print_ahead
+
+    context.exit(0 if print_ahead(**options) else 1)
+
+
+@cli.command()
 @click.option("--config", "config_path", default="configs/joint.py", help="Configuration that gives the sizes.")
 @click.option("--image-size", type=click.IntRange(min=12), help="Side of the crops; holes scale with it.")
 @click.option("--width", type=_POSITIVE, help="Multiplies the features of both networks.")

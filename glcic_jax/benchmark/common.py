@@ -3,7 +3,6 @@
 import datetime
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shlex
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import click
 
 from glcic_jax.errors import ConfigError, one_line, printable
+from glcic_jax.runtime import core_count
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -87,14 +87,6 @@ def peak_bytes(plan: Any) -> int:
         + plan.temp_size_in_bytes
         - plan.alias_size_in_bytes
     )
-
-
-def core_count() -> int:
-    """Returns the number of cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # Linux only.
-        return os.cpu_count() or 1
 
 
 def devices_here() -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from glcic_jax.benchmark.common import core_count, load_config, print_heading, print_table
+from glcic_jax.benchmark.common import load_config, print_heading, print_table
+from glcic_jax.runtime import core_count
 
 NEEDED = 1_110  # Images/s for 500,000 steps of 96 images in 12 hours.
 _SHORTER_SIDES = (256, 512)

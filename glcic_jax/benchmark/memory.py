@@ -164,14 +164,14 @@ def _cases(
 def _lowered(phase: str, state: Any, batch_size: int, image_size: int) -> Any:
     import jax
 
-    from glcic_jax.model.convolutions import as_on_accelerators
+    from glcic_jax.model.convolutions import convolutions_of
     from glcic_jax.training.steps import STEPS
 
     def step(*arguments: Any) -> Any:  # A new function, as JAX would reuse a trace made outside the block below.
         return STEPS[phase](*arguments)
 
     batch, key = batch_shapes(batch_size, image_size), jax.eval_shape(jax.random.key, 0)
-    with as_on_accelerators():
+    with convolutions_of("cuda"):
         return jax.jit(step, donate_argnums=0).lower(state, batch, key)
 
 
@@ -208,8 +208,8 @@ def _resize(config: Any, image_size: int | None, width: float | None) -> None:
 
 _DEVICE_NOTES = {
     "cpu": (
-        "XLA's plan for this CPU with a GPU's convolutions, without their work space. Training on a CPU takes "
-        "more memory, and remat saves none there.\n"
+        "XLA's plan for this CPU with a GPU's convolutions, more than a GPU needs: `ahead` compiles for one. "
+        "Training on a CPU takes more memory, and remat saves none there.\n"
     ),
     "gpu": "A process takes at most XLA_PYTHON_CLIENT_MEM_FRACTION of the GPU, 0.75 by default.\n",
 }

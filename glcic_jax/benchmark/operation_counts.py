@@ -1,7 +1,7 @@
 """Counts the operations of a step's matrix products and convolutions, independently of their algorithms.
 
-They are counted in the traced program as an accelerator would run it, so that rates of different devices compare:
-a CPU's convolutions may take fewer operations, or more. XLA's own count takes the most expensive branch of a
+They are counted in the traced program with plain convolutions, so that rates of different devices compare: their
+own ways may take fewer operations, or more. XLA's own count takes the most expensive branch of a
 condition and one iteration of a loop; here a condition counts as its cheapest branch, which never flatters a rate,
 and a loop as all its iterations.
 """
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.interpreters import partial_eval
 
-_PLATFORM = "cuda"
+from glcic_jax.model.convolutions import convolutions_of
 
 Equation = Any
 
@@ -37,7 +37,8 @@ def nominal_flops(step: Callable[..., Any], state: Any, batch: Any, key: Any) ->
     spec = getattr(state, "spec", None)
     if spec is not None:
         state = state.replace(spec=dataclasses.replace(spec, accumulation=1))
-    program = jax.make_jaxpr(step)(state, batch, key).jaxpr
+    with convolutions_of("plain"):  # A new function object, because JAX caches traces.
+        program = jax.make_jaxpr(lambda *arguments: step(*arguments))(state, batch, key).jaxpr  # noqa: PLW0108
     # The pullback of a convolution is traced for both gradients and the output; unused results are not computed.
     program, _ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
     return _count(program)
@@ -49,19 +50,12 @@ def _count(program: Any) -> int:
         name, parts = equation.primitive.name, list(_subprograms(equation))
         counts = [_count(part) for part in parts]
         if name == "cond":
-            platforms = equation.params.get("branches_platforms")
-            total += counts[_branch(platforms)] if platforms else min(counts)
+            total += min(counts)
         elif name == "scan":
             total += equation.params["length"] * sum(counts)
         else:
             total += sum(counts) if parts else _flops(equation)
     return total
-
-
-def _branch(platforms: tuple[tuple[str, ...] | None, ...]) -> int:
-    """Returns the branch of `lax.platform_dependent` that an accelerator takes; None is the default branch."""
-    named = [index for index, names in enumerate(platforms) if names and _PLATFORM in names]
-    return named[0] if named else platforms.index(None)
 
 
 def _subprograms(equation: Equation) -> Iterator[Any]:

@@ -20,6 +20,7 @@ from glcic_jax.data.sources import ImageSource
 from glcic_jax.errors import DataError
 from glcic_jax.files import write_atomically
 from glcic_jax.pictures import load_image
+from glcic_jax.runtime import core_count
 
 
 def random_crop(
@@ -98,7 +99,9 @@ def train_batches(
     # Split between the processes last, so that order, crops and epochs do not depend on their number.
     dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().random_map(load).repeat()
     dataset = dataset[process_index::process_count]
-    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
+    options = grain.ReadOptions(
+        num_threads=data.threads or core_count(), prefetch_buffer_size=data.prefetch * batch_size
+    )
     return iter(dataset.to_iter_dataset(options).batch(batch_size, drop_remainder=True))
 
 
@@ -158,7 +161,7 @@ def mean_pixel(source: ImageSource, data: Any, skipped: SkippedFiles) -> np.ndar
             skipped.add(source.name(index), error)
             return None
 
-    with concurrent.futures.ThreadPoolExecutor(data.threads) as pool:
+    with concurrent.futures.ThreadPoolExecutor(data.threads or core_count()) as pool:
         means = [mean for mean in pool.map(mean_of, indices) if mean is not None]
     if not means:
         raise DataError(f"none of the {count} sampled training images can be read")

@@ -79,10 +79,18 @@ class Convolution(nn.Module):
         shape = layer.kernel, layer.kernel, image.shape[-1], self.features
         kernel = self.param("kernel", self.initializer, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        image, kernel, bias = nn.dtypes.promote_dtype(image, kernel, bias, dtype=self.dtype)
+        image, kernel, bias = _promote_all_but_bias(image, kernel, bias, dtype=self.dtype)
         if layer.name.startswith("deconv"):
-            return upsampling_convolution(image, kernel) + bias
-        return convolution(image, kernel, layer.stride, layer.dilation) + bias
+            hidden = upsampling_convolution(image, kernel)
+        else:
+            hidden = convolution(image, kernel, layer.stride, layer.dilation)
+        return (hidden + bias).astype(self.dtype)
+
+
+def _promote_all_but_bias(*arrays: Any, dtype: Any = None, inexact: bool = True) -> list[Any]:
+    """`nn.dtypes.promote_dtype` without the last array, the bias: its gradient is a sum that needs float32."""
+    *others, bias = arrays
+    return [*nn.dtypes.promote_dtype(*others, dtype=dtype, inexact=inexact), bias]
 
 
 def _normalise_and_activate(
@@ -202,7 +210,7 @@ class _Branch(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-        """[N, S, S, 3] float in [0, 1] to [N, features * width] float >= 0."""
+        """[N, S, S, 3] float in [0, 1] to [N, features * width] float32 >= 0."""
         hidden = image.astype(self.dtype)
         for index, channels in enumerate(self.channels, start=1):
             layer = Layer(f"conv{index}", channels, kernel=5, stride=2)
@@ -212,7 +220,14 @@ class _Branch(nn.Module):
             )
         flat = hidden.reshape(hidden.shape[0], -1)
         features = scaled(self.features, self.width)
-        return nn.relu(nn.Dense(features, dtype=self.dtype, kernel_init=_INITIALIZER, name="linear")(flat))
+        dense = nn.Dense(
+            features,
+            dtype=self.dtype,
+            kernel_init=_INITIALIZER,
+            promote_dtype=_promote_all_but_bias,
+            name="linear",
+        )
+        return nn.relu(dense(flat)).astype(jnp.float32)
 
 
 class GlobalDiscriminator(_Branch):
@@ -289,8 +304,8 @@ class ContextDiscriminator(nn.Module):
                 **fields,
             )
             features.append(branch(view(image, local_box, self.local_size), train))
-        logits = nn.Dense(1, dtype=self.dtype, name="linear")(jnp.concatenate(features, axis=-1))
-        return logits[:, 0].astype(jnp.float32)
+        # In float32: a sum over all features, and too small to save anything.
+        return nn.Dense(1, dtype=jnp.float32, name="linear")(jnp.concatenate(features, axis=-1))[:, 0]
 
 
 def last_layer(

@@ -24,7 +24,6 @@ def check_values(config: ConfigDict) -> None:
         "accumulation_steps": config.accumulation_steps,
         "batch_size": config.batch_size,
         "data.mean_pixel_images": data.mean_pixel_images,
-        "data.threads": data.threads,
         "data.prefetch": data.prefetch,
         "completion.width": config.completion.width,
         "discriminator.width": config.discriminator.width,
@@ -50,6 +49,7 @@ def check_values(config: ConfigDict) -> None:
         "optimizer.adam.decay_steps": (optimizer.adam.decay_steps, math.inf),
         "completion.ema_decay": (config.completion.ema_decay, 1),
         "data.cache_images": (data.cache_images, math.inf),
+        "data.threads": (data.threads, math.inf),
         **{key: (config[key], math.inf) for key in config if key.endswith("_every")},
     }
     for key, (value, end) in below.items():

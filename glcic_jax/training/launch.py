@@ -67,9 +67,10 @@ def run_training(
       The exit code: 0, or 128 plus the signal that stopped the training. After an error the process exits here.
     """
     _handle_signals(_exit_before_first_step)
-    from glcic_jax.runtime import keep_freed_memory
+    from glcic_jax.runtime import keep_freed_memory, runs_on_cpu
 
-    keep_freed_memory()  # Before there are threads.
+    if runs_on_cpu():
+        keep_freed_memory()  # Before there are threads.
     from glcic_jax.training import distributed
     from glcic_jax.training.loop import train
 

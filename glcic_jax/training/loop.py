@@ -60,7 +60,7 @@ def train(config: ConfigDict, workdir: Path) -> TrainState:
             if run.lead is not None:
                 from glcic_jax.training.summary import write_summary  # Imports matplotlib.
 
-                write_summary(workdir, config, run.schedule, run.lead.validation, state)
+                write_summary(workdir, run.config, run.schedule, run.lead.validation, state)
                 run.progress.log(f"done: {workdir / 'summary.md'}")
     return state
 

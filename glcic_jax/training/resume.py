@@ -1,5 +1,6 @@
 """Finds the checkpoint that a run resumes from, and checks that its configuration allows it."""
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -79,6 +80,17 @@ def restore_run(
         return restored
     origin = checkpoints if checkpoints.steps() else Checkpoints(Path(config.start_from).expanduser())
     return _restore_step(origin, state, step)
+
+
+def earlier_compute_dtype(workdir: Path) -> str | None:
+    """Returns the `compute_dtype` of the workdir's newest readable checkpoint, the same in all processes."""
+    found = None
+    checkpoints = Checkpoints(workdir)
+    for step in reversed(checkpoints.steps()) if is_lead_process() else ():
+        with contextlib.suppress(DataError):
+            found = checkpoints.read_meta(step)["config"].get("compute_dtype")
+            break
+    return broadcast_from_first(found)
 
 
 def _search(

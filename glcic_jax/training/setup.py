@@ -24,9 +24,9 @@ from glcic_jax.training.distributed import AXIS, all_gather, broadcast_from_firs
 from glcic_jax.training.health import Health
 from glcic_jax.training.metric_log import MetricLog, RunningMean
 from glcic_jax.training.progress_line import ProgressLine
-from glcic_jax.training.resume import differences, flatten, restore_run
+from glcic_jax.training.resume import differences, earlier_compute_dtype, flatten, restore_run
 from glcic_jax.training.schedule import PHASE_NAMES, Schedule, create_schedule
-from glcic_jax.training.state import TrainState, create_spec, create_state
+from glcic_jax.training.state import TrainState, create_spec, create_state, resolve_compute_dtype
 from glcic_jax.training.validation import FixedExamples
 from glcic_jax.training.workdir import lock_holder, lock_workdir
 
@@ -106,6 +106,8 @@ def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
       UserError: The configuration, the data or the workdir cannot be used, or the workdir holds another run.
     """
     check_values(config)
+    config = config.copy_and_resolve_references()
+    config.compute_dtype = resolve_compute_dtype(config.compute_dtype, earlier_compute_dtype(workdir))
     schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
     spec = create_spec(config, AXIS)
     sources = open_sources(config.data)
@@ -176,8 +178,10 @@ def _create_data(
         raise DataError(f"the processes see {counts} training images: each needs the same data set")
     log(
         f"{train_count} training and {validation_count} validation images from {config.data.source}; "
-        f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
+        f"{jax.device_count()} x {jax.local_devices()[0].device_kind}, {config.compute_dtype}"
     )
+    if config.compute_dtype == "float32" and jax.default_backend() == "gpu":
+        log("float32 takes about twice the time and memory of --config.compute_dtype=bfloat16 on a GPU")
     skipped = SkippedFiles(
         workdir / ("skipped.txt" if is_lead_process() else f"skipped_{jax.process_index()}.txt"),
         train_count + validation_count,

@@ -16,6 +16,8 @@ from glcic_jax.model.gradient_balance import Balance, balance_gradients
 from glcic_jax.model.networks import Variables
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_AUTO = "auto"
+_BFLOAT16_CAPABILITY = 8.0  # Of NVIDIA's GPUs since Ampere.
 
 _FINAL_RATE = 0.1  # Adam's learning rate after its decay, as a fraction of the initial rate.
 
@@ -136,6 +138,32 @@ def create_spec(config: Any, axis_name: str | None = None) -> TrainingSpec:
     )
 
 
+def resolve_compute_dtype(name: str, earlier: str | None = None) -> str:
+    """Returns the type of the arithmetic that `config.compute_dtype` stands for.
+
+    Args:
+      name: A name in `COMPUTE_DTYPES`, or "auto".
+      earlier: What "auto" stood for earlier in this run, or None.
+
+    Returns:
+      A name in `COMPUTE_DTYPES`; for "auto" `earlier`, else bfloat16 on devices that multiply it fast.
+
+    Raises:
+      ConfigError: The name is unknown.
+    """
+    lookup({**COMPUTE_DTYPES, _AUTO: None}, name, "compute_dtype")
+    if name != _AUTO:
+        return name
+    return earlier or ("bfloat16" if _multiplies_bfloat16_fast(jax.local_devices()[0]) else "float32")
+
+
+def _multiplies_bfloat16_fast(device: jax.Device) -> bool:
+    try:
+        return float(getattr(device, "compute_capability", "")) >= _BFLOAT16_CAPABILITY
+    except ValueError:  # No GPU of NVIDIA's.
+        return device.platform != "cpu"
+
+
 def _check_names(config: Any) -> None:
     """Rejects names that the networks would look up only when they run."""
     lookup(images.OUTPUT_ACTIVATIONS, config.completion.output_activation, "output activation")
@@ -156,7 +184,7 @@ def _check_names(config: Any) -> None:
 def _create_networks(
     config: Any, axis_name: str | None
 ) -> tuple[networks.CompletionNetwork, networks.ContextDiscriminator | None]:
-    dtype = lookup(COMPUTE_DTYPES, config.compute_dtype, "compute_dtype")
+    dtype = COMPUTE_DTYPES[resolve_compute_dtype(config.compute_dtype)]
     batch_norm_axis = axis_name if config.sync_batch_norm else None
     completion_network = networks.CompletionNetwork(
         width=config.completion.width,

@@ -1,4 +1,4 @@
-"""Convolutions and their gradients on a CPU, compared with XLA's own."""
+"""Convolutions and their gradients in the way of every platform, compared with XLA's own; all run on a CPU."""
 
 import functools
 
@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glcic_jax.model.convolutions import as_on_accelerators, convolution, upsampling_convolution
-from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER
+from glcic_jax.errors import ConfigError
+from glcic_jax.model.convolutions import WAYS, convolution, convolutions_of, upsampling_convolution
+from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER, Convolution, Layer
 
 # Height, width, inputs, outputs, kernel, stride, dilation.
 CASES = {
@@ -18,6 +19,9 @@ CASES = {
     "winograd, dilated": (20, 28, 256, 256, 3, 1, 4),
     "winograd, kernel gradient only": (12, 16, 64, 32, 3, 1, 1),
     "winograd, 2x2": (9, 14, 64, 64, 2, 1, 1),
+    "dilated, odd sides": (7, 9, 16, 8, 3, 1, 2),
+    "dilated, 2x2": (9, 6, 16, 8, 2, 1, 2),
+    "dilated, thin": (8, 12, 4, 3, 5, 1, 4),
     "dilated beyond the image": (8, 8, 64, 64, 3, 1, 16),
     "one pixel": (1, 1, 64, 64, 3, 1, 1),
     "stride 2": (64, 48, 16, 24, 3, 2, 1),
@@ -25,6 +29,7 @@ CASES = {
     "stride 2, dilated": (64, 48, 16, 16, 5, 2, 2),
     "stride 3": (33, 35, 16, 16, 5, 3, 1),
     "stride 2, few pixels": (8, 12, 32, 64, 5, 2, 1),
+    "stride 2, 4 pixels": (4, 4, 32, 64, 5, 2, 1),
     "stride 2, odd sides": (9, 7, 32, 64, 5, 2, 1),
     "thin input": (16, 16, 4, 64, 5, 1, 1),
     "thin output": (16, 16, 32, 3, 3, 1, 1),
@@ -42,6 +47,11 @@ def by_xla(image, kernel, stride, dilation):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision="highest",
     )
+
+
+def flax_upsampling(image, kernel):
+    layer = nn.ConvTranspose(kernel.shape[-1], (4, 4), (2, 2), "SAME", use_bias=False, precision="highest")
+    return layer.apply({"params": {"kernel": kernel}}, image)
 
 
 def normal(seed, *shape):
@@ -65,11 +75,13 @@ def assert_close(found, expected, tolerance=1e-5):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest, err_msg=name)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_results_and_gradients_agree_with_xla(case):
+def test_results_and_gradients_agree_with_xla(case, way):
     height, width, inputs, outputs, size, stride, dilation = case
     image, kernel = normal(0, 2, height, width, inputs), normal(1, size, size, inputs, outputs)
-    found = with_gradients(lambda x, k: convolution(x, k, stride, dilation), image, kernel)
+    with convolutions_of(way):
+        found = with_gradients(lambda x, k: convolution(x, k, stride, dilation), image, kernel)
     assert_close(found, with_gradients(lambda x, k: by_xla(x, k, stride, dilation), image, kernel))
 
 
@@ -83,22 +95,26 @@ def distinct_layers():
     return list(found)
 
 
+@pytest.mark.parametrize("way", ["cpu", "cuda"])
 @pytest.mark.parametrize("layer", distinct_layers(), ids=str)
-def test_every_layer_agrees_with_xla(layer):
+def test_every_layer_agrees_with_xla(layer, way):
     inputs, outputs, size, stride, dilation = layer
     side = 2 * dilation if dilation > 1 else 8  # Whole tiles, so that dilated layers use Winograd too.
     image, kernel = normal(0, 1, side, side, inputs), normal(1, size, size, inputs, outputs)
-    found = with_gradients(lambda x, k: convolution(x, k, stride, dilation), image, kernel)
+    with convolutions_of(way):
+        found = with_gradients(lambda x, k: convolution(x, k, stride, dilation), image, kernel)
     assert_close(found, with_gradients(lambda x, k: by_xla(x, k, stride, dilation), image, kernel))
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("shape", [(16, 12, 64, 32), (7, 9, 64, 64), (8, 8, 8, 4)])
-def test_upsampling_agrees_with_flax_transposed_convolution(shape):
+def test_upsampling_agrees_with_flax_transposed_convolution(shape, way):
     height, width, inputs, outputs = shape
     image, kernel = normal(0, 2, height, width, inputs), normal(1, 4, 4, inputs, outputs)
-    layer = nn.ConvTranspose(outputs, (4, 4), (2, 2), "SAME", use_bias=False, precision="highest")
-    expected = with_gradients(lambda x, k: layer.apply({"params": {"kernel": k}}, x), image, kernel)
-    assert_close(with_gradients(upsampling_convolution, image, kernel), expected)
+    expected = with_gradients(flax_upsampling, image, kernel)
+    with convolutions_of(way):
+        found = with_gradients(upsampling_convolution, image, kernel)
+    assert_close(found, expected)
 
 
 def test_winograd_is_as_exact_as_xla_in_float32():
@@ -125,8 +141,17 @@ def test_mismatched_kernel_is_refused(shape, dtype):
         convolution(jnp.zeros((1, 8, 8, 64)), jnp.zeros(shape, dtype))
 
 
-def test_gradients_are_differentiable():
-    image, kernel = normal(0, 1, 6, 6, 64), normal(1, 3, 3, 64, 64) / 24
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("function", "expected_function", "size"),
+    [
+        (lambda x, k: convolution(x, k, 1, 2), lambda x, k: by_xla(x, k, 1, 2), 3),
+        (upsampling_convolution, flax_upsampling, 4),
+    ],
+    ids=["convolution", "upsampling"],
+)
+def test_gradients_are_differentiable(way, function, expected_function, size):
+    image, kernel = normal(0, 1, 6, 6, 64), normal(1, size, size, 64, 64) / 24
 
     def penalty(function):
         def norm(kernel):
@@ -134,7 +159,9 @@ def test_gradients_are_differentiable():
 
         return jax.jit(jax.grad(norm))(kernel)
 
-    found, expected = penalty(convolution), penalty(lambda x, k: by_xla(x, k, 1, 1))
+    with convolutions_of(way):
+        found = penalty(function)
+    expected = penalty(expected_function)
     np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
 
 
@@ -175,13 +202,27 @@ def test_cpu_rounds_bfloat16_once():
     np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
 
 
-def test_trace_for_an_accelerator_on_a_cpu_has_its_convolutions():
+def test_chosen_way_replaces_the_platform():
     def convolutions() -> int:
         image, kernel = jnp.zeros((1, 16, 16, 256)), jnp.zeros((3, 3, 256, 256))
         # A new function object each time, because JAX caches traces.
         function = jax.jit(functools.partial(convolution, stride=1))
         return function.lower(image, kernel).as_text().count("stablehlo.convolution")
 
-    with as_on_accelerators():
-        assert convolutions() == 1
+    for way in ("cuda", "plain"):
+        with convolutions_of(way):
+            assert convolutions() == 1
     assert convolutions() == 0
+
+
+def test_unknown_way_is_refused():
+    with pytest.raises(ConfigError, match="unknown way to convolve 'gpu': choose one of cpu, cuda, plain, tpu"):
+        convolutions_of("gpu").__enter__()
+
+
+def test_bias_gradients_sum_in_float32():
+    layer = Convolution(Layer("conv", 1), 1, jnp.bfloat16)
+    image = jnp.ones((1, 41, 39, 1))
+    variables = layer.init(jax.random.key(0), image)
+    gradients = jax.jit(jax.grad(lambda v: layer.apply(v, image).astype(jnp.float32).sum()))(variables)
+    assert gradients["params"]["bias"] == 41 * 39  # 1599 is no bfloat16.

@@ -11,7 +11,7 @@ from glcic_jax.training.config_checks import check_values
     [
         ("accumulation_steps", (0, -2)),
         ("batch_size", (0, -4)),
-        ("data.threads", (0,)),
+        ("data.threads", (-1,)),
         ("data.prefetch", (0,)),
         ("data.mean_pixel", ((0.5, 0.5), (0.5, 0.5, 127.0))),
         ("data.image_size", (8,)),

@@ -8,7 +8,7 @@ import pytest
 from helpers.common import CONFIGS, load_config, shrink
 
 from glcic_jax.errors import ConfigError, DataError, UserError
-from glcic_jax.model.convolutions import as_on_accelerators
+from glcic_jax.model.convolutions import convolutions_of
 from glcic_jax.training import loop
 from glcic_jax.training.state import create_spec, state_shapes
 from glcic_jax.training.steps import STEPS
@@ -49,7 +49,7 @@ def test_steps_trace_at_full_size(name):
     key = jax.eval_shape(jax.random.key, 0)
     phases = STEPS if state.discriminator is not None else ["completion"]
     for phase in phases:
-        with as_on_accelerators():  # The convolutions of a CPU take longer to trace.
+        with convolutions_of("plain"):  # Those of each platform take longer to trace.
             after, metrics = jax.eval_shape(functools.partial(STEPS[phase]), state, batch, key)
         assert jax.tree.structure(after) == jax.tree.structure(state)
         assert jax.tree.all(jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), after, state))

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import click
 
-from glcic_jax.benchmark.common import core_count, load_config, print_heading, print_table
+from glcic_jax.benchmark.common import load_config, print_heading, print_table
 from glcic_jax.benchmark.cpu.turns import Worker
 from glcic_jax.errors import ConfigError, DataError
+from glcic_jax.runtime import core_count
 
 _ON_CPU = {"JAX_PLATFORMS": "cpu"}
 
