@@ -11,7 +11,7 @@ from glcic_jax.command_line import FiniteFloat
 from glcic_jax.errors import ConfigError, printable
 
 # Windows around holes of up to about 200 px, and photographs of 640 px: the most common inputs of the network.
-_WARMUP = "384x384,640x448,384x448,448x384,448x448,448x512,512x448,512x512,640x512,448x640,512x640"
+_WARMUP = "640x448,384x384,384x448,448x384,448x448,448x512,512x448,512x512,640x512,448x640,512x640"
 _PACKAGES = ("fastapi", "python_multipart", "starlette", "uvicorn")
 _LONGEST_SIZE = len("4096x4096")
 
