@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 import click
 
 from glcic_jax.benchmark import hlo
-from glcic_jax.benchmark.common import batch_shapes, load_config, peak_bytes, print_heading, print_table
+from glcic_jax.benchmark.common import (
+    batch_shapes,
+    load_config,
+    peak_bytes,
+    print_heading,
+    print_table,
+    update_cases,
+)
 from glcic_jax.errors import ConfigError, lookup
 
 LARGEST_WINDOW = 8  # Pixels: the larger ones are kernel gradients that XLA did not recognise.
@@ -102,7 +109,9 @@ def print_ahead(
     config.data.image_size = image_size or config.data.image_size
     if config.batch_size % devices.number:
         raise ConfigError(f"a batch of {config.batch_size} cannot be split over {devices.number} devices")
-    cases = list(_cases(config, phases.split(","), dtypes.split(","), remats.split(",")))
+    from glcic_jax.training.distributed import AXIS  # Imports JAX, which `_prepare` comes before.
+
+    cases = list(update_cases(config, phases, dtypes, remats, AXIS))
     print_heading(f"compiled for {devices.number} x {devices.device}")
     columns = ["phase", "type", "remat", "compile s", "GiB a device", "convolutions", f"window > {LARGEST_WINDOW}"]
     columns += ["float32 convolutions", "float32 activations", "collectives", "MB"]
@@ -135,26 +144,6 @@ def faults_of(program: hlo.Program, dtype: str, float32_elements: int, is_gpu: b
     return found
 
 
-def _cases(
-    config: Any, phases: list[str], dtypes: list[str], remats: list[str]
-) -> Iterator[tuple[str, str, str, Any]]:
-    """Yields phase, type, remat and the configuration's specification."""
-    from glcic_jax.training.distributed import AXIS
-    from glcic_jax.training.state import create_spec
-    from glcic_jax.training.steps import STEPS
-
-    for dtype in dtypes:
-        for remat in remats:
-            config.compute_dtype, config.remat = dtype, remat
-            spec = create_spec(config, AXIS)
-            for phase in phases:
-                lookup(STEPS, phase, "phase")
-                if phase != "completion" and spec.context_discriminator is None:
-                    raise ConfigError(f"the configuration has no discriminator, so there is no {phase} phase")
-                if phase != "discriminator" or remat == remats[0]:  # It does not train C.
-                    yield phase, dtype, remat if phase != "discriminator" else "", spec
-
-
 def _rows(
     target: Target, config: Any, cases: list[tuple[str, str, str, Any]], faults: list[str]
 ) -> Iterator[list[str]]:
@@ -165,11 +154,12 @@ def _rows(
 
     for phase, dtype, remat, spec in cases:
         begin = time.perf_counter()
-        compiled = _compile(target, phase, spec, config.batch_size, config.data.image_size)
+        state = state_shapes(spec, config.data.image_size)
+        compiled = _compile(target, phase, state, config.batch_size, config.data.image_size)
         seconds = time.perf_counter() - begin
         program = hlo.read(compiled.as_text())
         images = config.batch_size // target.number * config.data.image_size**2 * 4  # With the mask.
-        parameters = max(leaf.size for leaf in jax.tree.leaves(state_shapes(spec, config.data.image_size)))
+        parameters = max(leaf.size for leaf in jax.tree.leaves(state))
         found = faults_of(program, dtype, max(images, parameters), target.is_gpu)
         faults += [f"{phase}, {dtype}: {kind} {text}" for kind, texts in found.items() for text in texts]
         exchanged = hlo.collectives(program)
@@ -186,14 +176,13 @@ def _rows(
         ]
 
 
-def _compile(target: Target, phase: str, spec: Any, batch_size: int, image_size: int) -> Any:
+def _compile(target: Target, phase: str, state: Any, batch_size: int, image_size: int) -> Any:
     """Compiles an update as `distributed.pmap_step` maps it, which takes only devices that are there."""
     import jax
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from glcic_jax.training.distributed import AXIS
-    from glcic_jax.training.state import state_shapes
     from glcic_jax.training.steps import STEPS
 
     mesh = Mesh(np.array(_topology(target).devices), (AXIS,))
@@ -207,7 +196,7 @@ def _compile(target: Target, phase: str, spec: Any, batch_size: int, image_size:
         STEPS[phase], mesh=mesh, in_specs=(whole, split, whole), out_specs=(whole, whole), check_vma=False
     )
     arguments = (
-        placed(state_shapes(spec, image_size)),
+        placed(state),
         placed(batch_shapes(batch_size, image_size), AXIS),
         placed(jax.eval_shape(jax.random.key, 0)),
     )

@@ -3,16 +3,17 @@
 import datetime
 import importlib.metadata
 import importlib.util
+import itertools
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from glcic_jax.errors import ConfigError, one_line, printable
+from glcic_jax.errors import ConfigError, lookup, one_line, printable
 from glcic_jax.runtime import core_count
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -46,6 +47,37 @@ def load_config(path: str, batch_size: int | None = None) -> Any:
     if config.batch_size < 1:
         raise ConfigError(f"{name}: batch_size is {config.batch_size}: give --batch-size, at least 1")
     return config
+
+
+def update_cases(
+    config: Any, phases: str, dtypes: str, remats: str, axis_name: str | None = None
+) -> Iterator[tuple[str, str, str, Any]]:
+    """Yields phase, type of the arithmetic, remat and `TrainingSpec` of each update to compile.
+
+    Phase 2, which does not train C, comes once for each type, without a remat.
+
+    Args:
+      config: The configuration; its type and remat are replaced.
+      phases, dtypes, remats: Comma-separated names.
+      axis_name: As in `state.create_spec`.
+
+    Raises:
+      ConfigError: A name is unknown, or the configuration has no discriminator to train.
+    """
+    from glcic_jax.training.state import create_spec
+    from glcic_jax.training.steps import STEPS
+
+    first_remat = remats.split(",", maxsplit=1)[0]
+    for config.compute_dtype, config.remat in itertools.product(dtypes.split(","), remats.split(",")):
+        spec = create_spec(config, axis_name)
+        for phase in phases.split(","):
+            lookup(STEPS, phase, "phase")
+            if phase != "completion" and spec.context_discriminator is None:
+                raise ConfigError(f"the configuration has no discriminator, so there is no {phase} phase")
+            if phase != "discriminator":
+                yield phase, config.compute_dtype, config.remat, spec
+            elif config.remat == first_remat:
+                yield phase, config.compute_dtype, "", spec
 
 
 def fresh_state(config: Any, axis_name: str | None) -> Any:

@@ -5,7 +5,7 @@ Every figure is for one device.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -17,8 +17,9 @@ from glcic_jax.benchmark.common import (
     peak_bytes,
     print_heading,
     print_table,
+    update_cases,
 )
-from glcic_jax.errors import ConfigError, DataError, lookup
+from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.runtime import is_out_of_device_memory
 
 CARDS = (16, 24, 80, 141)  # GB of 1e9 bytes.
@@ -64,7 +65,7 @@ def print_memory(
         raise ConfigError(f"--batches is {','.join(map(str, batches))}: give two sizes, the smaller first: 2,6")
     if trial and jax.default_backend() != "gpu":
         raise DataError(f"--trial needs a GPU, and JAX sees only {jax.default_backend()}: leave it out")
-    cases = list(_cases(config, dtypes.split(","), remats.split(","), phases.split(",")))
+    cases = list(update_cases(config, phases, dtypes, remats))
     print_heading(devices_here())
     click.echo(
         f"{_DEVICE_NOTES.get(jax.default_backend(), '')}"
@@ -122,8 +123,11 @@ def largest_that(runs: Callable[[int], bool]) -> int:
 
 
 def _row(
-    phase: str, dtype: str, remat: str, state: Any, batches: tuple[int, ...], image_size: int, trial: bool
+    phase: str, dtype: str, remat: str, spec: Any, batches: tuple[int, ...], image_size: int, trial: bool
 ) -> list[str]:
+    from glcic_jax.training.state import state_shapes
+
+    state = state_shapes(spec, image_size)
     plans = [memory_plan(phase, state, size, image_size) for size in batches]
     fixed, per_image = line_through(batches, [peak_bytes(plan) for plan in plans])
     parts = [
@@ -140,25 +144,6 @@ def _row(
     if trial:
         row.append(str(largest_that(functools.partial(_runs, phase, state, image_size))))
     return row
-
-
-def _cases(
-    config: Any, dtypes: Sequence[str], remats: Sequence[str], phases: Sequence[str]
-) -> Iterator[tuple[str, str, str, Any]]:
-    """Yields phase, type, remat and state shapes; phase 2, which does not train C, once for each type."""
-    from glcic_jax.training.state import create_spec, state_shapes
-    from glcic_jax.training.steps import STEPS
-
-    for dtype in dtypes:
-        for remat in remats:
-            config.compute_dtype, config.remat = dtype, remat
-            state = state_shapes(create_spec(config), config.data.image_size)
-            for phase in phases:
-                lookup(STEPS, phase, "phase")
-                if phase != "completion" and state.discriminator is None:
-                    raise ConfigError(f"the configuration has no discriminator, so there is no {phase} phase")
-                if phase != "discriminator" or remat == remats[0]:
-                    yield phase, dtype, remat if phase != "discriminator" else "", state
 
 
 def _lowered(phase: str, state: Any, batch_size: int, image_size: int) -> Any:

@@ -22,9 +22,8 @@ from starlette.types import Receive, Scope, Send
 from glcic_jax import __version__
 from glcic_jax.errors import MemoryExhaustedError, TooLargeError, UserError, WeightsError
 from glcic_jax.serving.forms import completion_form, completion_request, preview_form, preview_request, read_form
-from glcic_jax.serving.problems import PROBLEM_TYPE, Refusal, problem
+from glcic_jax.serving.problems import PROBLEM_TYPE, STOPPING, Refusal, problem
 from glcic_jax.serving.service import (
-    STOPPING,
     ClientGoneError,
     NotAnImageError,
     NotReadyError,
@@ -36,7 +35,6 @@ from glcic_jax.weights import Description
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_METHODS = {"complete": "POST", "limits": "GET", "preview": "POST", "weights": "GET"}  # By the path below /v1.
 _REQUEST_NAME = re.compile(r"[A-Za-z0-9-]{8,64}")
 _CHUNK = 256 << 10  # Bytes of an answer that are sent at a time.
 
@@ -79,20 +77,12 @@ class Progress(BaseModel):
     note: str = Field(description="What takes long, or empty.")
 
 
-def limits_of(description: Description) -> str:
-    """Describes the limits of a network, for a client."""
-    size, hole = description.image_size, description.hole_sides[1]
-    return (
-        f"Trained on crops of {size} px with holes of up to {hole} px: thicker holes are filled at a reduced "
-        "size, and blurry. What the surroundings do not show, such as the other half of a face or a word, is not "
-        "restored."
-    )
-
-
 def create_app(service: Service) -> FastAPI:
     """Returns the endpoint; the caller closes the service."""
     # FastAPI's documentation pages load scripts from other hosts.
-    app = FastAPI(title="glcic", version=__version__, docs_url=None, redoc_url=None, lifespan=None)
+    app = FastAPI(
+        title="glcic", version=__version__, docs_url=None, redoc_url=None, lifespan=None, redirect_slashes=False
+    )
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
@@ -114,7 +104,7 @@ def create_app(service: Service) -> FastAPI:
                 licence=completer.description.licence,
                 image_size=completer.description.image_size,
                 hole_sides=completer.description.hole_sides,
-                limits=limits_of(completer.description),
+                limits=_limits_of(completer.description),
             )
             for name, completer in service.completers.items()
         ]
@@ -150,16 +140,17 @@ def create_app(service: Service) -> FastAPI:
             raise Refusal(HTTPStatus.NOT_FOUND, "no request of that name is in progress")
         return _progress(*found, compiling=service.compiling)
 
-    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-
-    @app.api_route("/v1/{rest:path}", methods=methods, include_in_schema=False)
-    async def unknown(rest: str) -> None:
-        method = "GET" if rest.startswith("requests/") else _METHODS.get(rest)
-        if method is not None:
-            raise HTTPException(405, f"use {method}", {"Allow": method})
-        raise HTTPException(404, "no such path: see /openapi.json")
-
     return app
+
+
+def _limits_of(description: Description) -> str:
+    """Describes the limits of a network, for a client."""
+    size, hole = description.image_size, description.hole_sides[1]
+    return (
+        f"Trained on crops of {size} px with holes of up to {hole} px: thicker holes are filled at a reduced "
+        "size, and blurry. What the surroundings do not show, such as the other half of a face or a word, is not "
+        "restored."
+    )
 
 
 async def _complete(service: Service, request: Request) -> Response:
@@ -299,7 +290,12 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return problem(HTTPStatus(error.status_code), str(error.detail), error.headers)
+    status = HTTPStatus(error.status_code)
+    details = {
+        HTTPStatus.NOT_FOUND: "no such path: see /openapi.json",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"use {(error.headers or {}).get('Allow')}",
+    }
+    return problem(status, details.get(status, str(error.detail)), error.headers)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse
 
 from glcic_jax.errors import printable
 
+STOPPING = "the service is stopping: try again later"
 PROBLEM_TYPE = "application/problem+json"
 _RETRY_AFTER = "5"  # Seconds.
 

@@ -15,9 +15,9 @@ from glcic_jax.pictures import ChooseHole, Picture, read_picture
 from glcic_jax.progress import Log
 from glcic_jax.runtime import enough_memory_for
 from glcic_jax.serving.previews import Preview, preview_of
+from glcic_jax.serving.problems import STOPPING
 
 T = TypeVar("T")
-STOPPING = "the service is stopping: try again later"
 _SECONDS_BETWEEN_CHECKS = 0.05
 
 

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from glcic_jax.serving.problems import problem
+from glcic_jax.serving.problems import STOPPING, problem
 
 _STATIC = Path(__file__).parent / "static"
 _EXAMPLES = ("astronaut.png", "chelsea.png", "coffee.png")  # Of scikit-image: CC0 or public domain.
@@ -46,7 +46,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Waits for the application and calls it."""
         await self._loaded.wait()
-        refusal = problem(HTTPStatus.SERVICE_UNAVAILABLE, "the service is stopping: try again later")
+        refusal = problem(HTTPStatus.SERVICE_UNAVAILABLE, STOPPING)
         await (self._app or refusal)(scope, receive, send)
 
 

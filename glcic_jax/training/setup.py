@@ -181,7 +181,7 @@ def _create_data(
         f"{jax.device_count()} x {jax.local_devices()[0].device_kind}, {config.compute_dtype}"
     )
     if config.compute_dtype == "float32" and jax.default_backend() == "gpu":
-        log("float32 takes about twice the time and memory of --config.compute_dtype=bfloat16 on a GPU")
+        log("float32 takes about twice the memory of --config.compute_dtype=bfloat16 on a GPU")
     skipped = SkippedFiles(
         workdir / ("skipped.txt" if is_lead_process() else f"skipped_{jax.process_index()}.txt"),
         train_count + validation_count,

@@ -348,6 +348,17 @@ def test_sigterm_ends_a_service_that_is_not_ready(tmp_path, weights, listening):
         assert_ended_cleanly(service)
 
 
+def test_second_signal_does_not_wait_for_the_compiler(tmp_path, weights):
+    sizes = ",".join(f"{side}x{side}" for side in range(64, 640, 16))
+    with served(tmp_path, weights, "--warmup", sizes, ready=False) as service:
+        service.wait_for("compiled for windows")
+        service.process.send_signal(signal.SIGTERM)
+        service.wait_for("waiting for the compiler")
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(30) == 0
+        assert "Traceback" not in service.log.read_text()
+
+
 def test_open_connection_does_not_delay_the_end(tmp_path, weights):
     with served(tmp_path, weights) as service, httpx.Client() as page:
         assert page.get(service.url).status_code == 200  # Kept alive.
