@@ -72,10 +72,12 @@ def get_config() -> ConfigDict:
     completion.ema_decay = 0.0  # Decay of a moving average of C's weights, used for inference; 0: off [P].
 
     config.discriminator = discriminator = ConfigDict()
-    discriminator.branches = ("global", "local")  # [P]; ablations: one of them; (): no discriminator [P 4.3].
+    # [P]; ablations: one of them; (): no discriminator [P 4.3]. "texture" (ours) is for strokes.
+    discriminator.branches = ("global", "local")
     discriminator.local_size = 128  # Side of the local patch in pixels [P 3.3].
     discriminator.global_channels = (64, 128, 256, 512, 512, 512)  # Features of the 5 x 5 convolutions [O].
     discriminator.local_channels = (64, 128, 256, 512, 512)  # [O].
+    discriminator.texture_channels = (64, 128, 256)  # Ours.
     discriminator.width = 1.0  # Factor on the number of features of each layer; 1: the paper's.
     discriminator.layer_order = "conv_bn_relu"  # [O].
 

@@ -41,13 +41,10 @@ def _fill_box(image_size: Size, corner: jax.Array, sides: jax.Array) -> jax.Arra
     return inside_rows & inside_columns
 
 
-def _centred_local_box(hole: jax.Array, local_size: int) -> jax.Array:
-    """[2] int32: the local box centred on the centre of mass of a hole [H, W], shifted to lie inside the image."""
-    weight = hole.astype(jnp.float32)
-    total = jnp.maximum(weight.sum(), 1.0)
-    centre_row = (weight.sum(axis=1) * (jnp.arange(hole.shape[0]) + 0.5)).sum() / total
-    centre_column = (weight.sum(axis=0) * (jnp.arange(hole.shape[1]) + 0.5)).sum() / total
-    corner = jnp.round(jnp.stack([centre_row, centre_column]) - local_size / 2).astype(jnp.int32)
+def _local_box_on_hole(key: jax.Array, hole: jax.Array, local_size: int) -> jax.Array:
+    """[2] int32: the local box centred on a random pixel of a hole [H, W], shifted to lie inside the image."""
+    chosen = jnp.argmax(jax.random.uniform(key, hole.shape, minval=0.5) * hole)
+    corner = jnp.stack(jnp.divmod(chosen, hole.shape[1])).astype(jnp.int32) - local_size // 2
     return jnp.clip(corner, 0, jnp.array(hole.shape) - local_size)
 
 
@@ -86,7 +83,7 @@ def rectangles(
     """Several rectangles, each uniform over all positions inside the image; they may overlap.
 
     Their number is uniform in `count` (both included), their sides in [min_side, max_side] pixels. The local box
-    is centred on their common centre of mass.
+    is centred on a random pixel of the hole.
 
     Raises:
       ConfigError: A rectangle of max_side does not fit the image.
@@ -101,7 +98,7 @@ def rectangles(
     boxes = jax.vmap(functools.partial(_fill_box, image_size))(corners, sides)
     drawn = jnp.arange(count[1]) < _uniform_integer(number, count)
     hole = jnp.any(boxes & drawn[:, None, None], axis=0)
-    return _as_mask(hole), _centred_local_box(hole, local_size)
+    return _as_mask(hole), _local_box_on_hole(jax.random.fold_in(key, 1), hole, local_size)
 
 
 def free_form(
@@ -126,7 +123,7 @@ def free_form(
       brush: Smallest and largest diameter of the round brush, as fractions of the shorter side.
 
     Returns:
-      mask [H, W, 1], and local_box [2] centred on the hole's centre of mass.
+      mask [H, W, 1], and local_box [2] centred on a random pixel of the hole.
     """
     shorter = min(image_size)
     limits = jnp.array(image_size, jnp.float32)
@@ -162,7 +159,7 @@ def free_form(
     segments = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (starts, ends, radii, drawn))
     # One segment at a time: all together would hold strokes * vertices images in memory.
     hole, _ = jax.lax.scan(paint, jnp.zeros(image_size, bool), segments)
-    return _as_mask(hole), _centred_local_box(hole, local_size)
+    return _as_mask(hole), _local_box_on_hole(jax.random.fold_in(key, 1), hole, local_size)
 
 
 def create_sampler(name: str, options: Mapping[str, Mapping[str, Any]]) -> Sampler:

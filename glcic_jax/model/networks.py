@@ -199,11 +199,15 @@ class CompletionNetwork(nn.Module):
 
 
 class _Branch(nn.Module):
-    """5x5 convolutions with stride 2, then a fully connected layer: an image to a feature vector."""
+    """5x5 convolutions with stride 2, then a fully connected layer: an image to a feature vector.
+
+    `pooled` averages the convolutions' output over all positions first.
+    """
 
     width: float = 1.0
     channels: tuple[int, ...] = ()
     features: int = 1024
+    pooled: bool = False
     layer_order: str = "conv_bn_relu"
     dtype: Any = jnp.float32
     axis_name: str | None = None
@@ -218,7 +222,7 @@ class _Branch(nn.Module):
             hidden = _normalise_and_activate(
                 hidden, self.layer_order, f"bn{index}", train, self.dtype, self.axis_name
             )
-        flat = hidden.reshape(hidden.shape[0], -1)
+        flat = hidden.mean(axis=(1, 2)) if self.pooled else hidden.reshape(hidden.shape[0], -1)
         features = scaled(self.features, self.width)
         dense = nn.Dense(
             features,
@@ -250,6 +254,19 @@ class LocalDiscriminator(_Branch):
     """
 
     channels: tuple[int, ...] = (64, 128, 256, 512, 512)
+
+
+class TextureDiscriminator(_Branch):
+    """A branch for the texture of the patch around the hole, wherever in the patch it is. Not in the paper.
+
+    [N, S, S, 3] float in [0, 1] to features [N, 1024 * width]. Every position at the end sees 29 x 29 px; their
+    features are averaged, so thin strokes count as much at any place.
+
+    Reference: the patch discriminators of Isola et al. 2017, Section 3.2.2, and of Yu et al. 2019, Section 3.3.
+    """
+
+    channels: tuple[int, ...] = (64, 128, 256)
+    pooled: bool = True
 
 
 class ContextDiscriminator(nn.Module):
@@ -364,6 +381,7 @@ LAYER_ORDERS: dict[str, Callable[[nn.Module, jax.Array], jax.Array]] = {
 BRANCHES: dict[str, tuple[type[_Branch], Callable[[jax.Array, jax.Array, int], jax.Array]]] = {
     "global": (GlobalDiscriminator, lambda image, local_box, local_size: image),
     "local": (LocalDiscriminator, crop_patch),
+    "texture": (TextureDiscriminator, crop_patch),
 }
 
 # The convolutions of C whose outputs are kept for the backward pass, which recomputes everything between them; ()

@@ -176,8 +176,11 @@ def _check_config(config: ConfigDict, meta: dict[str, Any], schedule: Schedule, 
     new = flatten(json.loads(config.to_json_best_effort()))
     step = meta["step"]
     # A key that did not exist then was off.
-    new_keys = {key for key in new.keys() - old.keys() if not new[key]}
-    changed = sorted(key for key in (old.keys() | new.keys()) - new_keys if old.get(key) != new.get(key))
+    ignored = {key for key in new.keys() - old.keys() if not new[key]}
+    ignored |= {
+        f"discriminator.{branch}_channels" for branch in BRANCHES if branch not in config.discriminator.branches
+    }
+    changed = sorted(key for key in (old.keys() | new.keys()) - ignored if old.get(key) != new.get(key))
     past = _schedule_of(meta)
     refused = [key for key in changed if key in fixed]
     if not past.has_trained_discriminator(step):

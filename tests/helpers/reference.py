@@ -115,7 +115,7 @@ def complete(weights, network_input, order="conv_bn_relu", activation="sigmoid",
     return (np.clip(hidden, -1, 1) + 1) / 2, layers, statistics
 
 
-def branch(weights, prefix, image, order="conv_bn_relu", train=False):
+def branch(weights, prefix, image, order="conv_bn_relu", train=False, pooled=False):
     """One branch of the discriminator: [N, 3, H, W] to `(features, statistics)`."""
     hidden, statistics, index = np.asarray(image, np.float64), {}, 1
     while f"{prefix}.conv{index}.weight" in weights:
@@ -124,6 +124,8 @@ def branch(weights, prefix, image, order="conv_bn_relu", train=False):
         _, hidden, updated = _normalise_and_activate(hidden, weights, f"{prefix}.bn{index}", order, train)
         statistics.update(updated)
         index += 1
+    if pooled:
+        hidden = hidden.mean(axis=(2, 3), keepdims=True)
     flat = hidden.reshape(hidden.shape[0], -1)  # In the order C, H, W.
     features = flat @ weights[f"{prefix}.linear.weight"].T + weights[f"{prefix}.linear.bias"]
     return relu(features), statistics
@@ -133,10 +135,10 @@ def discriminate(weights, image, boxes, local_size, branches, order="conv_bn_rel
     """The context discriminator: [N, 3, H, W] and [N, 2] to `(logits [N], statistics)`."""
     corners = [(slice(top, top + local_size), slice(left, left + local_size)) for top, left in np.asarray(boxes)]
     patches = np.stack([one[:, rows, columns] for one, (rows, columns) in zip(image, corners, strict=True)])
-    views = {"global": image, "local": patches}
+    views = {"global": image, "local": patches, "texture": patches}
     features, statistics = [], {}
     for name in branches:
-        vector, updated = branch(weights, f"{name}_branch", views[name], order, train)
+        vector, updated = branch(weights, f"{name}_branch", views[name], order, train, name == "texture")
         features.append(vector)
         statistics.update(updated)
     logits = np.concatenate(features, axis=1) @ weights["linear.weight"].T + weights["linear.bias"]
@@ -183,14 +185,14 @@ def random_completion_weights(rng, width):
 
 
 def random_discriminator_weights(rng, branches):
-    """`branches`: for each one `(name, side lengths (H, W), convolution channels, features)`."""
+    """`branches`: for each one `(name, (H, W) of the last map, convolution channels, features)`."""
     weights, joined = {}, 0
-    for name, sides, channels, features in branches:
-        inputs, (height, width) = 3, sides
+    for name, last_map, channels, features in branches:
+        inputs, (height, width) = 3, last_map
         for index, outputs in enumerate(channels, start=1):
             weights |= _random_convolution(rng, f"{name}_branch.conv{index}", inputs, outputs, 5)
             weights |= _random_norm(rng, f"{name}_branch.bn{index}", outputs)
-            inputs, height, width = outputs, -(-height // 2), -(-width // 2)
+            inputs = outputs
         weights |= _random_linear(rng, f"{name}_branch.linear", inputs * height * width, features)
         joined += features
     return weights | _random_linear(rng, "linear", joined, 1)

@@ -32,9 +32,9 @@ HEIGHT, WIDE = 72, 80
 # Both values of both options in two networks instead of four, because compilation takes the time.
 COMPLETION_FORMS = (("conv_bn_relu", "sigmoid"), ("conv_relu_bn", "clip"))
 
-BRANCH_SIDES = {"global": (32, 40), "local": (16, 16)}
-BRANCH_CHANNELS = {"global": (4, 6, 8), "local": (5, 7)}
-BRANCH_MAPS = {"global": (8, 4, 5), "local": (7, 4, 4)}  # What the fully connected layer reads: C, H, W.
+BRANCH_CHANNELS = {"global": (4, 6, 8), "local": (5, 7), "texture": (3, 6)}
+# What the fully connected layer reads: C, H, W.
+BRANCH_MAPS = {"global": (8, 4, 5), "local": (7, 4, 4), "texture": (6, 1, 1)}
 BRANCH_FEATURES = 64  # 1024 at a sixteenth of the width.
 IMAGE_CORNERS = np.array([[0, 0], [0, 24], [16, 0], [16, 24]], np.int32)
 
@@ -340,7 +340,7 @@ def make_discriminator(branches, **fields):
 
 def discriminator_weights(branches):
     """Random Torch-layout weights, and the same as Flax variables."""
-    sizes = [(name, BRANCH_SIDES[name], BRANCH_CHANNELS[name], BRANCH_FEATURES) for name in branches]
+    sizes = [(name, BRANCH_MAPS[name][1:], BRANCH_CHANNELS[name], BRANCH_FEATURES) for name in branches]
     weights = reference.random_discriminator_weights(np.random.default_rng(5), sizes)
     return weights, reference.to_flax(weights, {f"{name}_branch.linear": BRANCH_MAPS[name] for name in branches})
 
@@ -362,6 +362,7 @@ BOTH = ("global", "local")
         (BOTH, "conv_relu_bn", True),
         (("global",), "conv_bn_relu", False),
         (("local",), "conv_relu_bn", False),
+        (("local", "texture"), "conv_bn_relu", True),
     ],
 )
 def test_discriminator_agrees_with_the_reference(judged_images, branches, order, train):
@@ -378,7 +379,7 @@ def test_discriminator_agrees_with_the_reference(judged_images, branches, order,
 
 
 def test_every_registered_branch_is_tested():
-    assert set(BRANCHES) == set(BRANCH_SIDES)
+    assert set(BRANCHES) == set(BRANCH_MAPS)
 
 
 def test_logits_are_unbounded():

@@ -628,7 +628,7 @@ def test_real_images_have_their_own_local_boxes(small_run, shared_batch):
         assert boxes.max() <= 32 - 16
 
 
-@pytest.mark.parametrize("branch", ["global", "local"])
+@pytest.mark.parametrize("branch", ["global", "local", "texture"])
 def test_one_branch_alone_trains(branch, config, batch):
     config.discriminator.branches = (branch,)
     config.discriminator[f"{branch}_channels"] = (64,)

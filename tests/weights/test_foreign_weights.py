@@ -236,7 +236,7 @@ def test_long_names_are_not_copied(tmp_path):
     assert peak < 30_000_000
 
 
-BRANCHES = [("local", (48, 48), (4, 6), 64), ("global", (64, 64), (4, 6, 8), 64)]
+BRANCHES = [("local", (12, 12), (4, 6), 64), ("global", (8, 8), (4, 6, 8), 64)]
 
 
 def test_otenims_context_discriminator(tmp_path):
