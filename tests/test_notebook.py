@@ -308,7 +308,7 @@ def test_example_is_completed_by_each_network(executed, name):
 def test_picture_is_completed_with_blending(executed):
     picture = load_image(executed.picture)
     hole = random_hole(1, *picture.shape[:2]).hole
-    expected = Completer.load().complete(picture, hole, blend=True)
+    expected = Completer.load().complete(picture, hole, blend="on")
     assert_completed(executed.out / "picture_completed.png", picture, hole, expected)
     assert len(pictures_of(executed.outputs["picture"])) == 1
 

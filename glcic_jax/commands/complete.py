@@ -41,7 +41,13 @@ _STREAM = "-"  # Standard input or output.
     help="What the network sees: the whole image, the whole image downscaled, or windows around the holes.",
 )
 @click.option("--max-side", type=int, help="Longest side of the network's input.  [default: 600]")
-@click.option("--blend", is_flag=True, help="Blend the fill into its surroundings: fast marching, then Poisson.")
+@click.option(
+    "--blend",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Blend the fill into its surroundings (fast marching, then Poisson); auto: where the hole is thick.",
+)
 @click.option("--format", "file_format", help="png, jpeg, webp, tiff ...  [default: OUT's suffix, else as IMAGE]")
 @click.option("--quality", type=click.IntRange(1, 100), help="Quality of lossy formats.  [default: 95]")
 @click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger images.  [default: 178956970]")

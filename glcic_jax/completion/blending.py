@@ -1,6 +1,6 @@
 """Blends a completion into its image: fast marching near the hole's edge, then Poisson blending; on the CPU."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -22,6 +22,11 @@ _MARCHED = 16
 _MARCHING_UNIT = 2.0**24
 # Fast marching reads fewer pixels than this around the hole.
 _MARGIN = 4
+# "auto" blends parts of a hole that are at least this thick in pixels. In thinner parts,
+# which are mostly the fast marching fill, the error rises; in thicker ones it falls a little (the room's manual).
+_THICK = 12
+# "auto" leaves larger parts, in pixels, as they are: the equations of a million pixels take several seconds.
+_LARGE = 1_000_000
 # Fixed cost of one more window, as a number of pixels.
 _WINDOW_COST = 20_000
 
@@ -63,6 +68,24 @@ def blend(image: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> np.ndar
             fill = fill + _correction(known, completed[window], part)
         result[window][part] = np.clip(fill, 0.0, 1.0)
     return result
+
+
+def blend_thick_parts(image: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Blends the parts of a hole that are at least 12 px thick and at most a million px large; see `blend`.
+
+    The thickness of a connected part is twice the distance from its innermost pixel to its edge.
+    """
+    composed = _keep(image, completed, hole)
+    binary = hole.astype(np.uint8)
+    _, label, boxes, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
+    chosen = boxes[:, cv2.CC_STAT_AREA] <= _LARGE
+    thick = np.zeros(len(boxes), bool)
+    thick[label[cv2.distanceTransform(binary, cv2.DIST_L2, cv2.DIST_MASK_5) >= _THICK / 2]] = True
+    return blend(composed, completed, (chosen & thick)[label] & hole)
+
+
+def _keep(image: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    return np.where(hole[..., None], completed, image)
 
 
 def _require_finite(values: np.ndarray, what: str) -> None:
@@ -171,3 +194,11 @@ def _right_side(difference: np.ndarray, middle: np.ndarray) -> np.ndarray:
         sums[after] += step
         sums[before] -= step
     return sums
+
+
+# How a completion is blended: `(image, completed, hole) -> result`, all as in `blend`.
+BLENDS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "auto": blend_thick_parts,
+    "on": blend,
+    "off": _keep,
+}

@@ -20,7 +20,7 @@ from glcic_jax.completion.windows import (
     bounds,
     plan_completion,
 )
-from glcic_jax.errors import MemoryExhaustedError
+from glcic_jax.errors import MemoryExhaustedError, lookup
 from glcic_jax.pictures import colour_channels, from_colour, to_colour
 from glcic_jax.runtime import enable_compile_cache, enough_memory_for
 from glcic_jax.weights import Weights, find_weights, home
@@ -79,7 +79,7 @@ class Completer:
         return cls(found.weights, found.name, device)
 
     def complete(
-        self, image: Any, mask: Any, *, strategy: str = "auto", max_side: int = MAX_SIDE, blend: bool = False
+        self, image: Any, mask: Any, *, strategy: str = "auto", max_side: int = MAX_SIDE, blend: str = "auto"
     ) -> Any:
         """Completes one image of any supported type; see `inputs.open_image` and `inputs.open_hole`.
 
@@ -128,7 +128,7 @@ class Completer:
         *,
         strategy: str = "auto",
         max_side: int = MAX_SIDE,
-        blend: bool = False,
+        blend: str = "auto",
         plan: CompletionPlan | None = None,
         keep_raw: bool = False,
         on_window: OnWindow | None = None,
@@ -141,19 +141,21 @@ class Completer:
           hole: [H, W] bool, True = hole.
           strategy: As in `windows.plan_completion`.
           max_side: Longest side of the network's input, in pixels; ignored by "original".
-          blend: Whether to blend the fill into its surroundings (`blending.blend`).
+          blend: How the fill is blended into its surroundings: "on" (`blending.blend`), "off", or "auto": only
+            where the hole is thick.
           plan: A plan of this hole by `Completer.plan`, used instead of `strategy` and `max_side`.
           keep_raw: Whether to return the raw output too.
           on_window: Progress callback; an exception from it cancels the work.
 
         Raises:
-          ConfigError: The strategy is unknown, or max_side is too small.
+          ConfigError: The strategy or the blending is unknown, or max_side is too small.
           MemoryExhaustedError: Not enough memory for the strategy.
           WeightsError: The network's output is not finite.
           ValueError: The shapes do not match.
         """
         if pixels.ndim != 3 or pixels.shape[:2] != hole.shape or hole.dtype != bool:
             raise ValueError(f"pixels {pixels.shape} and hole {hole.dtype}{hole.shape} do not fit")
+        lookup(blending.BLENDS, blend, "blend")
         if plan is None:
             plan = self.plan(hole, strategy, max_side)
         with enough_memory_for(f"an image of {hole.shape[1]} x {hole.shape[0]} px"):
@@ -161,8 +163,8 @@ class Completer:
             raw = pixels.copy() if keep_raw else None
             if plan.windows:
                 fill = self._run_windows(pixels, hole, plan, raw, on_window)
-                if blend:
-                    fill = _blend(pixels, hole, fill)
+                if blend != "off":
+                    fill = _blend(pixels, hole, fill, blend)
                 region = bounds(hole).slices
                 inside = hole[region]
                 replaced = completed[region][inside]
@@ -267,7 +269,7 @@ def _memory_remedy(plan: CompletionPlan, longest: int) -> str:
     return f"use --strategy crop --max-side {side} (strategy='crop', max_side={side})"
 
 
-def _blend(pixels: np.ndarray, hole: np.ndarray, fill: np.ndarray) -> np.ndarray:
+def _blend(pixels: np.ndarray, hole: np.ndarray, fill: np.ndarray, how: str) -> np.ndarray:
     """Blends a fill [h, w, 3], which covers the bounds of the hole, into its surroundings."""
     region = bounds(hole)
     margin = 8  # Enough for the gradients at the hole's edge.
@@ -277,4 +279,4 @@ def _blend(pixels: np.ndarray, hole: np.ndarray, fill: np.ndarray) -> np.ndarray
     image = to_colour(pixels[around])
     completed = image.copy()
     completed[inside] = np.where(hole[region.slices][..., None], fill, completed[inside])
-    return blending.blend(image, completed, hole[around])[inside]
+    return blending.BLENDS[how](image, completed, hole[around])[inside]

@@ -52,7 +52,7 @@ class Settings:
 
     strategy: str = "auto"
     max_side: int = MAX_SIDE
-    blend: bool = False
+    blend: str = "auto"
     file_format: str | None = None
     quality: int = 95
     max_pixels: int = MAX_PIXELS

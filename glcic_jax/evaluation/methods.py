@@ -83,7 +83,7 @@ class NetworkMethod:
             colour, hole = (np.stack(part + part[:1] * missing) for part in (colours, holes))
             return list(self._completer.fill_batch(colour, hole)[: len(images)])
         return [
-            self._completer.fill(colour, one.hole, plan=plan).pixels
+            self._completer.fill(colour, one.hole, plan=plan, blend="off").pixels
             for colour, one, plan in zip(colours, images, plans, strict=True)
         ]
 

@@ -35,7 +35,7 @@ class Options(BaseModel, extra="forbid"):
     weights: str | None = Field(None, description="A name that GET /v1/weights lists; by default its first.")
     strategy: Literal["auto", "original", "resize", "crop"] = "auto"
     max_side: int = Field(MAX_SIDE, ge=SMALLEST_MAX_SIDE, le=4096, description="As --max-side.")
-    blend: bool = Field(False, description="Fit the fill to its surroundings: fast marching, then Poisson.")
+    blend: Literal["auto", "on", "off"] = Field("auto", description="As --blend.")
     format: str | None = Field(
         None, max_length=16, description="png, jpeg, webp, tiff ...; by default the image's."
     )

@@ -252,7 +252,7 @@ def test_a_seed_determines_the_random_hole(here):
 
 
 def test_a_comparison_shows_input_raw_output_and_result(here):
-    run("photo.png", "mask.png", "out.png", "--save-comparison", "--blend")
+    run("photo.png", "mask.png", "out.png", "--save-comparison", "--blend", "on")
     shown = np.asarray(Image.open("out_comparison.png"))
     assert shown.shape == (37, 150, 3)
     hole = mask() > 0

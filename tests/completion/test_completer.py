@@ -65,7 +65,7 @@ def hole_of(shape, *boxes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("blend", [False, True])
+@pytest.mark.parametrize("blend", ["off", "auto", "on"])
 def test_pixels_outside_the_hole_stay_bit_identical(completer, strategy, blend):
     generator = np.random.default_rng(7)
     for seed, (height, width) in enumerate(SIZES):
@@ -86,7 +86,7 @@ def test_pixels_outside_the_hole_stay_bit_identical(completer, strategy, blend):
 def test_hole_content_is_ignored(completer, strategy):
     hole = hole_of((130, 97), (20, 33, 85, 90), (100, 5, 103, 9))
     pixels = picture(130, 97, dtype=np.float32)
-    for blend in (False, True):
+    for blend in ("off", "auto", "on"):
         first = completer.fill(pixels, hole, strategy=strategy, max_side=96, blend=blend)
         assert first.plan.strategy != "original" or strategy in ("auto", "original")
         for content in (1 - pixels, np.float32(np.nan)):
@@ -106,7 +106,7 @@ def test_completer_and_training_complete_alike(weights, input_form):
     mean_pixel = jnp.array(DESCRIPTION.mean_pixel)
     reference = jax.jit(lambda image: complete(*weights[:2], image, mask, mean_pixel, input_form)[1])
     expected = reference(pixels[None])[0]
-    found = completer.fill(pixels, hole, strategy="original").pixels
+    found = completer.fill(pixels, hole, strategy="original", blend="off").pixels
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
     assert np.ptp(np.asarray(expected)[hole]) > 0.1
 
@@ -235,7 +235,7 @@ def test_a_downscaled_fill_is_enlarged_smoothly(with_stub):
     view = cv2.resize(ramp, (64, 64), interpolation=cv2.INTER_AREA)
     stubbed._runner.output = lambda image, mask: view[: image.shape[0], : image.shape[1]]
     hole = hole_of((400, 400), (100, 100, 300, 300))
-    filled = stubbed.fill(ramp, hole, strategy="resize", max_side=64).pixels
+    filled = stubbed.fill(ramp, hole, strategy="resize", max_side=64, blend="off").pixels
     np.testing.assert_allclose(filled, ramp, atol=0.01)
 
 
@@ -250,9 +250,14 @@ def test_transparent_pixels_are_white_to_the_network_and_keep_their_colour(with_
     np.testing.assert_allclose(watched._runner.seen[0][0][0, 0], over_white, atol=1e-6)
 
 
+def test_an_unknown_blending_is_refused(completer):
+    with pytest.raises(ConfigError, match="unknown blend 'yes': choose one of auto, on, off"):
+        completer.fill(picture(16, 16), random_hole(16, 16, 3), blend="yes")
+
+
 def test_blending_is_applied_to_the_fill(completer):
     pixels, hole = picture(60, 60, dtype=np.float32), hole_of((60, 60), (10, 0, 40, 30), (50, 50, 60, 60))
-    plain, blended = (completer.fill(pixels, hole, blend=blend).pixels for blend in (False, True))
+    plain, blended = (completer.fill(pixels, hole, blend=blend).pixels for blend in ("off", "on"))
     assert np.abs(plain - blended)[hole].max() > 0.01
     np.testing.assert_allclose(blended, blending.blend(pixels, plain, hole), atol=1e-6)
 

@@ -156,7 +156,7 @@ def test_options_have_the_effect_of_the_command_line(visit, tmp_path, weights):
     one.says("Grow the painted area", "options-error")
     one.page.get_by_label("Grow the painted area").fill("4")
     _, filled = one.fill()
-    assert filled == completed(path, tmp_path / "mask.png", weights, "--blend", "--grow", "4")
+    assert filled == completed(path, tmp_path / "mask.png", weights, "--blend", "on", "--grow", "4")
     assert b"a camera" in filled
     one.one("undo").click()
     one.page.get_by_label("Format of the result").select_option("png")

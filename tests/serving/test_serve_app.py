@@ -72,7 +72,7 @@ def test_white_of_the_mask_is_completed(client):
     [
         ("PNG", True, [], {}),
         ("JPEG", False, [], {}),
-        ("JPEG", True, ["--blend", "--grow", "3"], {"blend": "true", "grow": "3"}),
+        ("JPEG", True, ["--blend", "on", "--grow", "3"], {"blend": "on", "grow": "3"}),
         ("PNG", False, ["--strategy", "crop", "--max-side", "200"], {"strategy": "crop", "max_side": "200"}),
         ("PNG", True, ["--format", "jpeg", "--quality", "60"], {"format": "jpeg", "quality": "60"}),
         ("JPEG", False, ["--invert-mask"], {"invert_mask": "true"}),

@@ -60,9 +60,9 @@ class Held:
 def test_result_equals_a_completion_job(service, completer):
     service.warm_up((), print)
     with service.queue_place():
-        result = service.submit(request(png(), blend=True), threading.Event(), RequestProgress()).result(60)
+        result = service.submit(request(png(), blend="on"), threading.Event(), RequestProgress()).result(60)
     notes = []
-    job = CompletionJob.create(read_picture(png(), "a"), choose, Settings(blend=True))
+    job = CompletionJob.create(read_picture(png(), "a"), choose, Settings(blend="on"))
     expected = job.run(completer, notes.append)
     assert result.content == expected
     assert result.file_format == "PNG"

@@ -151,7 +151,7 @@ def _picture(state: Any, data: Arrays) -> Work:
     completer = Completer(Weights(state.spec.completion_network, jax.device_get(_variables(state)), description))
 
     def run() -> Arrays:
-        filling = completer.fill(data["pixels"], data["hole"], strategy="original")
+        filling = completer.fill(data["pixels"], data["hole"], strategy="original", blend="off")
         return {"completed": filling.pixels.astype(np.float32) / 255}
 
     return run
