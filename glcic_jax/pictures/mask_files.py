@@ -14,6 +14,7 @@ from glcic_jax.pictures.reading import read_picture
 
 _THRESHOLD = 128  # The darkest white, of 255.
 _LARGE_HOLE = 0.6
+_OPAQUE = 250  # The least alpha, of 255, that counts as opaque: lossy formats and tools round 255 down.
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601.
 
 Size = tuple[int, int]  # (width, height)
@@ -58,12 +59,17 @@ def hole_of_file(source: bytes | Path, name: str, settings: MaskSettings) -> Cho
 
 
 def hole_of_alpha(settings: MaskSettings) -> ChooseHole:
-    """Chooses the transparent pixels of the picture, which become opaque."""
+    """Chooses the pixels of the picture that are not opaque; these and the nearly opaque ones become opaque.
+
+    Transparency marks what was erased here, so none of it stays: neither in the result, nor for the network, which
+    sees transparent pixels over white.
+    """
 
     def choose(picture: Picture) -> tuple[Picture, Hole]:
-        hole = apply_settings(alpha_hole(picture), settings)
+        erased = alpha_hole(picture)
+        hole = apply_settings(erased, settings)
         pixels = picture.pixels.copy()
-        pixels[hole.hole, -1] = np.iinfo(pixels.dtype).max  # Or the fill would be invisible.
+        pixels[hole.hole | ~erased.hole, -1] = np.iinfo(pixels.dtype).max
         return dataclasses.replace(picture, pixels=pixels), hole
 
     return choose
@@ -151,7 +157,7 @@ def hole_from_pixels(
 
 
 def alpha_hole(picture: Picture) -> Hole:
-    """Returns the hole where a picture is more than half transparent.
+    """Returns the hole where a picture is not opaque: a soft brush leaves a partly transparent rim.
 
     Raises:
       DataError: The picture has no transparency.
@@ -159,7 +165,7 @@ def alpha_hole(picture: Picture) -> Hole:
     alpha = picture.alpha
     if alpha is None:
         raise DataError("the image has no transparency to take the hole from: give a mask file instead of alpha")
-    return Hole(alpha < (int(np.iinfo(alpha.dtype).max) + 1) // 2, ())
+    return Hole(alpha < _OPAQUE / 255 * np.iinfo(alpha.dtype).max, ())
 
 
 def random_hole(seed: int, height: int, width: int) -> Hole:
