@@ -16,6 +16,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from glcic_jax.errors import DataError
 from glcic_jax.pictures import sixteen_bit
 from glcic_jax.pictures.colours import scaled, strips, white_of
+from glcic_jax.pictures.damage import check_last_scan
 from glcic_jax.pictures.metadata import (
     PLAIN_MODES,
     XMP_TAG,
@@ -69,8 +70,7 @@ def read_picture(source: Source, name: str | None = None, max_pixels: int = MAX_
     """
     name = source_name(source, name)
     try:
-        with open_image(source, name, heif=True) as image:
-            check_size(image.size, name, max_pixels)
+        with open_image(source, name, max_pixels, heif=True) as image:
             if isinstance(image, TiffImageFile):
                 check_tiff(image.tag_v2, name, max_pixels)
             frames = getattr(image, "n_frames", 1)
@@ -104,6 +104,8 @@ def _decode(image: Image.Image, source: Source) -> Picture:
         image.load()  # A PNG's EXIF block may follow its pixels.
     orientation, exif = read_exif(image, notes)
     image.load()
+    if image.format == "JPEG" and "progressive" in image.info:
+        check_last_scan(image, _content(source))
     remaining = orientation_of(image) if orientation != 1 else 1
     pixels = None
     if storage.deep_colour:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from glcic_jax.errors import DataError, one_line
+from glcic_jax.errors import DataError, TooLargeError, one_line
 from glcic_jax.files import write_atomically
 from glcic_jax.pictures.colours import scaled, strips, white_of
-from glcic_jax.pictures.opening import MAX_PIXELS, Source, open_image, source_name
+from glcic_jax.pictures.opening import Source, open_image, source_name
 
 LARGE = 40_000_000  # Pixels above which decoding an image takes several hundred megabytes.
 _large_images = threading.Lock()  # Decoded one at a time: one in each thread would fill the memory.
@@ -78,10 +78,10 @@ def load_with_header(
     try:
         with open_image(source, name) as image:
             mode, (width, height) = image.mode, image.size
-            if width * height > MAX_PIXELS:
-                raise DataError(f"{name}: has {width} x {height} pixels, and at most {MAX_PIXELS:,} are read")
             header = Header(image.format or "", mode, width, height, _reduce(image, at_least))
             return header, None if header.decoded_pixels > limit else _to_rgb(image, header.decoded_pixels)
+    except TooLargeError as error:
+        raise DataError(error.fact) from error  # Training has no option for it.
     except DataError:
         # libjpeg decodes lossless JPEGs only at their own size.
         if at_least is None:
