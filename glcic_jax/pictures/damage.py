@@ -93,7 +93,7 @@ def check_last_scan(image: Image.Image, jpeg: bytes) -> None:
     """Decodes a progressive JPEG again with noise behind its last scan, which shows if that scan is incomplete.
 
     Args:
-      image: The decoded JPEG, at its own size.
+      image: The decoded JPEG.
       jpeg: Its file.
 
     Raises:
@@ -104,5 +104,6 @@ def check_last_scan(image: Image.Image, jpeg: bytes) -> None:
         return
     content = segments[-1][1]
     with JpegImageFile(io.BytesIO(content + _NOISE + _END)) as other:
-        if ImageChops.difference(image, other).getbbox(alpha_only=False):
+        # An image of another size was decoded at a reduced one.
+        if image.size == other.size and ImageChops.difference(image, other).getbbox(alpha_only=False):
             raise OSError("its end is missing: the last scan is incomplete")

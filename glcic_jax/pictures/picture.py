@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.pictures import sixteen_bit
-from glcic_jax.pictures.colours import strips
+from glcic_jax.pictures.colours import over_white
 from glcic_jax.pictures.metadata import tiff_directory
 from glcic_jax.pictures.opening import heif_formats, readable_formats
 
@@ -171,7 +171,7 @@ def fitted(picture: Picture, file_format: str) -> Picture:
         pixels = sixteen_bit.eight_bit(pixels)
     if pixels.shape[-1] in (2, 4) and not capabilities.alpha:
         notes.append(f"transparency was laid over white: {file_format} is written without it")
-        pixels = _over_white(pixels)
+        pixels = over_white(pixels)
     deep_tiff = file_format == "TIFF" and pixels.dtype == np.uint16
     if deep_tiff and pixels.shape[-1] == 2:
         notes.append("grey with transparency was written as RGBA: few programs read it in a 16-bit TIFF")
@@ -202,15 +202,6 @@ def fitted(picture: Picture, file_format: str) -> Picture:
         png_colour=png_colour,
         notes=tuple(notes),
     )
-
-
-def _over_white(pixels: np.ndarray) -> np.ndarray:
-    """Lays [H, W, 2 or 4] uint8 over white; returns [H, W, 1 or 3]."""
-    result = np.empty((*pixels.shape[:2], pixels.shape[-1] - 1), np.uint8)
-    for rows in strips(*pixels.shape[:2]):
-        colour, alpha = pixels[rows, :, :-1].astype(np.uint32), pixels[rows, :, -1:].astype(np.uint32)
-        result[rows] = (colour * alpha + 255 * (255 - alpha) + 127) // 255
-    return result
 
 
 def encode_picture(picture: Picture, file_format: str, quality: int = 95, name: str = "image") -> bytes:

@@ -78,25 +78,13 @@ def read_picture(source: Source, name: str | None = None, max_pixels: int = MAX_
                 raise DataError(
                     f"{name}: has {frames} frames or pages: save the frame or page to complete as a separate file"
                 )
-            return _decode(image, source)
+            return decode(image, source)
     except DataError as error:
-        if not isinstance(error.__cause__, UnidentifiedImageError):
-            raise
-        start = read_start(source)
-        if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS and not heif_formats():
-            raise DataError(f"{name}: is a HEIC file: pip install 'glcic-jax[heic]' to read it") from error
-        if start[:4] not in _TIFF_SIGNATURES:
-            raise
-        try:
-            return _decode_rare_tiff(read_whole(source, name, max_pixels), name, max_pixels)
-        except DataError:
-            raise
-        except Exception:  # tifffile raises nearly every type on a damaged file.
-            raise error from error.__cause__
+        return decode_rare_tiff(source, name, error, max_pixels)
 
 
-def _decode(image: Image.Image, source: Source) -> Picture:
-    """Decodes an image that Pillow opened; raises what Pillow raises."""
+def decode(image: Image.Image, source: Source) -> Picture:
+    """Decodes an image that Pillow opened, its first frame only; raises what Pillow raises."""
     notes: list[str] = []
     # Before decoding, in which Pillow forgets how the pixels are stored and turns a TIFF upright.
     storage = _Storage.of(image)
@@ -104,7 +92,7 @@ def _decode(image: Image.Image, source: Source) -> Picture:
         image.load()  # A PNG's EXIF block may follow its pixels.
     orientation, exif = read_exif(image, notes)
     image.load()
-    if image.format == "JPEG" and "progressive" in image.info:
+    if "progressive" in image.info:
         check_last_scan(image, _content(source))
     remaining = orientation_of(image) if orientation != 1 else 1
     pixels = None
@@ -148,8 +136,33 @@ def _png_colour(info: dict[Any, Any]) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(chunks)
 
 
-def _decode_rare_tiff(content: bytes, name: str, max_pixels: int) -> Picture:
-    """Decodes a TIFF of a kind that Pillow does not know; raises nearly every type on damaged ones."""
+def decode_rare_tiff(source: Source, name: str, refusal: DataError, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decodes a TIFF of a kind that Pillow does not know.
+
+    Args:
+      source, name, max_pixels: As in `read_picture`.
+      refusal: The error with which Pillow refused the file.
+
+    Raises:
+      DataError: The refusal, if the file is no such TIFF; otherwise as in `read_picture`.
+    """
+    if not isinstance(refusal.__cause__, UnidentifiedImageError):
+        raise refusal
+    start = read_start(source)
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS and not heif_formats():
+        raise DataError(f"{name}: is a HEIC file: pip install 'glcic-jax[heic]' to read it") from refusal
+    if start[:4] not in _TIFF_SIGNATURES:
+        raise refusal
+    try:
+        return _decode_with_tifffile(read_whole(source, name, max_pixels), name, max_pixels)
+    except DataError:
+        raise
+    except Exception:  # tifffile raises nearly every type on a damaged file.
+        raise refusal from refusal.__cause__
+
+
+def _decode_with_tifffile(content: bytes, name: str, max_pixels: int) -> Picture:
+    """Decodes a TIFF; raises nearly every type on damaged ones."""
     size, tags = sixteen_bit.tiff_size(content)
     check_size(size, name, max_pixels)
     check_tiff(tags, name, max_pixels)
