@@ -51,7 +51,13 @@ _HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 )
 
+_MOST_LOST = 0.1  # Share of values that become black because they are no brightness.
+
 _log = logging.getLogger(__name__)
+
+
+class _RangeError(ValueError):
+    """The values of a file are no brightnesses."""
 
 
 def read_picture(source: Source, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -157,6 +163,8 @@ def decode_rare_tiff(source: Source, name: str, refusal: DataError, max_pixels: 
         return _decode_with_tifffile(read_whole(source, name, max_pixels), name, max_pixels)
     except DataError:
         raise
+    except _RangeError as error:
+        raise DataError(f"{name}: cannot be read as an image ({error})") from error
     except Exception:  # tifffile raises nearly every type on a damaged file.
         raise refusal from refusal.__cause__
 
@@ -265,12 +273,19 @@ def _plain_pixels(image: Image.Image, storage: _Storage, notes: list[str]) -> np
 
 
 def _to_16_bits(values: np.ndarray, what: str, notes: list[str]) -> np.ndarray:
+    """Scales values of an unknown range to uint16; raises _RangeError if that would lose many of them."""
+    lost = float(np.mean(~(np.isfinite(values) & (values >= 0))))
+    if lost > _MOST_LOST:
+        raise _RangeError(
+            f"{100 * lost:.2g} % of its values are negative, infinite or not numbers: scale them to [0, 1]"
+        )
     white = white_of(values)
     brighter = float(np.mean(values > white))
     clipped = (
         f", where {white:g} is white; {100 * brighter:.2g} % are brighter and were clipped" if brighter else ""
     )
-    notes.append(f"{what} scaled to 16 bits{clipped}")
+    black = f"; {100 * lost:.2g} % are negative, infinite or not numbers and became black" if lost else ""
+    notes.append(f"{what} scaled to 16 bits{clipped}{black}")
     return scaled(values, np.uint16, white)
 
 

@@ -220,3 +220,27 @@ def test_a_damaged_16_bit_png_is_not_read_as_8_bit():
     ):
         with pytest.raises(DataError):
             read_picture(damaged)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_values_that_are_no_brightness_are_reported_if_few_and_refused_if_many(wrong, channels):
+    values = np.linspace(0, 1, 60 * channels, dtype=np.float32).reshape(6, 10, channels)
+    for rows in (1, 3):
+        values[:rows, :4] = wrong
+        content = encode_tiff(values.squeeze(), photometric="rgb" if channels == 3 else "minisblack")
+        if rows == 1:
+            picture = read_picture(content)
+            assert "6.7 % are negative, infinite or not numbers and became black" in picture.notes[0]
+            assert (picture.pixels[:1, :4] == 0).all()
+            continue
+        for read in (read_picture, load_image):
+            with pytest.raises(DataError, match="20 % of its values are negative") as caught:
+                read(content, "a.tif")
+            assert str(caught.value).startswith("a.tif: ")
+
+
+def test_negative_integers_are_refused():
+    values = np.arange(-30, 30, dtype=np.int16).reshape(6, 10)
+    with pytest.raises(DataError, match="50 % of its values are negative"):
+        read_picture(encode_tiff(values, photometric="minisblack"))
