@@ -30,6 +30,7 @@ from glcic_jax.pictures import (
     read_picture,
     silence_decoders,
     suffix_for,
+    without_metadata,
 )
 from glcic_jax.progress import Log, Progress
 from glcic_jax.runtime import enough_memory_for
@@ -48,7 +49,7 @@ class Settings:
       max_pixels: Larger images and masks are refused.
       comparison: Whether to write input | raw output | completed side by side too.
       overwrite: Whether to replace existing files.
-      drop_exif: Whether to leave out EXIF and XMP, which hold place, time and camera.
+      drop_exif: Whether to leave out EXIF, XMP, IPTC and texts, which may hold place, time and camera.
     """
 
     strategy: str = "auto"
@@ -119,7 +120,7 @@ class CompletionJob:
                 if not settings.overwrite and os.path.lexists(path):
                     raise DataError(f"{printable(str(path))} exists: name another file, or give --overwrite")
         if settings.drop_exif:
-            picture = dataclasses.replace(picture, exif=b"", xmp=b"")
+            picture = without_metadata(picture)
         return cls(*choose_hole(picture), output, file_format, settings)
 
     @property

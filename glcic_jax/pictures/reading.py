@@ -23,10 +23,14 @@ from glcic_jax.pictures.metadata import (
     clean_xmp,
     descriptive_tags,
     fitting_profile,
+    has_extended_xmp,
     orientation_of,
     parse_exif,
     profile_for,
     read_exif,
+    read_iptc,
+    read_texts,
+    resolution_of,
     tiff_dpi,
     upright_exif,
     valid_dpi,
@@ -115,18 +119,23 @@ def decode(image: Image.Image, source: Source) -> Picture:
         notes.append("a channel whose meaning the file does not say was left out")
     if image.format == "MPO":
         notes.append(f"only the first of the {getattr(image, 'n_frames', 1)} images in the file was read")
+    if has_extended_xmp(image):
+        notes.append("the part of the XMP that the JPEG holds in further segments was left out")
     profile = fitting_profile(image, pixels.shape[-1], notes)
+    texts = read_texts(image, notes)
     turned = orientation >= 5
     return Picture(
         pixels,
         format="JPEG" if image.format == "MPO" else image.format or "",
         exif=exif,
         icc_profile=profile,
-        dpi=valid_dpi(image.info.get("dpi"), turned=turned),
+        dpi=valid_dpi(resolution_of(image, exif), turned=turned),
         notes=tuple(notes),
         stored_size=_stored_size(pixels, orientation),
         lossless=image.format == "WEBP" and b"VP8L" in _content(source),
         xmp=clean_xmp(image.info.get("xmp")),
+        iptc=read_iptc(image),
+        texts=texts,
         png_colour=() if profile else _png_colour(image.info),
     )
 
