@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, TiffTags
 from PIL.ExifTags import IFD, Base
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 
 from glcic_jax.errors import printable
 
@@ -155,6 +155,13 @@ def tiff_directory(exif: bytes, xmp: bytes, iptc: bytes) -> ImageFileDirectory_v
         directory.tagtype[IPTC_TAG] = TiffTags.UNDEFINED
         directory[IPTC_TAG] = iptc
     return directory
+
+
+def compression_of(tags: Any) -> str:
+    """Returns Pillow's name of a TIFF's compression, from its tags; both numbers of Deflate have one name."""
+    number = tags.get(Base.Compression, 1)
+    name = COMPRESSION_INFO.get(number, f"number {number}")
+    return "tiff_adobe_deflate" if name == "tiff_deflate" else name
 
 
 def read_iptc(image: Any) -> bytes:

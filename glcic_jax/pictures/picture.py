@@ -35,6 +35,7 @@ class Picture:
       notes: What was changed so far, a short line each.
       stored_size: (width, height) in the file if EXIF turned or mirrored the picture, else None.
       lossless: Whether it comes from a lossless file of a format that is lossy by default.
+      compression: Pillow's name of a TIFF's compression, such as "tiff_lzw"; "raw" for other formats.
       xmp: The XMP packet, without orientation and thumbnails; empty if there is none.
       iptc: The IPTC block; empty if there is none.
       texts: Keywords and texts of a PNG; the comment of another format has the keyword "Comment".
@@ -49,6 +50,7 @@ class Picture:
     notes: tuple[str, ...] = ()
     stored_size: tuple[int, int] | None = None
     lossless: bool = False
+    compression: str = "raw"
     xmp: bytes = b""
     iptc: bytes = b""
     texts: tuple[tuple[str, str], ...] = ()
@@ -100,6 +102,7 @@ _FORMATS = {
     "PPM": _Capabilities((".ppm", ".pgm", ".pnm"), alpha=False, metadata=False),
     "TGA": _Capabilities((".tga",), metadata=False),
 }
+_TIFF_COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate")
 _JPEG_LIMITS = {"EXIF block": 65533, "XMP packet": 65504, "IPTC block": 65000}  # Bytes.
 
 
@@ -198,6 +201,10 @@ def fitted(picture: Picture, file_format: str) -> Picture:
         elif file_format == "JPEG" and len(content) > _JPEG_LIMITS.get(what, len(content)):
             notes.append(f"the {what} was left out: it is larger than a JPEG can hold")
             kept[what] = b""
+    compression = picture.compression
+    if file_format == "TIFF" and compression not in _TIFF_COMPRESSIONS:
+        notes.append(f"the compression {compression} was replaced by Deflate, which loses nothing")
+        compression = "tiff_adobe_deflate"
     texts = tuple(text for text in picture.texts if _holds_text(file_format, *text))
     if lost := [printable(keyword) for keyword, text in picture.texts if (keyword, text) not in texts]:
         notes.append(f"texts were left out ({', '.join(lost)}): {file_format} is written without them")
@@ -211,6 +218,7 @@ def fitted(picture: Picture, file_format: str) -> Picture:
         icc_profile=kept["colour profile"],
         exif=kept["EXIF block"],
         xmp=kept["XMP packet"],
+        compression=compression,
         iptc=kept["IPTC block"],
         texts=texts,
         png_colour=png_colour,
@@ -247,8 +255,13 @@ def encode_picture(picture: Picture, file_format: str, quality: int = 95, name: 
         raise DataError(f"results are not written as {printable(file_format)!r}")
     picture = fitted(picture, file_format)
     try:
+        if picture.format == "TIFF":
+            directory = tiff_directory(picture.exif, picture.xmp, picture.iptc)
+            return sixteen_bit.encode_tiff(
+                picture.pixels, directory, picture.icc_profile, picture.dpi, picture.compression
+            )
         if picture.pixels.dtype == np.uint16:
-            return _encode_16_bit(picture)
+            return _encode_16_bit_png(picture)
         content = io.BytesIO()
         pixels = picture.pixels
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
@@ -262,9 +275,6 @@ def _save_options(picture: Picture, quality: int) -> dict[str, Any]:
     """Returns the arguments of Pillow's `save` for a picture that is `fitted`."""
     present = {key: getattr(picture, key) for key in ("icc_profile", "exif", "xmp", "dpi")}
     options: dict[str, Any] = {key: value for key, value in present.items() if value}
-    if picture.format == "TIFF":
-        options.pop("exif", None)  # Its storage tags would overrule those of the new pixels.
-        options["tiffinfo"] = tiff_directory(picture.exif, picture.xmp, picture.iptc)
     if picture.format in ("JPEG", "WEBP", "AVIF", "HEIF"):
         options["quality"] = quality
     if picture.format == "JPEG":
@@ -293,11 +303,8 @@ def _png_info(picture: Picture) -> PngInfo:
     return info
 
 
-def _encode_16_bit(picture: Picture) -> bytes:
-    """Encodes a picture that is `fitted` as a 16-bit PNG or TIFF."""
-    if picture.format == "TIFF":
-        directory = tiff_directory(picture.exif, picture.xmp, picture.iptc)
-        return sixteen_bit.encode_tiff(picture.pixels, directory, picture.icc_profile, picture.dpi)
+def _encode_16_bit_png(picture: Picture) -> bytes:
+    """Encodes a picture that is `fitted`."""
     chunks = [(kind, data) for kind, data, *_ in _png_info(picture).chunks]
     if picture.icc_profile:
         chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(picture.icc_profile)))

@@ -21,6 +21,7 @@ from glcic_jax.pictures.metadata import (
     PLAIN_MODES,
     XMP_TAG,
     clean_xmp,
+    compression_of,
     descriptive_tags,
     fitting_profile,
     has_extended_xmp,
@@ -133,6 +134,7 @@ def decode(image: Image.Image, source: Source) -> Picture:
         notes=tuple(notes),
         stored_size=_stored_size(pixels, orientation),
         lossless=image.format == "WEBP" and b"VP8L" in _content(source),
+        compression=storage.compression,
         xmp=clean_xmp(image.info.get("xmp")),
         iptc=read_iptc(image),
         texts=texts,
@@ -199,6 +201,7 @@ def _decode_with_tifffile(content: bytes, name: str, max_pixels: int) -> Picture
         dpi=valid_dpi(tiff_dpi(block), turned=turned),
         notes=tuple(notes),
         stored_size=_stored_size(pixels, orientation),
+        compression=compression_of(block),
         xmp=clean_xmp(block.get(XMP_TAG)),
     )
 
@@ -213,6 +216,7 @@ class _Storage(NamedTuple):
       bits: Bits of a sample.
       inverted: Whether 0 is white and Pillow does not invert it.
       unknown_channel: Whether it has channels that Pillow does not decode.
+      compression: As in `Picture`.
     """
 
     deep_colour: bool = False
@@ -221,6 +225,7 @@ class _Storage(NamedTuple):
     bits: int = 8
     inverted: bool = False
     unknown_channel: bool = False
+    compression: str = "raw"
 
     @classmethod
     def of(cls, image: Any) -> "_Storage":
@@ -242,6 +247,7 @@ class _Storage(NamedTuple):
                 bits=bits[0],
                 inverted=image.mode[:2] == "I;" and tags.get(Base.PhotometricInterpretation) == 0,
                 unknown_channel=tags.get(Base.SamplesPerPixel, 1) > len(image.getbands()),
+                compression=compression_of(tags),
             )
         return cls()
 

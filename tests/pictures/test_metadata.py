@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import tifffile
 from helpers.picture_files import encode, encode_16, encode_tiff, exif_block, noise, with_chunk
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -244,3 +245,33 @@ def test_gamma_and_primaries_of_a_png_are_kept_or_their_loss_is_reported(dtype):
     assert fitted(picture, "PNG").notes == ()
     assert any("gamma" in note for note in fitted(picture, "TIFF").notes)
     assert fitted(read_picture(with_chunk(linear, b"sRGB", b"\0")), "JPEG").notes[dtype == np.uint16 :] == ()
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_tiff_keeps_its_compression_and_all_else(compression, dtype, channels):
+    smooth = np.cumsum(np.ones((300, 200, channels), dtype), axis=0, dtype=dtype)  # More than one strip.
+    profile = PROFILES[b"GRAY" if channels < 3 else b"RGB "]
+    picture = Picture(smooth, "TIFF", upright(exif_block()), profile, (300.0, 200.0), xmp=XMP, iptc=IPTC)
+    if (dtype, channels) == (np.uint16, 2):
+        picture = dataclasses.replace(picture, icc_profile=b"")
+    content = encode_picture(dataclasses.replace(picture, compression=compression), "TIFF")
+    back = read_picture(content)
+    np.testing.assert_array_equal(back.pixels, fitted(picture, "TIFF").pixels)
+    assert back.compression == compression
+    for name in ("exif", "icc_profile", "dpi", "xmp", "iptc", "notes"):
+        assert getattr(back, name) == getattr(picture, name), name
+    assert (len(content) < picture.pixels.nbytes / 3) == (compression != "raw")
+    uncompressed = tifffile.imread(io.BytesIO(encode_picture(picture, "TIFF")))
+    np.testing.assert_array_equal(uncompressed, back.pixels.squeeze())
+
+
+@pytest.mark.parametrize("compression", ["packbits", "jpeg"])
+def test_other_compressions_of_a_tiff_become_deflate(compression):
+    picture = read_picture(encode(noise(3), "TIFF", compression=compression))
+    assert f"{compression} was replaced by Deflate" in fitted(picture, "TIFF").notes[0]
+    back = read_picture(encode_picture(picture, "TIFF"))
+    assert back.compression == "tiff_adobe_deflate"
+    np.testing.assert_array_equal(back.pixels, picture.pixels)
+    assert fitted(picture, "PNG").notes == ()
