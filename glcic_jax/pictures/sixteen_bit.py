@@ -1,4 +1,4 @@
-"""Samples of 16 bits, which Pillow cuts to 8: decoded by OpenCV, tifffile and pillow_heif, encoded as PNG and TIFF."""
+"""Samples of 16 bits, which Pillow cuts to 8: decoded by OpenCV, tifffile, pillow_heif; encoded as PNG, TIFF."""
 
 import contextlib
 import io
