@@ -45,6 +45,13 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
+    def log(self, line: str) -> None:
+        """Logs a line; a bar stays below it."""
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            self._log(line)
+
     def advance(self, amount: int = 1) -> None:
         """Adds to the number of items done."""
         self._done += amount

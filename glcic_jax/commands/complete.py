@@ -52,7 +52,7 @@ _STREAM = "-"  # Standard input or output.
 @click.option("--quality", type=click.IntRange(1, 100), help="Quality of lossy formats.  [default: 95]")
 @click.option("--max-pixels", type=click.IntRange(1), help="Refuse larger images.  [default: 178956970]")
 @click.option("--save-comparison", "comparison", is_flag=True, help="Also write input | raw output | completed.")
-@click.option("--drop-exif", is_flag=True, help="Leave out EXIF and XMP: place, time, camera.")
+@click.option("--drop-exif", is_flag=True, help="Leave out EXIF, XMP, IPTC and texts: place, time, camera.")
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
 def complete(paths: tuple[str, ...], **options: Any) -> None:
     """Fill the hole of an image, or of every image in a folder.

@@ -22,6 +22,7 @@ from glcic_jax.pictures import (
     Hole,
     Picture,
     coverage_note,
+    coverage_warning,
     encode_picture,
     fitted,
     format_for,
@@ -29,6 +30,7 @@ from glcic_jax.pictures import (
     read_picture,
     silence_decoders,
     suffix_for,
+    without_metadata,
 )
 from glcic_jax.progress import Log, Progress
 from glcic_jax.runtime import enough_memory_for
@@ -47,7 +49,7 @@ class Settings:
       max_pixels: Larger images and masks are refused.
       comparison: Whether to write input | raw output | completed side by side too.
       overwrite: Whether to replace existing files.
-      drop_exif: Whether to leave out EXIF and XMP, which hold place, time and camera.
+      drop_exif: Whether to leave out EXIF, XMP, IPTC and texts, which may hold place, time and camera.
     """
 
     strategy: str = "auto"
@@ -117,7 +119,20 @@ class CompletionJob:
                 check_writable(path)
                 if not settings.overwrite and os.path.lexists(path):
                     raise DataError(f"{printable(str(path))} exists: name another file, or give --overwrite")
+        if settings.drop_exif:
+            picture = without_metadata(picture)
         return cls(*choose_hole(picture), output, file_format, settings)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is changed in the image and the mask, and what is unusual about the hole; one line each."""
+        hole, alpha = self.hole.hole, self.picture.alpha
+        notes = [*fitted(self.picture, self.file_format).notes, *self.hole.notes]
+        if (warning := coverage_warning(hole)) is not None:
+            notes.append(warning)
+        if alpha is not None and not alpha[hole].all():
+            notes.append("the image is transparent in the hole and stays so: --mask alpha makes it opaque there")
+        return notes
 
     def run(self, completer: Completer, log: Log, on_window: OnWindow | None = None) -> bytes:
         """Completes the image, writes the output and returns it encoded.
@@ -130,13 +145,11 @@ class CompletionJob:
         Raises:
           UserError: The image cannot be completed, or the output cannot be written.
         """
-        picture, (hole, hole_notes) = self.picture, self.hole
-        if self.settings.drop_exif:
-            picture = dataclasses.replace(picture, exif=b"", xmp=b"")
-        for note in (*fitted(picture, self.file_format).notes, *hole_notes, coverage_note(hole)):
+        picture, hole = self.picture, self.hole.hole
+        for note in self.notes:
             log(note)
-        if picture.alpha is not None and not picture.alpha[hole].all():
-            log("the image is transparent in the hole and stays so: --mask alpha makes it opaque there")
+        if coverage_warning(hole) is None:
+            log(coverage_note(hole))
         log(f"weights: {completer.name}")
         result = self._fill(completer, log, on_window)
         content = self._encode(dataclasses.replace(picture, pixels=result.pixels), "image")
@@ -195,7 +208,7 @@ def complete_folder(
       choose_hole: Returns the `ChooseHole` for the mask of a pair.
       directory: Output directory.
       settings: How to complete and write.
-      log: Receives progress lines.
+      log: Receives progress lines, and the notes on each image with its name.
 
     Raises:
       WeightsError: The weights do not exist or are unusable.
@@ -220,7 +233,7 @@ def complete_folder(
     with Progress("completing", len(pairing.pairs), log, unit="images") as progress:
         for pair in pairing.pairs:
             try:
-                if _complete_pair(load, pair, choose_hole(pair.mask), directory, settings):
+                if _complete_pair(load, pair, choose_hole(pair.mask), directory, settings, progress.log):
                     completed += 1
                 else:
                     skipped += 1
@@ -235,19 +248,29 @@ def complete_folder(
 
 
 def _complete_pair(
-    load: Callable[[], Completer], pair: Pair, choose_hole: ChooseHole, directory: Path, settings: Settings
+    load: Callable[[], Completer],
+    pair: Pair,
+    choose_hole: ChooseHole,
+    directory: Path,
+    settings: Settings,
+    log: Log,
 ) -> bool:
     """Completes one image of a folder unless its result exists; returns whether it did."""
+    name = printable(str(pair.image))
     output = directory / f"{pair.stem}{pair.image.suffix}"
     usual = _with_suffix(output, format_named(settings.file_format)) if settings.file_format else output
     if not settings.overwrite and usual.exists():  # Found without reading the image.
         return False
-    picture = read_input(pair.image, printable(str(pair.image)), settings)
+    picture = read_input(pair.image, name, settings)
     output = _with_suffix(output, format_for(None, picture, settings.file_format))
     if not settings.overwrite and output.exists():
         return False
     # An existing comparison is replaced: it belongs to no result.
     job = CompletionJob.create(picture, choose_hole, dataclasses.replace(settings, overwrite=True), output=output)
+    if not job.hole.hole.any():
+        raise DataError(f"{name}: {coverage_note(job.hole.hole)}")
+    for note in job.notes:
+        log(f"{name}: {note}")
     job.run(load(), lambda line: None)
     return True
 

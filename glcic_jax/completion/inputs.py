@@ -14,7 +14,7 @@ from glcic_jax.pictures import Picture, fitting_profile, hole_from_pixels, read_
 
 _DTYPES = ("uint8", "uint16", "float16", "float32", "float64", "bfloat16")
 _PIL_MODES = ("L", "LA", "RGB", "RGBA")
-_KEPT_INFO = ("exif", "icc_profile", "dpi")
+_KEPT_INFO = ("exif", "icc_profile", "dpi", "xmp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def open_image(image: Any) -> InputImage:
     """
     if isinstance(image, str | Path | bytes):
         picture = read_picture(image)
-        info = {"exif": picture.exif, "icc_profile": picture.icc_profile, "dpi": picture.dpi}
+        info = {name: getattr(picture, name) for name in _KEPT_INFO}
         return InputImage(picture.pixels, lambda completed: _to_pil(completed, info))
     if isinstance(image, Image.Image):
         upright = ImageOps.exif_transpose(image)

@@ -7,6 +7,7 @@ from glcic_jax.pictures.mask_files import (
     MaskSettings,
     apply_settings,
     coverage_note,
+    coverage_warning,
     hole_at_random,
     hole_from_pixels,
     hole_of_alpha,
@@ -17,7 +18,15 @@ from glcic_jax.pictures.mask_files import (
 )
 from glcic_jax.pictures.metadata import fitting_profile
 from glcic_jax.pictures.opening import MAX_PIXELS, silence_decoders
-from glcic_jax.pictures.picture import Picture, encode_picture, fitted, format_for, format_named, suffix_for
+from glcic_jax.pictures.picture import (
+    Picture,
+    encode_picture,
+    fitted,
+    format_for,
+    format_named,
+    suffix_for,
+    without_metadata,
+)
 from glcic_jax.pictures.reading import read_picture
 from glcic_jax.pictures.rgb_files import load_image, save_image
 
@@ -30,6 +39,7 @@ __all__ = [
     "apply_settings",
     "colour_channels",
     "coverage_note",
+    "coverage_warning",
     "encode_picture",
     "fitted",
     "fitting_profile",
@@ -49,4 +59,5 @@ __all__ = [
     "silence_decoders",
     "suffix_for",
     "to_colour",
+    "without_metadata",
 ]

@@ -68,6 +68,15 @@ def strips(height: int, width: int) -> Iterator[slice]:
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
+def over_white(pixels: np.ndarray) -> np.ndarray:
+    """Lays [H, W, 2 or 4] uint8 over white; returns [H, W, 1 or 3]."""
+    result = np.empty((*pixels.shape[:2], pixels.shape[-1] - 1), np.uint8)
+    for rows in strips(*pixels.shape[:2]):
+        colour, alpha = pixels[rows, :, :-1].astype(np.uint32), pixels[rows, :, -1:].astype(np.uint32)
+        result[rows] = (colour * alpha + 255 * (255 - alpha) + 127) // 255
+    return result
+
+
 def white_of(values: np.ndarray) -> float:
     """Guesses the value of white: the upper end of the smallest range that fits: [0, 1], 8, 16 or 32 bits.
 

@@ -14,6 +14,7 @@ from glcic_jax.pictures.reading import read_picture
 
 _THRESHOLD = 128  # The darkest white, of 255.
 _LARGE_HOLE = 0.6
+_OPAQUE = 250  # The least alpha, of 255, that counts as opaque: lossy formats and tools round 255 down.
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601.
 
 Size = tuple[int, int]  # (width, height)
@@ -58,12 +59,17 @@ def hole_of_file(source: bytes | Path, name: str, settings: MaskSettings) -> Cho
 
 
 def hole_of_alpha(settings: MaskSettings) -> ChooseHole:
-    """Chooses the transparent pixels of the picture, which become opaque."""
+    """Chooses the pixels of the picture that are not opaque; these and the nearly opaque ones become opaque.
+
+    Transparency marks what was erased here, so none of it stays: neither in the result, nor for the network, which
+    sees transparent pixels over white.
+    """
 
     def choose(picture: Picture) -> tuple[Picture, Hole]:
-        hole = apply_settings(alpha_hole(picture), settings)
+        erased = alpha_hole(picture)
+        hole = apply_settings(erased, settings)
         pixels = picture.pixels.copy()
-        pixels[hole.hole, -1] = np.iinfo(pixels.dtype).max  # Or the fill would be invisible.
+        pixels[hole.hole | ~erased.hole, -1] = np.iinfo(pixels.dtype).max
         return dataclasses.replace(picture, pixels=pixels), hole
 
     return choose
@@ -151,7 +157,7 @@ def hole_from_pixels(
 
 
 def alpha_hole(picture: Picture) -> Hole:
-    """Returns the hole where a picture is more than half transparent.
+    """Returns the hole where a picture is not opaque: a soft brush leaves a partly transparent rim.
 
     Raises:
       DataError: The picture has no transparency.
@@ -159,7 +165,7 @@ def alpha_hole(picture: Picture) -> Hole:
     alpha = picture.alpha
     if alpha is None:
         raise DataError("the image has no transparency to take the hole from: give a mask file instead of alpha")
-    return Hole(alpha < (int(np.iinfo(alpha.dtype).max) + 1) // 2, ())
+    return Hole(alpha < _OPAQUE / 255 * np.iinfo(alpha.dtype).max, ())
 
 
 def random_hole(seed: int, height: int, width: int) -> Hole:
@@ -193,17 +199,22 @@ def _random_span(random: np.random.Generator, length: int) -> slice:
 def coverage_note(hole: np.ndarray) -> str:
     """Returns a line on how much of a picture a hole [H, W] bool covers, with a remedy if that is unusual."""
     share = float(hole.mean())
+    percent = f"{100 * share:.1f} %" if share >= 0.0005 else "less than 0.1 %"
+    return coverage_warning(hole) or f"the hole covers {percent} of the image"
+
+
+def coverage_warning(hole: np.ndarray) -> str | None:
+    """Returns a line with a remedy if a hole [H, W] bool covers an unusual part of a picture, else None."""
+    share = float(hole.mean())
     remedy = "if black marks the hole, give --invert-mask"
     if share == 0:
         return f"the hole is empty, so nothing is completed: {remedy}"
     if share == 1:
         return f"the hole is the whole image, so there is nothing to complete it from: {remedy}"
-    percent = (
-        f"{100 * share:.1f} %" if 0.0005 <= share < 0.9995 else "less than 0.1 %" if share < 0.5 else "99.9 %"
-    )
     if share > _LARGE_HOLE:
-        return f"the hole covers {percent} of the image, more than can be completed well: {remedy}"
-    return f"the hole covers {percent} of the image"
+        percent = min(100 * share, 99.9)
+        return f"the hole covers {percent:.1f} % of the image, more than can be completed well: {remedy}"
+    return None
 
 
 def _over_black(mask: Picture) -> np.ndarray:

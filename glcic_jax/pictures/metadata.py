@@ -5,13 +5,14 @@ import re
 import struct
 from typing import Any
 
-from PIL import Image
+from PIL import Image, TiffTags
 from PIL.ExifTags import IFD, Base
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 
 from glcic_jax.errors import printable
 
-XMP_TAG = 700  # Of TIFF.
+XMP_TAG, IPTC_TAG = 700, 33723  # Of TIFF.
+XMP_KEYWORD = "XML:com.adobe.xmp"  # Of a PNG's text chunk.
 PLAIN_MODES = ("L", "LA", "RGB", "RGBA")  # Pillow's modes whose channels a `Picture` holds as they are.
 
 # The tags of a TIFF that describe scene, camera and author; the others say how its pixels are stored.
@@ -20,8 +21,15 @@ _DESCRIPTIVE = (
     *range(0x9C9B, 0x9CA0),
 )
 _ICC_COLOUR_SPACES = {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4, b"Lab ": 0, b"YCbr": 0}  # With their channels.
+_PIXEL_BITS = re.compile(rb"pixi\0\0\0\0[\1-\4](.)", re.DOTALL)
+_COLOUR_BOX = re.compile(rb"colrnclx(....)", re.DOTALL)
+_SRGB_PRIMARIES, _SRGB_TRANSFERS = (1, 2), (1, 2, 6, 13)  # Of ITU-T H.273: BT.709 and sRGB, unspecified.
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # Bytes of a value.
 _JPEG = re.compile(rb"\xff\xd8\xff.*?(?:\xff\xd9|\Z)", re.DOTALL)
+COMMENT = "Comment"  # The keyword of a text that other formats than PNG hold.
+_IPTC_RESOURCE = 0x0404  # Of Photoshop.
+_RAW_PROFILE = "Raw profile type"  # Begins the keyword of ImageMagick's metadata in a PNG.
+_EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/"
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
 _XMP_IMAGE = re.compile(rb'(xmpGImg:image|xapGImg:image|GImage:Data)(?:="[^"]*"|>[^<]*</\1>)')
 
@@ -139,14 +147,83 @@ def descriptive_tags(exif: Image.Exif) -> Image.Exif:
     return result
 
 
-def tiff_directory(exif: bytes, xmp: bytes) -> ImageFileDirectory_v2:
-    """Returns the tags of a TIFF that describe its picture, from an EXIF block and an XMP packet."""
+def tiff_directory(exif: bytes, xmp: bytes, iptc: bytes) -> ImageFileDirectory_v2:
+    """Returns the tags of a TIFF that describe its picture, from EXIF, XMP and IPTC."""
     directory = ImageFileDirectory_v2(b"II\x2a\0\x08\0\0\0")
     for tag, value in (descriptive_tags(parse_exif(exif)) if exif else Image.Exif()).items():
         directory[tag] = value
     if xmp:
         directory[XMP_TAG] = xmp
+    if iptc:
+        directory.tagtype[IPTC_TAG] = TiffTags.UNDEFINED
+        directory[IPTC_TAG] = iptc
     return directory
+
+
+def compression_of(tags: Any) -> str:
+    """Returns Pillow's name of a TIFF's compression, from its tags; both numbers of Deflate have one name."""
+    number = tags.get(Base.Compression, 1)
+    name = COMPRESSION_INFO.get(number, f"number {number}")
+    return "tiff_adobe_deflate" if name == "tiff_deflate" else name
+
+
+def box_bits(content: bytes) -> int:
+    """Returns the largest number of bits of a sample that the boxes of an AVIF give; 8 if they give none."""
+    return max((bits[0] for bits in _PIXEL_BITS.findall(content)), default=8)
+
+
+def colour_code(content: bytes) -> bytes:
+    """Returns the colour space of an AVIF or HEIC as a PNG's cICP chunk; empty for sRGB and unknown ones."""
+    found = _COLOUR_BOX.search(content)
+    if found is None:
+        return b""
+    primaries, transfer = struct.unpack(">HH", found[1])
+    known = primaries in _SRGB_PRIMARIES and transfer in _SRGB_TRANSFERS
+    return b"" if known or max(primaries, transfer) > 255 else bytes([primaries, transfer, 0, 1])
+
+
+def png_colour_code(content: bytes) -> bytes:
+    """Returns the content of a PNG's cICP chunk; empty if it has none or it is sRGB's."""
+    place = content.find(b"\0\0\0\x04cICP", 0, max(0, content.find(b"IDAT")))
+    code = content[place + 8 : place + 12] if place >= 0 else b""
+    return b"" if code and code[0] in _SRGB_PRIMARIES and code[1] in _SRGB_TRANSFERS else code
+
+
+def read_iptc(image: Any) -> bytes:
+    """Returns the IPTC block of an opened JPEG or TIFF; empty if there is none."""
+    if image.format == "TIFF":
+        block = image.tag_v2.get(IPTC_TAG)
+    else:
+        block = image.info.get("photoshop", {}).get(_IPTC_RESOURCE)
+    return block if isinstance(block, bytes) else b""
+
+
+def iptc_segment(iptc: bytes) -> bytes:
+    """Returns the segment of a JPEG that holds an IPTC block, as Photoshop writes it."""
+    resource = struct.pack(">4sHHI", b"8BIM", _IPTC_RESOURCE, 0, len(iptc)) + iptc + bytes(len(iptc) % 2)
+    content = b"Photoshop 3.0\0" + resource
+    return struct.pack(">HH", 0xFFED, 2 + len(content)) + content
+
+
+def read_texts(image: Any, notes: list[str]) -> tuple[tuple[str, str], ...]:
+    """Returns the texts of a decoded image, as `Picture.texts`; others that hold metadata are noted."""
+    texts = dict(getattr(image, "text", {}))
+    comment = image.info.get("comment")
+    if isinstance(comment, bytes):
+        try:
+            texts[COMMENT] = comment.decode()
+        except UnicodeDecodeError:
+            texts[COMMENT] = comment.decode("latin-1")
+    profiles = [keyword for keyword in texts if keyword.startswith(_RAW_PROFILE)]
+    notes += [f"the text {keyword!r} was left out" for keyword in profiles if keyword != f"{_RAW_PROFILE} exif"]
+    return tuple(
+        (keyword, str(text)) for keyword, text in texts.items() if keyword not in (XMP_KEYWORD, *profiles)
+    )
+
+
+def has_extended_xmp(image: Any) -> bool:
+    """Returns whether an opened JPEG holds more XMP than its one packet."""
+    return any(segment.startswith(_EXTENDED_XMP) for _, segment in getattr(image, "applist", ()))
 
 
 def clean_xmp(xmp: Any) -> bytes:
@@ -189,6 +266,13 @@ def profile_for(profile: bytes, channels: int, notes: list[str]) -> bytes:
         notes.append(f"the colour profile ({space}) does not fit the pixels and was left out")
         return b""
     return profile
+
+
+def resolution_of(image: Image.Image, exif: bytes) -> Any:
+    """Returns (across, down) in dots per inch, from an opened image or its EXIF block; None if there is none."""
+    if image.format in ("JPEG", "MPO") and image.info.get("jfif_unit") not in (1, 2):
+        return tiff_dpi(parse_exif(exif)) if exif else None  # Pillow invents 72 dpi.
+    return image.info.get("dpi")
 
 
 def tiff_dpi(tags: Image.Exif) -> tuple[float, float] | None:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from glcic_jax.errors import DataError, TooLargeError, one_line, printable
+from glcic_jax.pictures.damage import sound_image
 
 Source = bytes | str | Path  # A file's bytes, or its path.
 
@@ -55,12 +57,15 @@ def source_name(source: Source, name: str | None) -> str:
 
 
 @contextlib.contextmanager
-def open_image(source: Source, name: str, *, heif: bool = False) -> Iterator[Image.Image]:
-    """Opens an image without decoding its pixels or limiting their number.
+def open_image(
+    source: Source, name: str, max_pixels: int = MAX_PIXELS, *, heif: bool = False
+) -> Iterator[Image.Image]:
+    """Opens an image without decoding its pixels.
 
     Args:
       source: The file.
       name: Its name in errors.
+      max_pixels: Larger images are refused.
       heif: Whether HEIC files are opened too, if pillow_heif is installed.
 
     Raises:
@@ -72,8 +77,9 @@ def open_image(source: Source, name: str, *, heif: bool = False) -> Iterator[Ima
             warnings.simplefilter("ignore")
             if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
                 raise DataError(f"{name}: cannot be read as an image (not a file)")
-            with _identified(source, [*readable_formats(), *(heif_formats() if heif else [])]) as image:
-                yield image
+            with _identified(source, [*readable_formats(), *(heif_formats() if heif else [])]) as (image, stream):
+                check_size(image.size, name, max_pixels)
+                yield sound_image(image, stream)
     except DataError:
         raise
     except FileNotFoundError as error:
@@ -85,8 +91,8 @@ def open_image(source: Source, name: str, *, heif: bool = False) -> Iterator[Ima
 
 
 @contextlib.contextmanager
-def _identified(source: Source, formats: list[str]) -> Iterator[Image.Image]:
-    """Opens as `Image.open` does, without its limit on pixels, which holds for the whole process."""
+def _identified(source: Source, formats: list[str]) -> Iterator[tuple[ImageFile, IO[bytes]]]:
+    """Opens an image and its stream as `Image.open` does, without its process-wide limit on pixels."""
     with contextlib.ExitStack() as stack:
         stream: IO[bytes] = (
             io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(open(source, "rb"))
@@ -106,7 +112,7 @@ def _identified(source: Source, formats: list[str]) -> Iterator[Image.Image]:
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
                 refusals.append(one_line(error))
                 continue
-            yield image
+            yield image, stream
             return
         raise UnidentifiedImageError("; ".join(refusals))
 

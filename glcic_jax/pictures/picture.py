@@ -17,11 +17,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.pictures import sixteen_bit
-from glcic_jax.pictures.colours import strips
-from glcic_jax.pictures.metadata import tiff_directory
+from glcic_jax.pictures.colours import over_white
+from glcic_jax.pictures.metadata import COMMENT, XMP_KEYWORD, iptc_segment, tiff_directory
 from glcic_jax.pictures.opening import heif_formats, readable_formats
-
-_XMP_KEYWORD = "XML:com.adobe.xmp"  # Of a PNG's text chunk.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +35,11 @@ class Picture:
       notes: What was changed so far, a short line each.
       stored_size: (width, height) in the file if EXIF turned or mirrored the picture, else None.
       lossless: Whether it comes from a lossless file of a format that is lossy by default.
+      compression: Pillow's name of a TIFF's compression, such as "tiff_lzw"; "raw" for other formats.
       xmp: The XMP packet, without orientation and thumbnails; empty if there is none.
-      png_colour: Names and contents of a PNG's gAMA and cHRM chunks, if nothing better describes its colours.
+      iptc: The IPTC block; empty if there is none.
+      texts: Keywords and texts of a PNG; the comment of another format has the keyword "Comment".
+      png_colour: Names and contents of a PNG's cICP, or gAMA and cHRM chunks, if no profile describes its colours.
     """
 
     pixels: np.ndarray
@@ -49,7 +50,10 @@ class Picture:
     notes: tuple[str, ...] = ()
     stored_size: tuple[int, int] | None = None
     lossless: bool = False
+    compression: str = "raw"
     xmp: bytes = b""
+    iptc: bytes = b""
+    texts: tuple[tuple[str, str], ...] = ()
     png_colour: tuple[tuple[bytes, bytes], ...] = ()
 
     @property
@@ -75,6 +79,7 @@ class _Capabilities(NamedTuple):
       suffixes: Suffixes of its files, the usual one first.
       grey, alpha, deep: Whether it is written with one channel, with transparency, with 16 bits.
       metadata: Whether it is written with colour profile, EXIF and XMP.
+      iptc: Whether it is written with IPTC.
     """
 
     suffixes: tuple[str, ...]
@@ -82,12 +87,13 @@ class _Capabilities(NamedTuple):
     alpha: bool = True
     deep: bool = False
     metadata: bool = True
+    iptc: bool = False
 
 
 _FORMATS = {
     "PNG": _Capabilities((".png",), deep=True),
-    "JPEG": _Capabilities((".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False),
-    "TIFF": _Capabilities((".tif", ".tiff"), deep=True),
+    "JPEG": _Capabilities((".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False, iptc=True),
+    "TIFF": _Capabilities((".tif", ".tiff"), deep=True, iptc=True),
     "WEBP": _Capabilities((".webp",), grey=False),
     "AVIF": _Capabilities((".avif",)),
     "HEIF": _Capabilities((".heic", ".heif", ".hif"), grey=False),
@@ -96,7 +102,8 @@ _FORMATS = {
     "PPM": _Capabilities((".ppm", ".pgm", ".pnm"), alpha=False, metadata=False),
     "TGA": _Capabilities((".tga",), metadata=False),
 }
-_JPEG_LIMITS = {"EXIF block": 65533, "XMP packet": 65504}  # Bytes.
+_TIFF_COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate")
+_JPEG_LIMITS = {"EXIF block": 65533, "XMP packet": 65504, "IPTC block": 65000}  # Bytes.
 
 
 def format_for(path: str | Path | None, picture: Picture, wanted: str | None = None) -> str:
@@ -171,7 +178,7 @@ def fitted(picture: Picture, file_format: str) -> Picture:
         pixels = sixteen_bit.eight_bit(pixels)
     if pixels.shape[-1] in (2, 4) and not capabilities.alpha:
         notes.append(f"transparency was laid over white: {file_format} is written without it")
-        pixels = _over_white(pixels)
+        pixels = over_white(pixels)
     deep_tiff = file_format == "TIFF" and pixels.dtype == np.uint16
     if deep_tiff and pixels.shape[-1] == 2:
         notes.append("grey with transparency was written as RGBA: few programs read it in a 16-bit TIFF")
@@ -181,17 +188,30 @@ def fitted(picture: Picture, file_format: str) -> Picture:
         if profile[16:20] == b"GRAY":
             notes.append("the colour profile was left out: it is for grey")
             profile = b""
-    kept = {"colour profile": profile, "EXIF block": picture.exif, "XMP packet": picture.xmp}
+    kept = {
+        "colour profile": profile,
+        "EXIF block": picture.exif,
+        "XMP packet": picture.xmp,
+        "IPTC block": picture.iptc,
+    }
     for what, content in kept.items():
-        if content and not capabilities.metadata:
+        if content and not (capabilities.iptc if what == "IPTC block" else capabilities.metadata):
             notes.append(f"the {what} was left out: {file_format} is written without one")
             kept[what] = b""
         elif file_format == "JPEG" and len(content) > _JPEG_LIMITS.get(what, len(content)):
             notes.append(f"the {what} was left out: it is larger than a JPEG can hold")
             kept[what] = b""
+    compression = picture.compression
+    if file_format == "TIFF" and compression not in _TIFF_COMPRESSIONS:
+        notes.append(f"the compression {compression} was replaced by Deflate, which loses nothing")
+        compression = "tiff_adobe_deflate"
+    texts = tuple(text for text in picture.texts if _holds_text(file_format, *text))
+    if lost := [printable(keyword) for keyword, text in picture.texts if (keyword, text) not in texts]:
+        notes.append(f"texts were left out ({', '.join(lost)}): {file_format} is written without them")
     png_colour = picture.png_colour if file_format == "PNG" else ()
     if picture.png_colour != png_colour:
-        notes.append(f"the gamma of the PNG was left out: {file_format} is written without one")
+        what = "colour space (wide gamut or HDR)" if picture.png_colour[0][0] == b"cICP" else "gamma of the PNG"
+        notes.append(f"the {what} was left out: {file_format} is written without one, and viewers assume sRGB")
     return dataclasses.replace(
         picture,
         pixels=pixels,
@@ -199,18 +219,24 @@ def fitted(picture: Picture, file_format: str) -> Picture:
         icc_profile=kept["colour profile"],
         exif=kept["EXIF block"],
         xmp=kept["XMP packet"],
+        compression=compression,
+        iptc=kept["IPTC block"],
+        texts=texts,
         png_colour=png_colour,
         notes=tuple(notes),
     )
 
 
-def _over_white(pixels: np.ndarray) -> np.ndarray:
-    """Lays [H, W, 2 or 4] uint8 over white; returns [H, W, 1 or 3]."""
-    result = np.empty((*pixels.shape[:2], pixels.shape[-1] - 1), np.uint8)
-    for rows in strips(*pixels.shape[:2]):
-        colour, alpha = pixels[rows, :, :-1].astype(np.uint32), pixels[rows, :, -1:].astype(np.uint32)
-        result[rows] = (colour * alpha + 255 * (255 - alpha) + 127) // 255
-    return result
+def _holds_text(file_format: str, keyword: str, text: str) -> bool:
+    return file_format == "PNG" or (file_format == "JPEG" and keyword == COMMENT and len(text.encode()) < 65500)
+
+
+def without_metadata(picture: Picture) -> Picture:
+    """Leaves out what may tell a place, a time, a camera or a person: EXIF, XMP, IPTC and texts; notes which."""
+    metadata = {"EXIF": picture.exif, "XMP": picture.xmp, "IPTC": picture.iptc, "texts": picture.texts}
+    present = [name for name, content in metadata.items() if content]
+    notes = (*picture.notes, *([f"metadata was left out: {', '.join(present)}"] if present else []))
+    return dataclasses.replace(picture, exif=b"", xmp=b"", iptc=b"", texts=(), notes=notes)
 
 
 def encode_picture(picture: Picture, file_format: str, quality: int = 95, name: str = "image") -> bytes:
@@ -230,8 +256,13 @@ def encode_picture(picture: Picture, file_format: str, quality: int = 95, name: 
         raise DataError(f"results are not written as {printable(file_format)!r}")
     picture = fitted(picture, file_format)
     try:
+        if picture.format == "TIFF":
+            directory = tiff_directory(picture.exif, picture.xmp, picture.iptc)
+            return sixteen_bit.encode_tiff(
+                picture.pixels, directory, picture.icc_profile, picture.dpi, picture.compression
+            )
         if picture.pixels.dtype == np.uint16:
-            return _encode_16_bit(picture)
+            return _encode_16_bit_png(picture)
         content = io.BytesIO()
         pixels = picture.pixels
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
@@ -245,31 +276,37 @@ def _save_options(picture: Picture, quality: int) -> dict[str, Any]:
     """Returns the arguments of Pillow's `save` for a picture that is `fitted`."""
     present = {key: getattr(picture, key) for key in ("icc_profile", "exif", "xmp", "dpi")}
     options: dict[str, Any] = {key: value for key, value in present.items() if value}
-    if picture.format == "TIFF":
-        options.pop("exif", None)  # Its storage tags would overrule those of the new pixels.
-        options["tiffinfo"] = tiff_directory(picture.exif, picture.xmp)
     if picture.format in ("JPEG", "WEBP", "AVIF", "HEIF"):
         options["quality"] = quality
     if picture.format == "JPEG":
         options["subsampling"] = 0  # Colours at full size, so that little changes outside the hole.
+        if picture.texts:
+            options["comment"] = picture.texts[0][1].encode()
+        if picture.iptc:
+            options["extra"] = iptc_segment(picture.iptc)
     if picture.format == "PNG":
         options["compress_level"] = 4  # Hardly larger files than the default of 6, in two thirds of the time.
-        options["pnginfo"] = info = PngInfo()
-        if picture.xmp:
-            info.add_itxt(_XMP_KEYWORD, picture.xmp.decode("utf-8", "replace"))
-        for chunk in picture.png_colour:
-            info.add(*chunk)
+        options["pnginfo"] = _png_info(picture)
     if picture.format == "WEBP":
         options |= {"lossless": quality >= 100 or picture.lossless, "exact": True}
     return options
 
 
-def _encode_16_bit(picture: Picture) -> bytes:
-    """Encodes a picture that is `fitted` as a 16-bit PNG or TIFF."""
-    if picture.format == "TIFF":
-        directory = tiff_directory(picture.exif, picture.xmp)
-        return sixteen_bit.encode_tiff(picture.pixels, directory, picture.icc_profile, picture.dpi)
-    chunks = list(picture.png_colour)
+def _png_info(picture: Picture) -> PngInfo:
+    """Returns the colour chunks, the XMP packet and the texts of a picture that is `fitted`."""
+    info = PngInfo()
+    for chunk in picture.png_colour:
+        info.add(*chunk)
+    if picture.xmp:
+        info.add_itxt(XMP_KEYWORD, picture.xmp.decode("utf-8", "replace"))
+    for keyword, text in picture.texts:
+        info.add_text(keyword, text)
+    return info
+
+
+def _encode_16_bit_png(picture: Picture) -> bytes:
+    """Encodes a picture that is `fitted`."""
+    chunks = [(kind, data) for kind, data, *_ in _png_info(picture).chunks]
     if picture.icc_profile:
         chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(picture.icc_profile)))
     if picture.dpi:
@@ -277,6 +314,4 @@ def _encode_16_bit(picture: Picture) -> bytes:
         chunks.append((b"pHYs", struct.pack(">IIB", *dots_per_metre, 1)))
     if picture.exif:
         chunks.append((b"eXIf", picture.exif.removeprefix(b"Exif\0\0")))
-    if picture.xmp:
-        chunks.append((b"iTXt", _XMP_KEYWORD.encode() + bytes(5) + picture.xmp))
     return sixteen_bit.encode_png(picture.pixels, chunks)

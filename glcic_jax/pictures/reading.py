@@ -16,16 +16,25 @@ from PIL.TiffImagePlugin import TiffImageFile
 from glcic_jax.errors import DataError
 from glcic_jax.pictures import sixteen_bit
 from glcic_jax.pictures.colours import scaled, strips, white_of
+from glcic_jax.pictures.damage import check_last_scan
 from glcic_jax.pictures.metadata import (
     PLAIN_MODES,
     XMP_TAG,
+    box_bits,
     clean_xmp,
+    colour_code,
+    compression_of,
     descriptive_tags,
     fitting_profile,
+    has_extended_xmp,
     orientation_of,
     parse_exif,
+    png_colour_code,
     profile_for,
     read_exif,
+    read_iptc,
+    read_texts,
+    resolution_of,
     tiff_dpi,
     upright_exif,
     valid_dpi,
@@ -50,7 +59,13 @@ _HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 )
 
+_MOST_LOST = 0.1  # Share of values that become black because they are no brightness.
+
 _log = logging.getLogger(__name__)
+
+
+class _RangeError(ValueError):
+    """The values of a file are no brightnesses."""
 
 
 def read_picture(source: Source, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -69,8 +84,7 @@ def read_picture(source: Source, name: str | None = None, max_pixels: int = MAX_
     """
     name = source_name(source, name)
     try:
-        with open_image(source, name, heif=True) as image:
-            check_size(image.size, name, max_pixels)
+        with open_image(source, name, max_pixels, heif=True) as image:
             if isinstance(image, TiffImageFile):
                 check_tiff(image.tag_v2, name, max_pixels)
             frames = getattr(image, "n_frames", 1)
@@ -78,32 +92,23 @@ def read_picture(source: Source, name: str | None = None, max_pixels: int = MAX_
                 raise DataError(
                     f"{name}: has {frames} frames or pages: save the frame or page to complete as a separate file"
                 )
-            return _decode(image, source)
+            return decode(image, source)
     except DataError as error:
-        if not isinstance(error.__cause__, UnidentifiedImageError):
-            raise
-        start = read_start(source)
-        if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS and not heif_formats():
-            raise DataError(f"{name}: is a HEIC file: pip install 'glcic-jax[heic]' to read it") from error
-        if start[:4] not in _TIFF_SIGNATURES:
-            raise
-        try:
-            return _decode_rare_tiff(read_whole(source, name, max_pixels), name, max_pixels)
-        except DataError:
-            raise
-        except Exception:  # tifffile raises nearly every type on a damaged file.
-            raise error from error.__cause__
+        return decode_rare_tiff(source, name, error, max_pixels)
 
 
-def _decode(image: Image.Image, source: Source) -> Picture:
-    """Decodes an image that Pillow opened; raises what Pillow raises."""
+def decode(image: Image.Image, source: Source) -> Picture:
+    """Decodes an image that Pillow opened, its first frame only; raises what Pillow raises."""
     notes: list[str] = []
     # Before decoding, in which Pillow forgets how the pixels are stored and turns a TIFF upright.
-    storage = _Storage.of(image)
+    boxes = _content(source) if image.format in ("AVIF", "HEIF") else b""
+    storage = _Storage.of(image, boxes)
     if image.format != "TIFF":
         image.load()  # A PNG's EXIF block may follow its pixels.
     orientation, exif = read_exif(image, notes)
     image.load()
+    if "progressive" in image.info:
+        check_last_scan(image, _content(source))
     remaining = orientation_of(image) if orientation != 1 else 1
     pixels = None
     if storage.deep_colour:
@@ -119,24 +124,34 @@ def _decode(image: Image.Image, source: Source) -> Picture:
         notes.append("a channel whose meaning the file does not say was left out")
     if image.format == "MPO":
         notes.append(f"only the first of the {getattr(image, 'n_frames', 1)} images in the file was read")
+    if has_extended_xmp(image):
+        notes.append("the part of the XMP that the JPEG holds in further segments was left out")
     profile = fitting_profile(image, pixels.shape[-1], notes)
+    texts = read_texts(image, notes)
     turned = orientation >= 5
     return Picture(
         pixels,
         format="JPEG" if image.format == "MPO" else image.format or "",
         exif=exif,
         icc_profile=profile,
-        dpi=valid_dpi(image.info.get("dpi"), turned=turned),
+        dpi=valid_dpi(resolution_of(image, exif), turned=turned),
         notes=tuple(notes),
         stored_size=_stored_size(pixels, orientation),
         lossless=image.format == "WEBP" and b"VP8L" in _content(source),
+        compression=storage.compression,
         xmp=clean_xmp(image.info.get("xmp")),
-        png_colour=() if profile else _png_colour(image.info),
+        iptc=read_iptc(image),
+        texts=texts,
+        png_colour=() if profile else _png_colour(image, source, boxes),
     )
 
 
-def _png_colour(info: dict[Any, Any]) -> tuple[tuple[bytes, bytes], ...]:
-    """Returns the gAMA and cHRM chunks of a PNG's `info`, unless it is sRGB, which viewers assume anyway."""
+def _png_colour(image: Image.Image, source: Source, boxes: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Returns the chunks of a PNG that describe an image's colours, unless these are sRGB, as viewers assume."""
+    code = png_colour_code(_content(source)) if image.format == "PNG" else colour_code(boxes)
+    if code:
+        return ((b"cICP", code),)
+    info = image.info
     chunks = []
     gamma, chromaticity = info.get("gamma"), info.get("chromaticity")
     if "srgb" not in info and isinstance(gamma, float) and 0.01 < gamma < 100:
@@ -146,8 +161,35 @@ def _png_colour(info: dict[Any, Any]) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(chunks)
 
 
-def _decode_rare_tiff(content: bytes, name: str, max_pixels: int) -> Picture:
-    """Decodes a TIFF of a kind that Pillow does not know; raises nearly every type on damaged ones."""
+def decode_rare_tiff(source: Source, name: str, refusal: DataError, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decodes a TIFF of a kind that Pillow does not know.
+
+    Args:
+      source, name, max_pixels: As in `read_picture`.
+      refusal: The error with which Pillow refused the file.
+
+    Raises:
+      DataError: The refusal, if the file is no such TIFF; otherwise as in `read_picture`.
+    """
+    if not isinstance(refusal.__cause__, UnidentifiedImageError):
+        raise refusal
+    start = read_start(source)
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS and not heif_formats():
+        raise DataError(f"{name}: is a HEIC file: pip install 'glcic-jax[heic]' to read it") from refusal
+    if start[:4] not in _TIFF_SIGNATURES:
+        raise refusal
+    try:
+        return _decode_with_tifffile(read_whole(source, name, max_pixels), name, max_pixels)
+    except DataError:
+        raise
+    except _RangeError as error:
+        raise DataError(f"{name}: cannot be read as an image ({error})") from error
+    except Exception:  # tifffile raises nearly every type on a damaged file.
+        raise refusal from refusal.__cause__
+
+
+def _decode_with_tifffile(content: bytes, name: str, max_pixels: int) -> Picture:
+    """Decodes a TIFF; raises nearly every type on damaged ones."""
     size, tags = sixteen_bit.tiff_size(content)
     check_size(size, name, max_pixels)
     check_tiff(tags, name, max_pixels)
@@ -167,6 +209,7 @@ def _decode_rare_tiff(content: bytes, name: str, max_pixels: int) -> Picture:
         dpi=valid_dpi(tiff_dpi(block), turned=turned),
         notes=tuple(notes),
         stored_size=_stored_size(pixels, orientation),
+        compression=compression_of(block),
         xmp=clean_xmp(block.get(XMP_TAG)),
     )
 
@@ -181,6 +224,7 @@ class _Storage(NamedTuple):
       bits: Bits of a sample.
       inverted: Whether 0 is white and Pillow does not invert it.
       unknown_channel: Whether it has channels that Pillow does not decode.
+      compression: As in `Picture`.
     """
 
     deep_colour: bool = False
@@ -189,9 +233,10 @@ class _Storage(NamedTuple):
     bits: int = 8
     inverted: bool = False
     unknown_channel: bool = False
+    compression: str = "raw"
 
     @classmethod
-    def of(cls, image: Any) -> "_Storage":
+    def of(cls, image: Any, content: bytes) -> "_Storage":
         if image.format == "PNG" and image.tile:
             raw = str(image.tile[0][3])
             deep = image.mode[:3] == "RGB" and "16" in raw
@@ -201,6 +246,11 @@ class _Storage(NamedTuple):
             return cls(bits=int(image.tile[0][3][1]).bit_length())
         if image.format == "JPEG2000":  # Pillow does not report its bits.
             return cls(deep_colour=image.mode in ("RGB", "RGBA"))
+        if image.format == "HEIF":
+            bits = image.info.get("bit_depth", 8)
+            return cls(deep_colour=bits > 8 and image.mode in ("RGB", "RGBA"), bits=bits)
+        if image.format == "AVIF":  # Pillow does not report its bits.
+            return cls(bits=box_bits(content))
         if image.format == "TIFF":
             tags = image.tag_v2
             bits = tags.get(Base.BitsPerSample, (1,))
@@ -210,6 +260,7 @@ class _Storage(NamedTuple):
                 bits=bits[0],
                 inverted=image.mode[:2] == "I;" and tags.get(Base.PhotometricInterpretation) == 0,
                 unknown_channel=tags.get(Base.SamplesPerPixel, 1) > len(image.getbands()),
+                compression=compression_of(tags),
             )
         return cls()
 
@@ -250,12 +301,19 @@ def _plain_pixels(image: Image.Image, storage: _Storage, notes: list[str]) -> np
 
 
 def _to_16_bits(values: np.ndarray, what: str, notes: list[str]) -> np.ndarray:
+    """Scales values of an unknown range to uint16; raises _RangeError if that would lose many of them."""
+    lost = float(np.mean(~(np.isfinite(values) & (values >= 0))))
+    if lost > _MOST_LOST:
+        raise _RangeError(
+            f"{100 * lost:.2g} % of its values are negative, infinite or not numbers: scale them to [0, 1]"
+        )
     white = white_of(values)
     brighter = float(np.mean(values > white))
     clipped = (
         f", where {white:g} is white; {100 * brighter:.2g} % are brighter and were clipped" if brighter else ""
     )
-    notes.append(f"{what} scaled to 16 bits{clipped}")
+    black = f"; {100 * lost:.2g} % are negative, infinite or not numbers and became black" if lost else ""
+    notes.append(f"{what} scaled to 16 bits{clipped}{black}")
     return scaled(values, np.uint16, white)
 
 
@@ -281,7 +339,8 @@ def _deep_colour(
             _log.debug("tifffile: %s", error)
     if pixels is None:
         try:
-            pixels = sixteen_bit.decode_colour(content)[..., :channels]
+            decode_colour = sixteen_bit.decode_heif if image.format == "HEIF" else sixteen_bit.decode_colour
+            pixels = decode_colour(content)[..., :channels]
         except ValueError:
             if image.format == "PNG":  # OpenCV knows all kinds of PNG: this one is damaged.
                 raise

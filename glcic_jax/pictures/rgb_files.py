@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from glcic_jax.errors import DataError, one_line
+from glcic_jax.errors import DataError, TooLargeError, one_line
 from glcic_jax.files import write_atomically
-from glcic_jax.pictures.colours import scaled, strips, white_of
-from glcic_jax.pictures.opening import MAX_PIXELS, Source, open_image, source_name
+from glcic_jax.pictures.colours import over_white, strips
+from glcic_jax.pictures.opening import Source, open_image, source_name
+from glcic_jax.pictures.reading import decode, decode_rare_tiff
+from glcic_jax.pictures.sixteen_bit import eight_bit
 
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 LARGE = 40_000_000  # Pixels above which decoding an image takes several hundred megabytes.
 _large_images = threading.Lock()  # Decoded one at a time: one in each thread would fill the memory.
 
@@ -38,8 +41,8 @@ class Header(NamedTuple):
 def load_image(source: Source, name: str | None = None, at_least: int | None = None) -> np.ndarray:
     """Reads an image in any of the readable formats, upright.
 
-    Grey, palette and CMYK become RGB; 16-bit grey is scaled, not clipped; transparency is laid over white; only
-    the first frame of an animation is read.
+    The pixels are those of `read_picture`: grey, palette and CMYK become RGB. 16 bits are scaled to 8, and
+    transparency is laid over white. Of an animation or several pages, only the first is read.
 
     Args:
       source: The file's bytes, or its path.
@@ -78,15 +81,20 @@ def load_with_header(
     try:
         with open_image(source, name) as image:
             mode, (width, height) = image.mode, image.size
-            if width * height > MAX_PIXELS:
-                raise DataError(f"{name}: has {width} x {height} pixels, and at most {MAX_PIXELS:,} are read")
             header = Header(image.format or "", mode, width, height, _reduce(image, at_least))
-            return header, None if header.decoded_pixels > limit else _to_rgb(image, header.decoded_pixels)
-    except DataError:
-        # libjpeg decodes lossless JPEGs only at their own size.
-        if at_least is None:
-            raise
-        return load_with_header(source, name, limit=limit)
+            if header.decoded_pixels > limit:
+                return header, None
+            with _large_images if header.decoded_pixels > LARGE else contextlib.nullcontext():
+                return header, _to_rgb(decode(image, source).pixels)
+    except TooLargeError as error:
+        raise DataError(error.fact) from error  # Training has no option for it.
+    except DataError as error:
+        if at_least is not None:  # libjpeg decodes lossless JPEGs only at their own size.
+            return load_with_header(source, name, limit=limit)
+        picture = decode_rare_tiff(source, name, error)
+        width, height = picture.stored_size or picture.size
+        mode = _MODES[picture.pixels.shape[-1]]
+        return Header(picture.format, mode, width, height, width * height), _to_rgb(picture.pixels)
 
 
 def save_image(image: np.ndarray, path: str | Path) -> None:
@@ -119,25 +127,13 @@ def _reduce(image: Image.Image, at_least: int | None) -> int:
     return width * height if "progressive" in image.info else image.width * image.height
 
 
-def _to_rgb(image: Image.Image, decoded_pixels: int) -> np.ndarray:
-    with _large_images if decoded_pixels > LARGE else contextlib.nullcontext():
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            grey = np.asarray(image)
-            return np.repeat(scaled(grey, np.uint8, white_of(grey))[..., None], 3, axis=-1)
-        width, height = image.size
-        rgb = np.empty((height, width, 3), np.uint8)
-        # In strips, so that a large image is not held whole in several modes at once.
-        for rows in strips(height, width):
-            whole = rows == slice(0, height)
-            strip = image if whole else image.crop((0, rows.start, width, rows.stop))
-            rgb[rows] = np.asarray(_over_white(strip).convert("RGB"))
-        return rgb
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
-        return image
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+def _to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Converts [H, W, C] uint8 or uint16, C = 1 to 4, to [H, W, 3] uint8."""
+    if pixels.dtype == np.uint8 and pixels.shape[-1] == 3:
+        return pixels
+    height, width = pixels.shape[:2]
+    rgb = np.empty((height, width, 3), np.uint8)
+    for rows in strips(height, width):
+        strip = eight_bit(pixels[rows]) if pixels.dtype == np.uint16 else pixels[rows]
+        rgb[rows] = over_white(strip) if strip.shape[-1] in (2, 4) else strip
+    return rgb

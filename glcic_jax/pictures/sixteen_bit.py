@@ -1,16 +1,17 @@
-"""16-bit samples, which Pillow cuts to 8 bits: decoding by OpenCV and tifffile, encoding as PNG and TIFF."""
+"""Samples of 16 bits, which Pillow cuts to 8: decoded by OpenCV, tifffile, pillow_heif; encoded as PNG, TIFF."""
 
 import contextlib
 import io
+import itertools
 import logging
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL import Image, TiffTags
+from PIL.TiffImagePlugin import COMPRESSION_INFO_REV, ImageFileDirectory_v2, TiffImageFile
 
 
 def decode_colour(content: bytes) -> np.ndarray:
@@ -33,6 +34,19 @@ def decode_colour(content: bytes) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[-1] == 3 else cv2.COLOR_BGRA2RGBA)
 
 
+def decode_heif(content: bytes) -> np.ndarray:
+    """Decodes HEIC colour of more than 8 bits, scaled to 16; returns as `decode_colour`, upright."""
+    import pillow_heif
+
+    image = pillow_heif.open_heif(io.BytesIO(content), convert_hdr_to_8bit=False)
+    shift = 16 - image.info["bit_depth"]
+    values = np.asarray(image) >> shift
+    if values.dtype != np.uint16 or values.ndim != 3:
+        raise ValueError("no 16-bit colour")
+    white = (1 << image.info["bit_depth"]) - 1
+    return ((values.astype(np.uint32) * 65535 + white // 2) // white).astype(np.uint16)
+
+
 def high_bytes_agree(pixels: np.ndarray, image: Image.Image) -> bool:
     """Returns whether 16-bit pixels agree with Pillow's pixels, which are their high bytes.
 
@@ -46,6 +60,8 @@ def high_bytes_agree(pixels: np.ndarray, image: Image.Image) -> bool:
     high = (pixels >> 8).astype(np.uint8)
     if image.format == "JPEG2000":  # Pillow rounds, and the brightest value wraps to 0.
         return bool((known - high <= 1).all())
+    if image.format == "HEIF":  # libheif rounds before it converts to RGB.
+        return bool((np.abs(known.astype(np.int16) - high) <= 4).all())
     return bool(np.array_equal(high, known))
 
 
@@ -129,22 +145,53 @@ def encode_tiff(
     directory: ImageFileDirectory_v2,
     icc_profile: bytes,
     dpi: tuple[float, float] | None,
+    compression: str = "raw",
 ) -> bytes:
-    """Encodes [H, W, C] uint16, C = 1, 3 or 4, as an uncompressed 16-bit TIFF, with other tags in `directory`."""
+    """Encodes a TIFF. Pillow writes no 16-bit colour, and no EXIF directory into a compressed file.
+
+    Args:
+      pixels: [H, W, C] uint8 or uint16, C = 1 to 4.
+      directory: Other tags; it is changed.
+      icc_profile: The colour profile, or nothing.
+      dpi: Dots per inch, across and down.
+      compression: Pillow's name: "raw", "tiff_lzw" or "tiff_adobe_deflate".
+    """
     height, width, channels = pixels.shape
-    stored = {256: width, 257: height, 259: 1, 262: 2 if channels > 2 else 1, 277: channels, 278: height, 284: 1}
+    rows, strips = height, [np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).tobytes()]
+    if compression != "raw":
+        differences = pixels.copy()
+        differences[:, 1:] -= pixels[:, :-1]
+        rows, strips = _compress(differences, compression)
+        directory[317] = 2  # The predictor: differences from the pixel to the left.
+    stored = {256: width, 257: height, 259: COMPRESSION_INFO_REV[compression], 277: channels, 278: rows, 284: 1}
     for tag, value in stored.items():
         directory[tag] = value
-    directory[258] = (16,) * channels
-    if channels == 4:
+    directory[262] = 2 if channels > 2 else 1
+    directory[258] = (8 * pixels.itemsize,) * channels
+    if channels in (2, 4):
         directory[338] = 2  # Unassociated alpha.
     if dpi:
         directory[282], directory[283], directory[296] = dpi[0], dpi[1], 2
     if icc_profile:
-        directory.tagtype[34675] = 7
+        directory.tagtype[34675] = TiffTags.UNDEFINED
         directory[34675] = icc_profile
-    directory[273], directory[279] = 0, pixels.nbytes  # The offset counts from the end of the directory.
+    sizes = [len(strip) for strip in strips]
+    directory.tagtype[273] = directory.tagtype[279] = TiffTags.LONG
+    directory[273] = tuple(itertools.accumulate(sizes[:-1], initial=0))  # Counted from the end of the directory.
+    directory[279] = tuple(sizes)
     content = io.BytesIO()
     directory.save(content)
-    content.write(np.ascontiguousarray(pixels, "<u2").data)
+    content.write(b"".join(strips))
     return content.getvalue()
+
+
+def _compress(pixels: np.ndarray, compression: str) -> tuple[int, list[bytes]]:
+    """Returns the rows of a strip and the strips of [H, W, C], compressed by libtiff, which sees rows of bytes."""
+    stored = pixels.astype(pixels.dtype.newbyteorder("<")).reshape(len(pixels), -1).view(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(stored).save(content, "TIFF", compression=compression)
+    with Image.open(content) as image:
+        tags = cast(TiffImageFile, image).tag_v2
+        starts, sizes, rows = tags[273], tags[279], tags[278]
+    data = content.getbuffer()
+    return rows, [bytes(data[start : start + size]) for start, size in zip(starts, sizes, strict=True)]

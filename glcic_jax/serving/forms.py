@@ -40,7 +40,7 @@ class Options(BaseModel, extra="forbid"):
         None, max_length=16, description="png, jpeg, webp, tiff ...; by default the image's."
     )
     quality: int = Field(95, ge=1, le=100, description="Quality of JPEG, WebP, AVIF and HEIC.")
-    keep_exif: bool = Field(False, description="Keep the EXIF block, which holds place and time.")
+    keep_exif: bool = Field(False, description="Keep EXIF, XMP, IPTC and texts, which may hold place and time.")
 
 
 class _InMemory(MultiPartParser):

@@ -306,6 +306,24 @@ def test_a_folder_lists_failures_and_skips_existing_results(folder):
     assert Path("out/a.png").stat().st_mtime_ns > before
 
 
+def test_notes_of_a_folder_name_their_files_and_empty_holes_are_failures(here):
+    for name in ("a", "b", "c"):
+        save(f"in/{name}.png", picture())
+    save("masks/a.png", mask() * 0)
+    save("masks/b.png", mask() // 255)
+    save("masks/c.png", 255 - mask())
+    result = run("in", "masks", "-o", "out", code=1)
+    assert sorted(os.listdir("out")) == ["b.png", "c.png", "failures.csv"]
+    (failure,) = csv.DictReader(Path("out/failures.csv").read_text().splitlines())
+    assert failure["file"].endswith("a.png")
+    assert "the hole is empty" in failure["error"]
+    assert "2 completed, 0 skipped (results exist), 1 failed" in result.stderr
+    lines = [line for line in result.stderr.splitlines() if ".png: " in line]
+    assert [line.partition(": ")[0] for line in lines] == ["in/b.png", "in/c.png"]
+    assert "1 was taken for white" in lines[0]
+    assert "--invert-mask" in lines[1]
+
+
 def test_results_in_the_folder_of_the_images_are_refused(folder):
     assert "in is the folder of the images: name another folder" in run("in", "masks", "-o", "in", code=2)
     assert not Path("in/failures.csv").exists()

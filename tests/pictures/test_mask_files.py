@@ -4,12 +4,20 @@ import cv2
 import numpy as np
 import pytest
 from helpers.common import one_line
-from helpers.picture_files import encode
+from helpers.picture_files import encode, noise
 from PIL import Image
 
 from glcic_jax.errors import DataError
-from glcic_jax.pictures import Picture, encode_picture, read_picture
-from glcic_jax.pictures.mask_files import alpha_hole, coverage_note, hole_from_pixels, random_hole, read_mask
+from glcic_jax.pictures import Picture, encode_picture, read_picture, to_colour
+from glcic_jax.pictures.mask_files import (
+    MaskSettings,
+    alpha_hole,
+    coverage_note,
+    hole_from_pixels,
+    hole_of_alpha,
+    random_hole,
+    read_mask,
+)
 
 BOX = np.zeros((20, 30), bool)
 BOX[4:12, 6:21] = True
@@ -182,13 +190,32 @@ def test_the_order_is_invert_then_resize_then_grow():
         hole_from_pixels(mask, grow=-1)
 
 
-def test_alpha_below_half_is_the_hole():
-    for dtype, values in ((np.uint8, [0, 127, 128, 255]), (np.uint16, [0, 32767, 32768, 65535])):
+def test_the_hole_of_alpha_is_all_that_is_not_opaque():
+    for dtype, values in ((np.uint8, [0, 249, 250, 255]), (np.uint16, [0, 249 * 257, 250 * 257, 65535])):
         pixels = np.zeros((1, 4, 4), dtype)
         pixels[0, :, 3] = values
         np.testing.assert_array_equal(alpha_hole(Picture(pixels, "PNG")).hole, [[True, True, False, False]])
     with pytest.raises(DataError, match="no transparency"):
         alpha_hole(Picture(np.zeros((1, 4, 3), np.uint8), "PNG"))
+
+
+@pytest.mark.parametrize("settings", [MaskSettings(), MaskSettings(grow=3)])
+def test_a_softly_erased_picture_becomes_opaque_and_its_known_pixels_keep_their_colours(settings):
+    rows, columns = np.mgrid[:60, :80]
+    alpha = np.clip(10 * (np.hypot(rows - 30, columns - 40) - 9), 0, 255).astype(np.uint8)  # A soft brush.
+    erased = np.dstack([np.full((60, 80, 3), 50, np.uint8), alpha])
+    picture, (hole, _) = hole_of_alpha(settings)(Picture(erased, "PNG"))
+    assert hole[alpha < 250].all()
+    assert (picture.pixels[..., 3] == 255).all()
+    np.testing.assert_array_equal(picture.pixels[..., :3], erased[..., :3])
+    np.testing.assert_array_equal(to_colour(picture.pixels)[~hole], np.float32(50 / 255))
+
+
+def test_what_is_left_transparent_by_an_inverted_hole_stays_so():
+    pixels = noise(4)
+    picture, (hole, _) = hole_of_alpha(MaskSettings(invert=True))(Picture(pixels, "PNG"))
+    np.testing.assert_array_equal(hole, pixels[..., 3] >= 250)
+    np.testing.assert_array_equal(picture.pixels[~hole], pixels[~hole])
 
 
 def test_coverage():

@@ -1,15 +1,18 @@
 """EXIF, XMP, colour profile, resolution, gamma: kept where the format holds them, reported where it does not."""
 
+import dataclasses
 import io
 import struct
 import time
 
 import numpy as np
 import pytest
+import tifffile
 from helpers.picture_files import encode, encode_16, encode_tiff, exif_block, noise, with_chunk
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from glcic_jax.pictures import Picture, encode_picture, fitted, opening, read_picture
+from glcic_jax.pictures import Picture, encode_picture, fitted, opening, read_picture, without_metadata
 from glcic_jax.pictures.metadata import parse_exif, upright_exif
 
 PROFILES = {space: bytes(16) + space + bytes(200) for space in (b"RGB ", b"GRAY", b"CMYK")}
@@ -147,7 +150,85 @@ def test_resolution_turns_with_the_picture_and_is_not_invented():
     for orientation, dpi in ((1, (300, 150)), (6, (150, 300))):
         content = encode(noise(3), "JPEG", exif=exif_block(orientation), dpi=(300, 150))
         assert read_picture(content).dpi == dpi
-    assert read_picture(encode(noise(3), "TIFF")).dpi is None
+    exif = Image.Exif()
+    exif[0x10F] = "Cam"  # Pillow gives 72 dpi to a JPEG whose EXIF has no resolution, and 1 to a TIFF without one.
+    for content in (encode(noise(3), "TIFF"), encode(noise(3), "JPEG"), encode(noise(3), "JPEG", exif=exif)):
+        picture = read_picture(content)
+        assert picture.dpi is None
+        for dtype in (np.uint8, np.uint16):
+            tiff = encode_picture(dataclasses.replace(picture, pixels=noise(3, dtype)), "TIFF")
+            with Image.open(io.BytesIO(tiff)) as image:
+                assert 282 not in image.tag_v2
+        assert encode_picture(picture, "JPEG")[13:18] == b"\0\0\x01\0\x01"  # The unit: an aspect ratio.
+        assert b"pHYs" not in encode_picture(picture, "PNG")
+    exif[0x11A], exif[0x11B], exif[0x128] = 120.0, 60.0, 3
+    assert read_picture(encode(noise(3), "JPEG", exif=exif)).dpi == pytest.approx((304.8, 152.4))
+
+
+IPTC = b"\x1c\x02t\x00\x05(c) I"  # A copyright notice.
+SEGMENT = b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0\0\0\0" + bytes([len(IPTC)]) + IPTC
+
+
+def jpeg_with(segment: bytes, marker: int = 0xED, **options) -> bytes:
+    head = bytes([0xFF, marker]) + (2 + len(segment)).to_bytes(2, "big") + segment
+    content = encode(noise(3), "JPEG", **options)
+    return content[:2] + head + content[2:]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_texts_of_a_png_are_kept(dtype):
+    info = PngInfo()
+    info.add_text("parameters", "a cat, seed 5")
+    info.add_itxt("Title", "猫", "ja", "題")
+    info.add_text("Comment", "hello", zip=True)
+    picture = read_picture(encode(noise(3), "PNG", pnginfo=info))
+    assert picture.texts == (("parameters", "a cat, seed 5"), ("Title", "猫"), ("Comment", "hello"))
+    deep = dataclasses.replace(picture, pixels=noise(3, dtype), xmp=XMP)
+    back = read_picture(encode_picture(deep, "PNG"))
+    assert (back.texts, back.xmp, back.notes) == (picture.texts, XMP, ())
+    np.testing.assert_array_equal(back.pixels, deep.pixels)
+    assert fitted(picture, "JPEG").notes[0].startswith("texts were left out (parameters, Title): JPEG")
+    assert read_picture(encode_picture(picture, "JPEG")).texts == (("Comment", "hello"),)
+
+
+@pytest.mark.parametrize(("stored", "text"), [("grüße".encode(), "grüße"), (b"gr\xfc\xdfe", "grüße")])
+def test_the_comment_of_a_jpeg_is_kept(stored, text):
+    picture = read_picture(encode(noise(3), "JPEG", comment=stored))
+    for kind in ("JPEG", "PNG"):
+        assert read_picture(encode_picture(picture, kind)).texts == (("Comment", text),)
+    assert "texts were left out (Comment): TIFF" in fitted(picture, "TIFF").notes[0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_iptc_is_kept_where_the_format_holds_it(dtype):
+    preview = b"8BIM\x04\x0c\0\0\0\0\0\x04\xff\xd8\xff\xd9"
+    picture = read_picture(jpeg_with(SEGMENT + preview))
+    assert picture.iptc == IPTC
+    jpeg = encode_picture(picture, "JPEG")
+    assert read_picture(jpeg).iptc == IPTC
+    assert preview not in jpeg
+    tiff = encode_picture(dataclasses.replace(picture, pixels=noise(3, dtype)), "TIFF")
+    assert read_picture(tiff).iptc == IPTC
+    assert "IPTC block was left out: PNG" in fitted(picture, "PNG").notes[0]
+
+
+def test_metadata_that_no_format_keeps_is_reported():
+    extension = jpeg_with(b"http://ns.adobe.com/xmp/extension/\0" + bytes(99), 0xE1)
+    assert "XMP that the JPEG holds in further segments" in read_picture(extension).notes[0]
+    info = PngInfo()
+    info.add_text("Raw profile type iptc", "\niptc\n 2\n1c02")
+    assert "'Raw profile type iptc' was left out" in read_picture(encode(noise(3), "PNG", pnginfo=info)).notes[0]
+
+
+def test_all_that_may_tell_a_place_is_left_out_on_demand():
+    picture = read_picture(jpeg_with(SEGMENT, exif=exif_block(), xmp=XMP, comment=b"at home"))
+    clean = without_metadata(picture)
+    assert clean.notes[-1] == "metadata was left out: EXIF, XMP, IPTC, texts"
+    content = encode_picture(clean, "JPEG")
+    for trace in (b"Cam", b"xmpmeta", b"(c)", b"at home"):
+        assert trace in jpeg_with(SEGMENT, exif=exif_block(), xmp=XMP, comment=b"at home")
+        assert trace not in content
+    assert without_metadata(read_picture(encode(noise(3), "JPEG"))).notes == ()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -164,3 +245,33 @@ def test_gamma_and_primaries_of_a_png_are_kept_or_their_loss_is_reported(dtype):
     assert fitted(picture, "PNG").notes == ()
     assert any("gamma" in note for note in fitted(picture, "TIFF").notes)
     assert fitted(read_picture(with_chunk(linear, b"sRGB", b"\0")), "JPEG").notes[dtype == np.uint16 :] == ()
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_tiff_keeps_its_compression_and_all_else(compression, dtype, channels):
+    smooth = np.cumsum(np.ones((300, 200, channels), dtype), axis=0, dtype=dtype)  # More than one strip.
+    profile = PROFILES[b"GRAY" if channels < 3 else b"RGB "]
+    picture = Picture(smooth, "TIFF", upright(exif_block()), profile, (300.0, 200.0), xmp=XMP, iptc=IPTC)
+    if (dtype, channels) == (np.uint16, 2):
+        picture = dataclasses.replace(picture, icc_profile=b"")
+    content = encode_picture(dataclasses.replace(picture, compression=compression), "TIFF")
+    back = read_picture(content)
+    np.testing.assert_array_equal(back.pixels, fitted(picture, "TIFF").pixels)
+    assert back.compression == compression
+    for name in ("exif", "icc_profile", "dpi", "xmp", "iptc", "notes"):
+        assert getattr(back, name) == getattr(picture, name), name
+    assert (len(content) < picture.pixels.nbytes / 3) == (compression != "raw")
+    uncompressed = tifffile.imread(io.BytesIO(encode_picture(picture, "TIFF")))
+    np.testing.assert_array_equal(uncompressed, back.pixels.squeeze())
+
+
+@pytest.mark.parametrize("compression", ["packbits", "jpeg"])
+def test_other_compressions_of_a_tiff_become_deflate(compression):
+    picture = read_picture(encode(noise(3), "TIFF", compression=compression))
+    assert f"{compression} was replaced by Deflate" in fitted(picture, "TIFF").notes[0]
+    back = read_picture(encode_picture(picture, "TIFF"))
+    assert back.compression == "tiff_adobe_deflate"
+    np.testing.assert_array_equal(back.pixels, picture.pixels)
+    assert fitted(picture, "PNG").notes == ()

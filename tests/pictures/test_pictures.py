@@ -25,7 +25,7 @@ from PIL import Image
 from glcic_jax.errors import DataError
 from glcic_jax.pictures import Picture, encode_picture, fitted, format_for, opening, read_picture, suffix_for
 from glcic_jax.pictures.metadata import parse_exif, upright_exif
-from glcic_jax.pictures.reading import _decode
+from glcic_jax.pictures.reading import decode
 from glcic_jax.pictures.rgb_files import load_image
 
 PROFILES = {space: bytes(16) + space + bytes(200) for space in (b"RGB ", b"GRAY", b"CMYK")}
@@ -97,7 +97,7 @@ def test_heic_is_read_upright_and_written_with_and_without_exif(orientation):
 def test_an_exif_block_of_none_is_no_exif_block():
     with Image.open(io.BytesIO(encode(noise(3), "PNG"))) as image:
         image.info["exif"] = None  # As pillow_heif does.
-        assert _decode(image, b"").exif == b""
+        assert decode(image, b"").exif == b""
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "MPO", "WEBP", "AVIF", "BMP", "PPM", "GIF"])

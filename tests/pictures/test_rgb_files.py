@@ -6,11 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers.picture_files import STORED, encode, encode_16, png_header, smooth_picture
+from helpers.picture_files import STORED, encode, encode_16, encode_tiff, png_header, smooth_picture
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from glcic_jax.errors import DataError
+from glcic_jax.pictures import read_picture
 from glcic_jax.pictures.rgb_files import Header, load_image, load_with_header, save_image
 
 EXIF_ORIENTATION = 0x0112
@@ -145,9 +146,28 @@ def test_16_bit_grey_is_scaled_not_clipped():
     np.testing.assert_array_equal(load_image(encode(grey.astype(np.int32), "TIFF"))[0, :, 0], [0, 1, 128, 255])
 
 
-def test_16_bit_colour_keeps_its_high_byte():
-    rgb = np.full((4, 5, 3), (65535, 32768, 0), np.uint16)
-    np.testing.assert_allclose(load_image(encode_16(rgb))[0, 0], (255, 128, 0), atol=1)
+def test_16_bit_colour_is_rounded_to_8():
+    rgb = np.full((4, 5, 3), (65535, 33023, 300), np.uint16)
+    np.testing.assert_array_equal(load_image(encode_16(rgb))[0, 0], (255, 128, 1))
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "planar"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bit_tiff_is_read_as_by_completion(channels, layout, tmp_path):
+    pixels = np.dstack([smooth_picture(), smooth_picture()[..., 0]])[..., -channels:].astype(np.uint16) * 257
+    options = {"photometric": "rgb" if channels > 2 else "minisblack"}
+    if channels in (2, 4):
+        options["extrasamples"] = ["unassalpha"]
+    if layout == "planar" and channels > 1:
+        stored, options["planarconfig"] = pixels.transpose(2, 0, 1), "separate"
+    else:
+        stored = pixels.squeeze()
+    (tmp_path / "a.tif").write_bytes(encode_tiff(stored, **options))
+    alpha = (pixels[..., -1:] / 65535) if channels in (2, 4) else 1.0
+    colours = pixels[..., : 3 if channels > 2 else 1] / 257
+    for source in (tmp_path / "a.tif", (tmp_path / "a.tif").read_bytes()):
+        np.testing.assert_array_equal(read_picture(source).pixels, pixels)
+        np.testing.assert_allclose(load_image(source), colours * alpha + 255 * (1 - alpha) + np.zeros(3), atol=1)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +175,9 @@ def test_16_bit_colour_keeps_its_high_byte():
     [
         ([0.0, 0.5, 1.0], [0, 128, 255]),
         ([0.0, 100.0, 255.0], [0, 100, 255]),
-        ([-1.0, float("nan"), 1.0], [0, 0, 255]),
-        ([float("inf"), 0.25, 1.0], [0, 64, 255]),
+        ([-1.0, *[0.5] * 10, 1.0], [0, *[128] * 10, 255]),
+        ([float("nan"), *[0.5] * 10, 1.0], [0, *[128] * 10, 255]),
+        ([float("inf"), *[0.25] * 10, 1.0], [0, *[64] * 10, 255]),
         ([0.0, 32768.0, 65535.0], [0, 128, 255]),
         ([0.0, 0.5, *[0.25] * 8, 1.001, 1.2], [0, 128, *[64] * 8, 255, 255]),  # A highlight is no other range,
         ([0.5] * 9 + [40.0], [128] * 9 + [255]),
