@@ -2,13 +2,14 @@
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from glcic_jax.errors import MemoryExhaustedError, one_line
+from glcic_jax.errors import ConfigError, MemoryExhaustedError, one_line, printable
 
 # Constants of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -40,6 +41,37 @@ def runs_on_cpu() -> bool:
     if platforms:
         return platforms == "cpu"
     return not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
+
+
+def start_backend() -> None:
+    """Starts JAX's devices, before work whose errors would hide that there are none.
+
+    Raises:
+      ConfigError: There is no device of $JAX_PLATFORMS, or this process was forked from one that uses JAX.
+    """
+    import jax
+
+    if _process_of_backend() != os.getpid():
+        # XLA's threads do not exist in the child, which would wait for them for ever.
+        raise ConfigError(
+            "this process was forked from one that uses JAX, and JAX cannot run in it: start processes by "
+            "multiprocessing.get_context('spawn'), and load the network in each of them"
+        )
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # An AssertionError without text: no plugin for the platform.
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        reason = f" ({one_line(error)})" if str(error) else ""
+        raise ConfigError(
+            f"JAX finds no device of JAX_PLATFORMS={printable(platforms)} here{reason}: unset it, set "
+            "JAX_PLATFORMS=cpu, or install JAX for that device (pip install 'glcic-jax[cuda13]')"
+        ) from error
+
+
+@functools.cache
+def _process_of_backend() -> int:
+    """Returns the process that first started JAX's devices; a forked child inherits the answer."""
+    return os.getpid()
 
 
 def core_count() -> int:

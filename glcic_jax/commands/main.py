@@ -33,10 +33,12 @@ def doctor() -> None:
     import jax.numpy as jnp
 
     from glcic_jax.model.convolutions import upsampling_convolution
+    from glcic_jax.runtime import start_backend
     from glcic_jax.training.checkpoints import package_versions
 
     for name, version in package_versions().items():
         click.echo(f"{name:18} {version}")
+    start_backend()
     for device in jax.local_devices():
         stats = device.memory_stats() or {}
         memory = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""

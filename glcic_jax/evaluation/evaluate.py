@@ -82,8 +82,9 @@ def open_evaluator(request: Request) -> Evaluator:
       UserError: A file, data set or option of the request is missing or cannot be used.
     """
     enable_compile_cache(home() / "xla")
+    device = find_device(request.device)
     if request.device is not None:
-        jax.config.update("jax_default_device", find_device(request.device))
+        jax.config.update("jax_default_device", device)
     sides, open_methods = zip(*(_find_subject(name, request) for name in request.subjects), strict=True)
     images = open_images(request.data, request.selection)
     side = sides[0] if request.side is None else request.side

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from glcic_jax.errors import ConfigError, DataError, UserError
 from glcic_jax.model.networks import BRANCHES
-from glcic_jax.training.checkpoints import Checkpoints, Restored
+from glcic_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, Restored
 from glcic_jax.training.distributed import broadcast_from_first, is_lead_process
 from glcic_jax.training.schedule import PHASE_NAMES, Schedule, create_schedule
 from glcic_jax.training.state import TrainState
@@ -135,7 +135,7 @@ def _newest_sound(
         try:
             changed = _check_config(config, checkpoints.read_meta(step), schedule, fixed)
             restored = _restore_step(checkpoints, state, step)
-        except (_OtherNetworksError, DataError) as error:
+        except (_OtherNetworksError, DamagedCheckpointError) as error:
             passed_over[step] = error
             continue
         for reason in passed_over.values():
