@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import logging
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from glcic_jax.errors import ConfigError, MemoryExhaustedError, one_line, printa
 # Constants of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _NEVER = -1
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # The first bytes of a frame.
 
 _log = logging.getLogger(__name__)
 
@@ -148,18 +150,47 @@ def _text(path: str) -> str:
 
 
 def enable_compile_cache(directory: Path) -> None:
-    """Caches compiled programs in a directory, unless JAX has one already."""
+    """Caches compiled programs in a directory, unless JAX has one already.
+
+    A directory that cannot be written is reported, and the program goes on without it.
+
+    Args:
+      directory: May begin with ~.
+    """
     import jax
 
     if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
         return
-    directory = directory.expanduser()
     try:
+        directory = directory.expanduser()
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _log.warning("compiled programs cannot be kept in %s: %s", directory, error.strerror)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home directory.
+        _log.warning("compiled programs cannot be kept in %s: %s", directory, one_line(error))
         return
     if not os.access(directory, os.W_OK):
         _log.warning("compiled programs cannot be kept in %s: it cannot be written", directory)
         return
+    _remove_torn_entries(directory)
     jax.config.update("jax_compilation_cache_dir", str(directory))
+
+
+def _remove_torn_entries(cache: Path) -> None:
+    """Removes what a full disk or a kill left: JAX never replaces an entry, and warns of it at every start."""
+    checked = cache / ".checked"
+    since = checked.stat().st_mtime if checked.exists() else 0.0
+    checked.touch()
+    for entry in cache.glob("*-cache"):
+        with contextlib.suppress(FileNotFoundError):  # Another process removed it.
+            # JAX does not change finished entries.
+            if entry.stat().st_mtime >= since and not _decompresses(entry.read_bytes()):
+                entry.unlink()
+
+
+def _decompresses(entry: bytes) -> bool:
+    if entry.startswith(_ZSTANDARD):  # JAX's choice where the package zstandard is installed, else zlib.
+        return True
+    try:
+        zlib.decompress(entry)
+    except zlib.error:
+        return False
+    return True

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from glcic_jax import __version__
-from glcic_jax.command_line import run
+from glcic_jax.command_line import UserPath, run
 from glcic_jax.commands.complete import complete
 from glcic_jax.commands.data import data
 from glcic_jax.commands.evaluate import compare, evaluate
@@ -48,7 +48,7 @@ def doctor() -> None:
 
 
 @cli.command()
-@click.argument("workdir", type=click.Path(path_type=Path))
+@click.argument("workdir", type=UserPath())
 def inspect(workdir: Path) -> None:
     """Show a run's newest checkpoint: step, data, sizes, metrics, versions."""
     import jax

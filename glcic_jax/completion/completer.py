@@ -23,7 +23,7 @@ from glcic_jax.completion.windows import (
 from glcic_jax.errors import MemoryExhaustedError
 from glcic_jax.pictures import colour_channels, from_colour, to_colour
 from glcic_jax.runtime import enable_compile_cache, enough_memory_for
-from glcic_jax.weights import Weights, find_weights, home
+from glcic_jax.weights import Weights, compile_cache, find_weights
 
 # Called after each window with the number of finished windows and of all windows; an exception stops the work.
 OnWindow = Callable[[int, int], None]
@@ -74,7 +74,7 @@ class Completer:
           WeightsError: The weights do not exist or are unusable.
           ConfigError: The device does not exist.
         """
-        enable_compile_cache(home() / "xla")
+        enable_compile_cache(compile_cache())
         found = find_weights(reference)
         return cls(found.weights, found.name, device)
 

@@ -17,6 +17,7 @@ from glcic_jax.data.tfds import (
     training_splits,
 )
 from glcic_jax.errors import ConfigError, DataError, lookup, printable
+from glcic_jax.files import expand_home
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def directory_of(data: Any) -> Path | None:
     kind, _, argument = data.source.partition(":")
     if kind == "tfds":
         return tfds_directory(argument, data.tfds_dir)
-    return Path(argument).expanduser() if kind == "folder" else None
+    return expand_home(argument) if kind == "folder" else None
 
 
 class _Options(NamedTuple):
@@ -163,7 +164,7 @@ def _open_samples(argument: str, _: _Options) -> _OpenPart:
 
 
 def _open_folder(argument: str, options: _Options) -> _OpenPart:
-    root = Path(argument).expanduser()
+    root = expand_home(argument)
     if not argument or not root.is_dir():
         raise DataError(
             f"folder:{printable(argument)}: no such folder; give {options.option}folder:/path/to/photographs"
@@ -194,7 +195,7 @@ def _open_folder(argument: str, options: _Options) -> _OpenPart:
 
 def _open_listed(root: Path, listing: str, split: str) -> OpenedImages:
     split = split or "validation"
-    paths = listed_files(root, Path(listing).expanduser(), split)
+    paths = listed_files(root, expand_home(listing), split)
     return OpenedImages(FileSource(root, paths), f"{split} of {printable(listing)}")
 
 

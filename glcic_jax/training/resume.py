@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from glcic_jax.errors import ConfigError, DataError, UserError
+from glcic_jax.files import expand_home
 from glcic_jax.model.networks import BRANCHES
 from glcic_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, Restored
 from glcic_jax.training.distributed import broadcast_from_first, is_lead_process
@@ -78,7 +79,7 @@ def restore_run(
     step = broadcast_from_first(None if restored is None else restored.meta["step"])
     if step is None or restored is not None:
         return restored
-    origin = checkpoints if checkpoints.steps() else Checkpoints(Path(config.start_from).expanduser())
+    origin = checkpoints if checkpoints.steps() else Checkpoints(expand_home(config.start_from))
     return _restore_step(origin, state, step)
 
 
@@ -107,7 +108,7 @@ def _search(
         for step in passed_over:
             log(f"moved to {checkpoints.set_aside(step)}")
     elif config.start_from:
-        origin = Checkpoints(Path(config.start_from).expanduser())
+        origin = Checkpoints(expand_home(config.start_from))
         if not origin.steps():
             raise DataError(f"start_from: {config.start_from} holds no finished checkpoint yet")
         restored, _ = _newest_sound(config, state, origin, schedule, _SHAPES, log)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from glcic_jax.data import SkippedFiles, Sources, directory_of, input_pipeline, open_sources
 from glcic_jax.errors import ConfigError, DataError, DivergedError, Stopped, one_line
-from glcic_jax.files import write_atomically
+from glcic_jax.files import expand_home, write_atomically
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.config_checks import check_values
 from glcic_jax.training.distributed import AXIS, all_gather, broadcast_from_first, is_lead_process
@@ -161,7 +161,7 @@ def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
 
 def _check_start_from(config: ConfigDict) -> None:
     """Raises DataError if `start_from` is not the workdir of a run."""
-    if config.start_from and not (Path(config.start_from).expanduser() / "checkpoints").is_dir():
+    if config.start_from and not (expand_home(config.start_from) / "checkpoints").is_dir():
         raise DataError(
             f"start_from: {config.start_from} is not the workdir of a run; train it first "
             "(python main.py --config=configs/completion.py) or give --config.start_from=RUN"

@@ -258,13 +258,9 @@ def test_a_checkpoint_that_cannot_be_opened_is_not_called_damaged(two_checkpoint
     manifest = next((tmp_path / "run" / "checkpoints" / "3" / "completion").glob("manifest*"))
     manifest.unlink()
     manifest.symlink_to(manifest)  # Fails to open for root, too.
-    for read in (
-        lambda: restore_completion(tmp_path / "run"),
-        lambda: Checkpoints(tmp_path / "run").restore(fresh, 3),
-    ):
-        with pytest.raises(
-            DataError, match="checkpoints/3 cannot be opened .*manifest.*: make it readable"
-        ) as caught:
+    run = tmp_path / "run"
+    for read in (lambda: restore_completion(run), lambda: Checkpoints(run).restore(fresh, 3)):
+        with pytest.raises(DataError, match=r"checkpoints/3 cannot be opened .*manifest.*: make it") as caught:
             read()
         assert not isinstance(caught.value, DamagedCheckpointError)
 
