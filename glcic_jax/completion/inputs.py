@@ -18,7 +18,7 @@ _PIL_MODES = ("L", "LA", "RGB", "RGBA")
 _KEPT_INFO = ("exif", "icc_profile", "dpi")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class InputImage:
     """An image of any type, as an array.
 

@@ -24,7 +24,7 @@ from glcic_jax.pictures.opening import heif_formats, readable_formats
 _XMP_KEYWORD = "XML:com.adobe.xmp"  # Of a PNG's text chunk.
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
     """A picture, upright.
 
