@@ -40,6 +40,9 @@ class TfdsSource:
 
     short_name = name
 
+    def size(self, index: int) -> int:
+        return len(self.read(index))
+
 
 def tfds_root(data_dir: str) -> Path:
     """Returns TFDS's data directory: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
