@@ -125,3 +125,42 @@ print(jax.jit(lambda x: x * 2 + 1)(3.0))
             entry.write_bytes(torn)
         assert compile_twice_three() == entries
         assert all(len(entry.read_bytes()) > 100 for entry in entries)
+
+
+def test_a_forked_process_is_refused_and_a_pickled_completer_works():
+    code = """
+import multiprocessing, pickle
+import numpy as np
+from glcic_jax.completion.completer import Completer
+from helpers.tiny import tiny_weights
+
+completer = Completer(tiny_weights(), "tiny")
+image, hole = np.full((32, 32, 3), 90, np.uint8), np.zeros((32, 32), bool)
+hole[8:16, 8:16] = True
+expected = completer.complete(image, hole)
+
+def errors(_):
+    messages = []
+    for work in (lambda: completer.complete(image, hole), lambda: Completer(tiny_weights())):
+        try:
+            work()
+        except Exception as error:
+            messages.append(f"{type(error).__name__}: {error}")
+    return messages
+
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print(*pool.apply_async(errors, (0,)).get(60), sep="\\n")
+copy = pickle.loads(pickle.dumps(completer))
+assert (copy.name, copy.device) == ("tiny", completer.device)
+print(np.array_equal(copy.complete(image, hole), expected))
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    process = subprocess.run(
+        [sys.executable, "-c", code], check=False, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert process.returncode == 0, process.stderr
+    *refusals, same = process.stdout.splitlines()
+    assert len(refusals) == 2
+    for refusal in refusals:
+        assert refusal.startswith("ConfigError: this process was forked from one that uses JAX")
+    assert same == "True"

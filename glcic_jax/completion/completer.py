@@ -44,7 +44,9 @@ class CompletedImage(NamedTuple):
 
 
 class Completer:
-    """A trained completion network for images of any size; thread-safe.
+    """A trained completion network for images of any size; thread-safe, and pickled with its weights.
+
+    A forked process cannot use it: start processes by `multiprocessing.get_context("spawn")`.
 
     Args:
       weights: Weights of a completion network.
@@ -59,7 +61,14 @@ class Completer:
     def __init__(self, weights: Weights, name: str = "the weights", device: str | jax.Device | None = None):
         self.name = name
         self.description = weights.description
+        self._weights = weights
         self._runner = Runner(weights, name, find_device(device))
+
+    def __reduce__(self) -> tuple[type["Completer"], tuple[Weights, str, str]]:
+        """Pickles the weights and the device's name; the other process compiles its own programs."""
+        platform = self.device.platform
+        index = jax.local_devices(backend=platform).index(self.device)
+        return Completer, (self._weights, self.name, f"{platform}:{index}")
 
     @classmethod
     def load(cls, reference: str | Path | None = None, device: str | jax.Device | None = None) -> "Completer":

@@ -83,7 +83,9 @@ class Runner:
         Raises:
           MemoryExhaustedError: Not enough memory.
           WeightsError: The output is not finite.
+          ConfigError: This process was forked from the one that loaded the network.
         """
+        start_backend()
         count, height, width = image.shape[:3]
         valid_size = [-(-side // STRIDE) * STRIDE for side in (height, width)]
         size = bucket(height), bucket(width)
