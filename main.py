@@ -6,6 +6,7 @@ configs/quickstart.py needs no data and takes minutes on a CPU.
 """
 
 import logging
+import sys
 from pathlib import Path
 
 from absl import app, flags
@@ -51,4 +52,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # For `configs`, where PYTHONSAFEPATH leaves this folder out; behind an installed package.
+    sys.path.append(str(Path(__file__).resolve().parent))
     app.run(main, flags_parser=launch.parse_flags)

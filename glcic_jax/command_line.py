@@ -1,10 +1,12 @@
 """Shared by the command lines: errors become one line on stderr and an exit code; finite floats as options."""
 
+import io
 import logging
 import math
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -24,12 +26,24 @@ class FiniteFloat(click.FloatRange):
         return number
 
 
+class UserPath(click.Path):
+    """A `click.Path` of `pathlib.Path`s in which ~ is the home directory: shells leave it in --option=~/file."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
 def run(command: click.Command) -> NoReturn:
     """Runs a command with the arguments of the process, and exits.
 
     The exit code is that of a `UserError`, 2 for wrong usage, 130 for Ctrl-C and 1 for unexpected errors.
     `--debug` among the arguments shows the traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # As on stderr: its encoding may lack a character.
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     # Orbax and TFDS log through absl; nothing below errors concerns the user.
     logging.getLogger("absl").setLevel(logging.ERROR)

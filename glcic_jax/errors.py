@@ -85,7 +85,9 @@ def one_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def as_user_error(message: str, remedy: str = "", passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def as_user_error(
+    message: str, remedy: str = "", passing: tuple[type[Exception], ...] = (), kind: type[UserError] = DataError
+) -> Iterator[None]:
     """Turns every error of the block into one line for the user: `MESSAGE (REASON)REMEDY`.
 
     For calls into packages that raise errors of many types.
@@ -93,17 +95,20 @@ def as_user_error(message: str, remedy: str = "", passing: tuple[type[Exception]
     Args:
       message: What failed, and where.
       remedy: How to fix it, beginning with its punctuation.
-      passing: Types of errors that are raised unchanged.
+      passing: Types of errors that are raised unchanged; MemoryError is one of them.
+      kind: The error for the user.
 
     Raises:
-      DataError: The block raised an error.
+      UserError: Of the given kind: the block raised an error.
     """
     try:
         yield
+    except MemoryError:
+        raise
     except passing:
         raise
     except Exception as error:
-        raise DataError(f"{message} ({one_line(error)}){remedy}") from error
+        raise kind(f"{message} ({one_line(error)}){remedy}") from error
 
 
 def last_error_line(stderr: str) -> str:

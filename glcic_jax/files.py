@@ -1,4 +1,4 @@
-"""Atomic writes, file locks, checksums."""
+"""Home directories, atomic writes, file locks, checksums."""
 
 import contextlib
 import errno
@@ -16,6 +16,18 @@ from glcic_jax.errors import DataError, one_line, printable
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 _log = logging.getLogger(__name__)
+
+
+def expand_home(path: str | Path) -> Path:
+    """Returns a path with the home directory in place of a leading ~.
+
+    Raises:
+      DataError: The user has no home directory.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{printable(str(path))}: there is no such home directory: set HOME, or omit ~") from error
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:

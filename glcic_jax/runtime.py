@@ -2,17 +2,20 @@
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import logging
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from glcic_jax.errors import MemoryExhaustedError, one_line
+from glcic_jax.errors import ConfigError, MemoryExhaustedError, one_line, printable
 
 # Constants of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _NEVER = -1
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # The first bytes of a frame.
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +43,37 @@ def runs_on_cpu() -> bool:
     if platforms:
         return platforms == "cpu"
     return not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
+
+
+def start_backend() -> None:
+    """Starts JAX's devices, before work whose errors would hide that there are none.
+
+    Raises:
+      ConfigError: There is no device of $JAX_PLATFORMS, or this process was forked from one that uses JAX.
+    """
+    import jax
+
+    if _process_of_backend() != os.getpid():
+        # XLA's threads do not exist in the child, which would wait for them for ever.
+        raise ConfigError(
+            "this process was forked from one that uses JAX, and JAX cannot run in it: start processes by "
+            "multiprocessing.get_context('spawn'), and load the network in each of them"
+        )
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # An AssertionError without text: no plugin for the platform.
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        reason = f" ({one_line(error)})" if str(error) else ""
+        raise ConfigError(
+            f"JAX finds no device of JAX_PLATFORMS={printable(platforms)} here{reason}: unset it, set "
+            "JAX_PLATFORMS=cpu, or install JAX for that device (pip install 'glcic-jax[cuda13]')"
+        ) from error
+
+
+@functools.cache
+def _process_of_backend() -> int:
+    """Returns the process that first started JAX's devices; a forked child inherits the answer."""
+    return os.getpid()
 
 
 def core_count() -> int:
@@ -116,18 +150,47 @@ def _text(path: str) -> str:
 
 
 def enable_compile_cache(directory: Path) -> None:
-    """Caches compiled programs in a directory, unless JAX has one already."""
+    """Caches compiled programs in a directory, unless JAX has one already.
+
+    A directory that cannot be written is reported, and the program goes on without it.
+
+    Args:
+      directory: May begin with ~.
+    """
     import jax
 
     if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
         return
-    directory = directory.expanduser()
     try:
+        directory = directory.expanduser()
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _log.warning("compiled programs cannot be kept in %s: %s", directory, error.strerror)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home directory.
+        _log.warning("compiled programs cannot be kept in %s: %s", directory, one_line(error))
         return
     if not os.access(directory, os.W_OK):
         _log.warning("compiled programs cannot be kept in %s: it cannot be written", directory)
         return
+    _remove_torn_entries(directory)
     jax.config.update("jax_compilation_cache_dir", str(directory))
+
+
+def _remove_torn_entries(cache: Path) -> None:
+    """Removes what a full disk or a kill left: JAX never replaces an entry, and warns of it at every start."""
+    checked = cache / ".checked"
+    since = checked.stat().st_mtime if checked.exists() else 0.0
+    checked.touch()
+    for entry in cache.glob("*-cache"):
+        with contextlib.suppress(FileNotFoundError):  # Another process removed it.
+            # JAX does not change finished entries.
+            if entry.stat().st_mtime >= since and not _decompresses(entry.read_bytes()):
+                entry.unlink()
+
+
+def _decompresses(entry: bytes) -> bool:
+    if entry.startswith(_ZSTANDARD):  # JAX's choice where the package zstandard is installed, else zlib.
+        return True
+    try:
+        zlib.decompress(entry)
+    except zlib.error:
+        return False
+    return True

@@ -101,7 +101,9 @@ def _parse(
     """Assigns IMAGE [MASK] [OUT]; raises UsageError if they are ambiguous or incomplete."""
     if "" in (*paths, output, mask):
         raise click.UsageError("a file name is empty: is a shell variable not set?")
-    image, *rest = paths
+    # Shells leave ~ in --option=~/file.
+    image, *rest = map(os.path.expanduser, paths)
+    mask, output = (name and os.path.expanduser(name) for name in (mask, output))
     if mask is not None and random_mask:
         raise click.UsageError("give --mask or --random-mask, not both")
     if mask is None and not random_mask:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from glcic_jax.command_line import FiniteFloat
+from glcic_jax.command_line import FiniteFloat, UserPath
 
 _FRACTION = FiniteFloat(0, 1, max_open=True)
 
@@ -18,17 +18,15 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=UserPath())
 @click.option("--processes", type=click.IntRange(1), help="Reading processes.  [default: one per core]")
 @click.option(
     "--list",
     "list_file",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     help="Write all unreadable images to this file; -: stdout.",
 )
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write the report to this file; -: stdout."
-)
+@click.option("--json", "json_file", type=UserPath(), help="Write the report to this file; -: stdout.")
 @click.option(
     "--image-size",
     type=click.IntRange(1),
@@ -60,7 +58,7 @@ def check(path: Path, **options: Any) -> None:
     """
     from glcic_jax.data.check import check_data
 
-    sys.exit(0 if check_data(path.expanduser(), **options) else 1)
+    sys.exit(0 if check_data(path, **options) else 1)
 
 
 @data.command()
@@ -68,7 +66,7 @@ def check(path: Path, **options: Any) -> None:
 @click.option(
     "--from",
     "source",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     help="A folder with downloaded archives, or with the data set prepared as TFRecord.",
 )
 @click.option(
@@ -84,7 +82,7 @@ def prepare(name: str, source: Path | None, data_dir: str) -> None:
     from glcic_jax.data.prepare import training_command
 
     try:
-        directory = prepare_data_set(name, data_dir, source.expanduser() if source else None, click.echo)
+        directory = prepare_data_set(name, data_dir, source, click.echo)
     except KeyboardInterrupt:
         click.echo("\nstopped; the same command continues with the finished downloads", err=True)
         os._exit(130)  # sys.exit waits for TFDS's threads, which finish their downloads.

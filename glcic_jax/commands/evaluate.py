@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from glcic_jax.command_line import FiniteFloat
+from glcic_jax.command_line import FiniteFloat, UserPath
 from glcic_jax.errors import DataError, printable
-from glcic_jax.files import check_writable
+from glcic_jax.files import check_writable, expand_home
 
 _SHARED_OPTIONS = [
     click.option("--masks", default="paper:seed=0", show_default=True, help="A mask set; see glcic masks --help."),
@@ -65,7 +65,7 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.argument("subjects", nargs=-1, required=True, metavar="WEIGHTS_OR_RUN_OR_DIR...")
 @click.option("--data", required=True, help="folder:PATH, tfds:NAME[:VERSION] or samples.")
-@click.option("--report", type=click.Path(path_type=Path), required=True, help="The folder of the report.")
+@click.option("--report", type=UserPath(), required=True, help="The folder of the report.")
 @click.option("--overwrite", is_flag=True, help="Replace a finished report.")
 @_shared_options
 @click.option(
@@ -73,10 +73,8 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Classical fills to compare with: mean,telea,navier-stokes; '': none.  [default: all]",
 )
 @click.option("--no-blending", is_flag=True, help="Leave out the rows with blending.")
-@click.option("--fid", type=click.Path(path_type=Path), help="Weights of FID's Inception network.")
-@click.option(
-    "--save", type=click.Path(path_type=Path), help="A folder to write images, masks and completions to as PNG."
-)
+@click.option("--fid", type=UserPath(), help="Weights of FID's Inception network.")
+@click.option("--save", type=UserPath(), help="A folder to write images, masks and completions to as PNG.")
 def evaluate(subjects: tuple[str, ...], report: Path, overwrite: bool, **options: Any) -> None:
     """Measure completions on fixed images with fixed masks.
 
@@ -124,7 +122,7 @@ def evaluate(subjects: tuple[str, ...], report: Path, overwrite: bool, **options
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     required=True,
     help="The page to write, such as compare.html.",
 )
@@ -159,7 +157,7 @@ def _request(subjects: tuple[str, ...], options: dict[str, Any], **more: Any) ->
         selection=Selection(**{name: options[name] for name in selection}),
         side=_side(options["size"]),
         max_side=MAX_SIDE if options["max_side"] is None else options["max_side"],
-        lpips=[Path(path) for path in (options["lpips"] or "").split(",") if path],
+        lpips=[expand_home(path) for path in (options["lpips"] or "").split(",") if path],
         **{name: options[name] for name in same},
         **more,
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from glcic_jax import __version__
-from glcic_jax.command_line import run
+from glcic_jax.command_line import UserPath, run
 from glcic_jax.commands.complete import complete
 from glcic_jax.commands.data import data
 from glcic_jax.commands.evaluate import compare, evaluate
@@ -33,10 +33,12 @@ def doctor() -> None:
     import jax.numpy as jnp
 
     from glcic_jax.model.convolutions import upsampling_convolution
+    from glcic_jax.runtime import start_backend
     from glcic_jax.training.checkpoints import package_versions
 
     for name, version in package_versions().items():
         click.echo(f"{name:18} {version}")
+    start_backend()
     for device in jax.local_devices():
         stats = device.memory_stats() or {}
         memory = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""
@@ -46,7 +48,7 @@ def doctor() -> None:
 
 
 @cli.command()
-@click.argument("workdir", type=click.Path(path_type=Path))
+@click.argument("workdir", type=UserPath())
 def inspect(workdir: Path) -> None:
     """Show a run's newest checkpoint: step, data, sizes, metrics, versions."""
     import jax

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from glcic_jax.command_line import UserPath
 from glcic_jax.errors import printable
 
 _LARGEST_SIDE = 2**14
@@ -48,7 +49,7 @@ class _Size(click.ParamType):
     "-o",
     "--output",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     help="A new directory for the mask files.",
 )
 def masks(name: str, count: int | None, size: tuple[int, int] | None, output: Path | None) -> None:
@@ -63,7 +64,7 @@ def masks(name: str, count: int | None, size: tuple[int, int] | None, output: Pa
     chosen = open_mask_set(name)
     usual_count, usual_size = chosen.default_count_and_size
     count, size = count or usual_count, size or usual_size
-    show = summarise if output is None else functools.partial(store, directory=output.expanduser())
+    show = summarise if output is None else functools.partial(store, directory=output)
     summary = show(chosen, count, size)
     record = summary.record
     lines = [

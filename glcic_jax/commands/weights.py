@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from glcic_jax.command_line import UserPath
 from glcic_jax.errors import DataError, WeightsError, printable
 from glcic_jax.files import sha256_of
 
 if TYPE_CHECKING:
     from glcic_jax.weights import Network, Weights
 
-_FILE = click.Path(path_type=Path)
+_FILE = UserPath()
 
 
 class _MeanPixel(click.ParamType):
@@ -107,7 +108,6 @@ def import_weights(
     """Import the authors' .t7, the .pth of PyTorch ports and MMagic, or an exported file."""
     from glcic_jax.weights import save_weights, store
 
-    file = file.expanduser()
     if output is not None and name is not None:
         raise DataError("--name is a name in the store, and --output writes a file instead: give one of them")
     name = name or store.name_for(file)

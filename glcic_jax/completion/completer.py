@@ -23,7 +23,7 @@ from glcic_jax.completion.windows import (
 from glcic_jax.errors import MemoryExhaustedError, lookup
 from glcic_jax.pictures import colour_channels, from_colour, to_colour
 from glcic_jax.runtime import enable_compile_cache, enough_memory_for
-from glcic_jax.weights import Weights, find_weights, home
+from glcic_jax.weights import Weights, compile_cache, find_weights
 
 # Called after each window with the number of finished windows and of all windows; an exception stops the work.
 OnWindow = Callable[[int, int], None]
@@ -44,7 +44,9 @@ class CompletedImage(NamedTuple):
 
 
 class Completer:
-    """A trained completion network for images of any size; thread-safe.
+    """A trained completion network for images of any size; thread-safe, and pickled with its weights.
+
+    A forked process cannot use it: start processes by `multiprocessing.get_context("spawn")`.
 
     Args:
       weights: Weights of a completion network.
@@ -59,7 +61,14 @@ class Completer:
     def __init__(self, weights: Weights, name: str = "the weights", device: str | jax.Device | None = None):
         self.name = name
         self.description = weights.description
+        self._weights = weights
         self._runner = Runner(weights, name, find_device(device))
+
+    def __reduce__(self) -> tuple[type["Completer"], tuple[Weights, str, str]]:
+        """Pickles the weights and the device's name; the other process compiles its own programs."""
+        platform = self.device.platform
+        index = jax.local_devices(backend=platform).index(self.device)
+        return Completer, (self._weights, self.name, f"{platform}:{index}")
 
     @classmethod
     def load(cls, reference: str | Path | None = None, device: str | jax.Device | None = None) -> "Completer":
@@ -74,7 +83,7 @@ class Completer:
           WeightsError: The weights do not exist or are unusable.
           ConfigError: The device does not exist.
         """
-        enable_compile_cache(home() / "xla")
+        enable_compile_cache(compile_cache())
         found = find_weights(reference)
         return cls(found.weights, found.name, device)
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from glcic_jax.errors import DataError
+from glcic_jax.files import expand_home
 from glcic_jax.pictures import Picture, fitting_profile, hole_from_pixels, read_mask, read_picture
 
 _DTYPES = ("uint8", "uint16", "float16", "float32", "float64", "bfloat16")
@@ -17,7 +18,7 @@ _PIL_MODES = ("L", "LA", "RGB", "RGBA")
 _KEPT_INFO = ("exif", "icc_profile", "dpi", "xmp")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class InputImage:
     """An image of any type, as an array.
 
@@ -42,7 +43,9 @@ def open_image(image: Any) -> InputImage:
     Raises:
       DataError: The file cannot be read, or the array is not an image.
     """
-    if isinstance(image, str | Path | bytes):
+    if isinstance(image, str | Path):
+        image = expand_home(image)
+    if isinstance(image, Path | bytes):
         picture = read_picture(image)
         info = {name: getattr(picture, name) for name in _KEPT_INFO}
         return InputImage(picture.pixels, lambda completed: _to_pil(completed, info))
@@ -77,7 +80,9 @@ def open_hole(mask: Any, size: tuple[int, int]) -> np.ndarray:
     """
     if isinstance(mask, Image.Image):
         mask = Picture(_from_pil(ImageOps.exif_transpose(mask)), format="")
-    if isinstance(mask, str | Path | bytes | Picture):
+    if isinstance(mask, str | Path):
+        mask = expand_home(mask)
+    if isinstance(mask, Path | bytes | Picture):
         return read_mask(mask, size).hole
     return hole_from_pixels(np.asarray(mask), size).hole
 

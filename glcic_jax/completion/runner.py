@@ -15,7 +15,7 @@ from glcic_jax.model import images
 from glcic_jax.model.convolutions import convolutions_of
 from glcic_jax.model.images import STRIDE, bucket
 from glcic_jax.model.networks import CompletionNetwork
-from glcic_jax.runtime import available_memory, is_out_of_device_memory
+from glcic_jax.runtime import available_memory, is_out_of_device_memory, start_backend
 from glcic_jax.weights import Weights
 
 _HEADROOM = 64 << 20  # Bytes reserved for the rest of the process.
@@ -83,7 +83,9 @@ class Runner:
         Raises:
           MemoryExhaustedError: Not enough memory.
           WeightsError: The output is not finite.
+          ConfigError: This process was forked from the one that loaded the network.
         """
+        start_backend()
         count, height, width = image.shape[:3]
         valid_size = [-(-side // STRIDE) * STRIDE for side in (height, width)]
         size = bucket(height), bucket(width)
@@ -175,6 +177,7 @@ def find_device(device: str | jax.Device | None) -> jax.Device:
     Raises:
       ConfigError: There is no such device.
     """
+    start_backend()
     if device is None:
         return jax.local_devices()[0]
     if not isinstance(device, str):

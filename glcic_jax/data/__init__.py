@@ -2,7 +2,7 @@
 
 from glcic_jax.data.folders import COMPLETION_SUFFIXES, list_folder
 from glcic_jax.data.skipped_files import SkippedFiles
-from glcic_jax.data.sources import ImageSource, Sources, directory_of, open_images, open_sources
+from glcic_jax.data.sources import ImageSource, Sources, directory_of, fingerprint, open_images, open_sources
 
 __all__ = [
     "COMPLETION_SUFFIXES",
@@ -10,6 +10,7 @@ __all__ = [
     "SkippedFiles",
     "Sources",
     "directory_of",
+    "fingerprint",
     "list_folder",
     "open_images",
     "open_sources",

@@ -140,8 +140,8 @@ def too_few_images(root: Path, contents: FolderContents) -> str:
     )
 
 
-def _path_hash(path: str) -> int:
-    """Returns a hash of a relative path in [0, 2^64)."""
+def name_hash(path: str) -> int:
+    """Returns a hash of a relative path, or another name, in [0, 2^64)."""
     return int.from_bytes(hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()[:8], "big")
 
 
@@ -151,7 +151,7 @@ def held_out(path: str, fraction: float) -> bool:
     The hash of its relative path decides, so adding or removing other files does not move it. Changing the hash
     would leak the validation images of every earlier run into its training.
     """
-    return _path_hash(path) < fraction * 2**64
+    return name_hash(path) < fraction * 2**64
 
 
 def split_folder(paths: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
@@ -164,7 +164,7 @@ def split_folder(paths: Sequence[str], fraction: float) -> tuple[list[str], list
     validation = [path for path in paths if held_out(path, fraction)]
     # A small folder may have no such file, or nothing else. Then the file with the smallest hash is held out.
     if not validation or len(validation) == len(paths):
-        validation = [min(paths, key=_path_hash)]
+        validation = [min(paths, key=name_hash)]
     excluded = set(validation)
     return [path for path in paths if path not in excluded], validation
 

@@ -16,7 +16,7 @@ import grain.python as grain
 import numpy as np
 
 from glcic_jax.data.skipped_files import SkippedFiles
-from glcic_jax.data.sources import ImageSource
+from glcic_jax.data.sources import ImageSource, fingerprint
 from glcic_jax.errors import DataError
 from glcic_jax.files import write_atomically
 from glcic_jax.pictures import load_image
@@ -173,18 +173,12 @@ def kept_mean_pixel(
 ) -> np.ndarray:
     """Returns the mean pixel, [3] float32 in [0, 1]: `data.mean_pixel`, else the one in a file, else a new one.
 
-    A new one is written to the file `path`, which is replaced if it belongs to another source.
+    A new one is written to the file `path`, which is replaced if it belongs to other images.
     """
     if data.mean_pixel:
         return np.asarray(data.mean_pixel, np.float32)
     count = min(len(source), data.mean_pixel_images)
-    identity = {
-        "source": data.source,
-        "tfds_dir": data.tfds_dir,
-        "train_split": data.train_split,
-        "train_images": len(source),
-        "looked_at": count,
-    } | ({"listing": data.listing} if data.listing else {})
+    identity = {"images": fingerprint(source), "looked_at": count}
     try:
         found = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):  # ValueError: not JSON.

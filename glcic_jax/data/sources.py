@@ -1,13 +1,23 @@
 """Opens the images that a reference names: the samples, a folder, or a prepared TFDS data set."""
 
+import contextlib
 import functools
+import heapq
 import importlib.util
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from glcic_jax.data.folders import SUFFIXES, FileSource, list_folder, listed_files, split_folder, too_few_images
+from glcic_jax.data.folders import (
+    SUFFIXES,
+    FileSource,
+    list_folder,
+    listed_files,
+    name_hash,
+    split_folder,
+    too_few_images,
+)
 from glcic_jax.data.tfds import (
     open_prepared,
     open_split,
@@ -17,6 +27,9 @@ from glcic_jax.data.tfds import (
     training_splits,
 )
 from glcic_jax.errors import ConfigError, DataError, lookup, printable
+from glcic_jax.files import expand_home
+
+_FINGERPRINT_IMAGES = 64
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +63,9 @@ class ImageSource(Protocol):
 
     def short_name(self, index: int) -> str:
         """Returns a name unique in the source: for a file its path relative to the folder, printable or not."""
+
+    def size(self, index: int) -> int:
+        """Returns the bytes of one encoded image. Raises DataError if it is missing or cannot be read."""
 
 
 class OpenedImages(NamedTuple):
@@ -108,12 +124,25 @@ def open_sources(data: Any) -> Sources:
     return Sources(*(open_part(split).source for split in splits))
 
 
+def fingerprint(source: ImageSource) -> dict[str, int]:
+    """Identifies images wherever they lie: the sizes of up to 64 of them, in bytes, by the hashes of their names.
+
+    They are those with the smallest hashes, so most of them remain when images are added or removed.
+    """
+    names = ((name_hash(source.short_name(index)), index) for index in range(len(source)))
+    sizes = {}
+    for digest, index in heapq.nsmallest(_FINGERPRINT_IMAGES, names):
+        with contextlib.suppress(DataError):  # Training skips it.
+            sizes[f"{digest:016x}"] = source.size(index)
+    return sizes
+
+
 def directory_of(data: Any) -> Path | None:
     """Returns the argument of `glcic data check` for the images of `config.data`; None for the samples."""
     kind, _, argument = data.source.partition(":")
     if kind == "tfds":
         return tfds_directory(argument, data.tfds_dir)
-    return Path(argument).expanduser() if kind == "folder" else None
+    return expand_home(argument) if kind == "folder" else None
 
 
 class _Options(NamedTuple):
@@ -163,7 +192,7 @@ def _open_samples(argument: str, _: _Options) -> _OpenPart:
 
 
 def _open_folder(argument: str, options: _Options) -> _OpenPart:
-    root = Path(argument).expanduser()
+    root = expand_home(argument)
     if not argument or not root.is_dir():
         raise DataError(
             f"folder:{printable(argument)}: no such folder; give {options.option}folder:/path/to/photographs"
@@ -194,7 +223,7 @@ def _open_folder(argument: str, options: _Options) -> _OpenPart:
 
 def _open_listed(root: Path, listing: str, split: str) -> OpenedImages:
     split = split or "validation"
-    paths = listed_files(root, Path(listing).expanduser(), split)
+    paths = listed_files(root, expand_home(listing), split)
     return OpenedImages(FileSource(root, paths), f"{split} of {printable(listing)}")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glcic_jax.errors import DataError, one_line
+from glcic_jax.files import expand_home
 
 
 class TfdsSource:
@@ -39,10 +40,13 @@ class TfdsSource:
 
     short_name = name
 
+    def size(self, index: int) -> int:
+        return len(self.read(index))
+
 
 def tfds_root(data_dir: str) -> Path:
     """Returns TFDS's data directory: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return expand_home(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def is_version(name: str) -> bool:

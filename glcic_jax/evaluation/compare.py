@@ -12,6 +12,7 @@ from glcic_jax.evaluation.images import Selection
 from glcic_jax.evaluation.report.report import Training, write_report
 from glcic_jax.evaluation.scores import Evaluation
 from glcic_jax.evaluation.tables import differing_settings
+from glcic_jax.files import expand_home
 from glcic_jax.progress import Log
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.metric_log import read_metrics
@@ -65,7 +66,7 @@ def compare(request: Request, page: Path, log: Log) -> Evaluation:
 
 
 def _read_run(name: str) -> RunRecord:
-    found = run_at(Path(name).expanduser())
+    found = run_at(expand_home(name))
     if found is None:
         return RunRecord([], {}, {})
     workdir, step = found

@@ -24,13 +24,13 @@ from glcic_jax.evaluation.report.report import Pictures, write_report
 from glcic_jax.evaluation.scores import Evaluation, count_of
 from glcic_jax.evaluation.statistics import CONFIDENCE, RESAMPLES
 from glcic_jax.evaluation.tables import write_csv, write_json, write_markdown
-from glcic_jax.files import check_writable
+from glcic_jax.files import check_writable, expand_home
 from glcic_jax.pictures.fills import FILLS
 from glcic_jax.progress import Log, Progress
 from glcic_jax.runtime import enable_compile_cache
 from glcic_jax.training.checkpoints import package_versions
 from glcic_jax.training.workdir import run_at
-from glcic_jax.weights import arrays_sha256, find_weights, home
+from glcic_jax.weights import arrays_sha256, compile_cache, find_weights
 
 # The classical fills by their names on the command line.
 BASELINES = {name.removesuffix(" fill").lower(): name for name in FILLS}
@@ -81,9 +81,10 @@ def open_evaluator(request: Request) -> Evaluator:
     Raises:
       UserError: A file, data set or option of the request is missing or cannot be used.
     """
-    enable_compile_cache(home() / "xla")
+    enable_compile_cache(compile_cache())
+    device = find_device(request.device)
     if request.device is not None:
-        jax.config.update("jax_default_device", find_device(request.device))
+        jax.config.update("jax_default_device", device)
     sides, open_methods = zip(*(_find_subject(name, request) for name in request.subjects), strict=True)
     images = open_images(request.data, request.selection)
     side = sides[0] if request.side is None else request.side
@@ -123,7 +124,7 @@ def _find_subject(name: str, request: Request) -> tuple[int | None, _OpenMethod]
                 f"{name} is a classical fill and a path here: give ./{name} for the path, or --baselines {name}"
             )
         return _BASELINE_SIDE, lambda names, batch_size: ClassicalMethod(BASELINES[name])
-    path = Path(name).expanduser()
+    path = expand_home(name)
     if path.is_dir() and run_at(path) is None:
         return None, lambda names, batch_size: FolderMethod(path, names)
     found = find_weights(name)

@@ -47,7 +47,7 @@ class MeasuredImage:
     hole_ratio: float
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class RowMeasurements:
     """The measurements of a row.
 
@@ -67,7 +67,7 @@ class RowMeasurements:
     patches: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Measurements:
     """The measurements of all rows.
 

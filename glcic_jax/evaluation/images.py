@@ -87,7 +87,7 @@ def open_images(data: str, selection: Selection) -> EvaluationImages:
     return EvaluationImages(source, indices, names, data, split, f"{printable(data)}, {split}: {which}")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class MaskedImage:
     """An image and its hole.
 

@@ -85,7 +85,7 @@ METRICS: dict[str, Metric] = {
 FID = Metric("FID", 2, False, "Heusel et al. 2017, between all completed images and all originals")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
     """One method's metrics.
 

@@ -114,7 +114,7 @@ def crop_patch(image: jax.Array, local_box: jax.Array, size: int) -> jax.Array:
         raise ValueError(f"a local patch of {size} px does not fit an image of {height} x {width} px")
 
     def crop(one: jax.Array, corner: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(one, (corner[0], corner[1], 0), (size, size, channels))
+        return jax.lax.dynamic_slice(one, (*corner, jnp.zeros_like(corner[0])), (size, size, channels))
 
     return jax.vmap(crop)(image, local_box)
 

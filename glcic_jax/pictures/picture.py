@@ -22,7 +22,7 @@ from glcic_jax.pictures.metadata import COMMENT, XMP_KEYWORD, iptc_segment, tiff
 from glcic_jax.pictures.opening import heif_formats, readable_formats
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
     """A picture, upright.
 

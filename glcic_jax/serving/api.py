@@ -21,7 +21,14 @@ from starlette.types import Receive, Scope, Send
 
 from glcic_jax import __version__
 from glcic_jax.errors import MemoryExhaustedError, TooLargeError, UserError, WeightsError
-from glcic_jax.serving.forms import completion_form, completion_request, preview_form, preview_request, read_form
+from glcic_jax.serving.forms import (
+    completion_form,
+    completion_request,
+    in_words_of_the_form,
+    preview_form,
+    preview_request,
+    read_form,
+)
 from glcic_jax.serving.problems import PROBLEM_TYPE, STOPPING, Refusal, problem
 from glcic_jax.serving.service import (
     ClientGoneError,
@@ -171,7 +178,7 @@ async def _complete(service: Service, request: Request) -> Response:
     headers = {
         "Server-Timing": _in_milliseconds(timings, ";dur=", ""),
         "X-Glcic-Weights": json.dumps(requested.weights or service.default)[1:-1],
-        "X-Glcic-Notes": json.dumps(result.notes),
+        "X-Glcic-Notes": json.dumps([in_words_of_the_form(note) for note in result.notes]),
         "Cache-Control": "no-store",
     }
     media_type = Image.MIME.get(result.file_format, "application/octet-stream")
@@ -279,7 +286,8 @@ def _errors_as_refusals() -> Iterator[None]:
     except UserError as error:
         status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), _OTHER_STATUS)
         # Without the remedy, which the client cannot apply.
-        raise Refusal(status, error.fact if isinstance(error, TooLargeError) else str(error)) from error
+        message = error.fact if isinstance(error, TooLargeError) else in_words_of_the_form(str(error))
+        raise Refusal(status, message) from error
 
 
 async def _refused(request: Request, error: Exception) -> Response:

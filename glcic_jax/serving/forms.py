@@ -1,6 +1,7 @@
 """Reads a request's form into memory, within the limits, and turns it into a `CompletionRequest`."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping
 from http import HTTPStatus
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from glcic_jax.completion import MAX_SIDE, SMALLEST_MAX_SIDE, Settings
-from glcic_jax.errors import WeightsError, one_line
+from glcic_jax.errors import WeightsError
 from glcic_jax.pictures import ChooseHole, MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
 from glcic_jax.serving.problems import Refusal
 from glcic_jax.serving.service import CompletionRequest, Limits, Service
@@ -73,8 +74,10 @@ async def read_form(request: Request, limits: Limits) -> dict[str, bytes | str]:
     """Reads a multipart request into memory.
 
     Raises:
-      Refusal: It is too large, too slow, not multipart, or has a part twice.
+      Refusal: It is too large, too slow, not multipart, has a part twice, or options in its address.
     """
+    for name in request.query_params:
+        raise _unprocessable(f"{name[:100]}: is in the address: send it as a part of the form")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send multipart/form-data with an image and a mask")
@@ -85,11 +88,17 @@ async def read_form(request: Request, limits: Limits) -> dict[str, bytes | str]:
         parser = _InMemory(request.headers, _stream(body), max_files=2, max_fields=len(Options.model_fields))
         parts = (await parser.parse()).multi_items()
     except (MultiPartException, ValueError, KeyError) as error:
-        raise _unprocessable(f"the multipart/form-data body is malformed: {one_line(error)}") from error
+        fields = len(Options.model_fields)
+        raise _unprocessable(
+            f"the multipart/form-data body is malformed, or has more than 2 files or {fields} other parts"
+        ) from error
     form: dict[str, bytes | str] = {}
     for name, part in parts:
         if name in form:
             raise _unprocessable(f"{name[:100]} appears twice")
+        # A browser sends an empty part for a file or a text that was not given.
+        if part == "" or (isinstance(part, UploadFile) and not part.filename and not part.size):
+            continue
         form[name] = await part.read() if isinstance(part, UploadFile) else part
     return form
 
@@ -137,10 +146,8 @@ def completion_request(form: Mapping[str, bytes | str], service: Service) -> Com
     try:
         options = Options.model_validate(form)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])[:100]
-        reason = "there is no such option" if first["type"] == "extra_forbidden" else first["msg"]
-        raise _unprocessable(f"{name}: {reason}") from error
+        name = str(error.errors()[0]["loc"][0])
+        raise _unprocessable(f"{name[:100]}: {_expected(name)}") from error
     image = _checked_image(image, service.limits)
     if mask is not None:
         mask = _checked_file("mask", mask, service.limits)
@@ -157,6 +164,30 @@ def completion_request(form: Mapping[str, bytes | str], service: Service) -> Com
         drop_exif=not options.keep_exif,
     )
     return CompletionRequest(image, _choose_hole(service, options, mask), settings, options.weights)
+
+
+def in_words_of_the_form(message: str) -> str:
+    """Names the parts of the form in a message that names the options of `glcic complete`."""
+
+    def part_of(option: re.Match[str]) -> str:
+        name = option[1].replace("-", "_")
+        field = Options.model_fields.get(name)
+        return option[0] if field is None else f"{name}=true" if field.annotation is bool else name
+
+    return re.sub("--([a-z]+(?:-[a-z]+)*)", part_of, message.replace("--mask alpha", "--alpha-mask"))
+
+
+def _expected(name: str) -> str:
+    """Says which values an option takes."""
+    field = Options.model_json_schema()["properties"].get(name)
+    if field is None:
+        return "there is no such option"
+    if "enum" in field:
+        return f"send one of {', '.join(field['enum'])}"
+    if field.get("type") == "integer":
+        largest = field["maximum"] if "maximum" in field else field["exclusiveMaximum"] - 1
+        return f"send a whole number from {field['minimum']} to {largest}"
+    return "send true or false" if field.get("type") == "boolean" else "send a short text"
 
 
 def preview_request(form: Mapping[str, bytes | str], limits: Limits) -> bytes:

@@ -14,10 +14,11 @@ import importlib.metadata
 import json
 import logging
 import math
+import os
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from glcic_jax.errors import DIVERGED_REMEDY, ConfigError, DataError, DivergedError, as_user_error
+from glcic_jax.runtime import start_backend
 from glcic_jax.training.state import TrainState
 
 _PACKAGES = ("glcic-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -35,6 +37,10 @@ _ITEMS = ("completion", "discriminator", "data", "meta")
 _BEST_METRIC = "hole_l1"
 
 _log = logging.getLogger(__name__)
+
+
+class DamagedCheckpointError(DataError):
+    """The content of a checkpoint is damaged or missing; one that cannot be opened raises a plain `DataError`."""
 
 
 class Restored(NamedTuple):
@@ -158,7 +164,8 @@ class Checkpoints:
           step: The checkpoint's step.
 
         Raises:
-          DataError: The checkpoint cannot be read, is damaged, or holds arrays of other shapes.
+          DamagedCheckpointError: The checkpoint is damaged, or holds arrays of other shapes.
+          DataError: It cannot be opened.
           ConfigError: A version of this package saved it whose state of C has other arrays.
         """
         meta = self.read_meta(step)
@@ -169,7 +176,7 @@ class Checkpoints:
                 f"checkpoint {path} was saved by another version of glcic_jax, whose optimizer state differs: "
                 "resume it with that version, or start anew with another --workdir; it can still complete images"
             )
-        with as_user_error(f"checkpoint {path} is damaged"):
+        with _reading(path):
             data_state = _read_json(path / "data")
             if json_checksum(data_state) != meta["checksums"]["data"]:
                 raise DataError("the checksum of the data item is wrong")
@@ -192,7 +199,8 @@ class Checkpoints:
         """Reads the `meta` item of a checkpoint.
 
         Raises:
-          DataError: It cannot be read, or its checksum is wrong.
+          DamagedCheckpointError: It is missing, or its checksum is wrong.
+          DataError: It cannot be opened.
         """
         return _read_meta(self._directory / str(step))
 
@@ -312,8 +320,36 @@ def json_checksum(value: Any) -> int:
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
+@contextlib.contextmanager
+def _reading(checkpoint: Path, item: str = "") -> Iterator[None]:
+    """Turns errors of reading a checkpoint, or one item of it, into errors for the user.
+
+    Raises:
+      DamagedCheckpointError: The block raised an error.
+      DataError: A file cannot be opened, and its content may be sound.
+      ConfigError: JAX has no device.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    start_backend()  # Orbax asks for it.
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # Reading says what is missing.
+            for folder, _, files in os.walk(checkpoint / item, onerror=fail):
+                for name in files:
+                    Path(folder, name).open("rb").close()
+    except OSError as error:
+        raise DataError(
+            f"checkpoint {checkpoint} cannot be opened ({error.filename}: {error.strerror}): make it readable, or "
+            "name another checkpoint"
+        ) from error
+    with as_user_error(f"checkpoint {checkpoint} is damaged", kind=DamagedCheckpointError):
+        yield
+
+
 def _read_meta(path: Path) -> dict[str, Any]:
-    with as_user_error(f"checkpoint {path} is damaged"):
+    with _reading(path, "meta"):
         meta = _read_json(path / "meta")
         if meta.pop("checksum", None) != json_checksum(meta) or meta["step"] != int(path.name):
             raise DataError("the checksum of the meta item is wrong")
@@ -359,9 +395,10 @@ def read_variables(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
       `params`, `batch_stats` and, where the run keeps a moving average, `ema` with both, as NumPy arrays.
 
     Raises:
-      DataError: The item cannot be read, or a checksum is wrong.
+      DamagedCheckpointError: The item is damaged or missing.
+      DataError: It cannot be opened.
     """
-    with as_user_error(f"checkpoint {path.parent} is damaged"), _checkpointer() as checkpointer:
+    with _reading(path.parent, path.name), _checkpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
         item = {name: tree[name] for name in ("params", "batch_stats", "ema") if name in tree}
         arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from glcic_jax.errors import ConfigError, one_line
+from glcic_jax.runtime import start_backend
 
 AXIS = "devices"
 
@@ -99,7 +100,7 @@ def all_gather(value: int) -> list[int]:
 def initialize(
     coordinator: str | None = None, process_count: int | None = None, process_id: int | None = None
 ) -> None:
-    """Joins the other processes of a distributed training, if there are any; before any use of JAX.
+    """Joins the other processes of a distributed training, if there are any, and starts JAX's devices.
 
     Args:
       coordinator: HOST:PORT of process 0; "none": train alone; None: from the environment, if `srun` or `mpirun`
@@ -108,8 +109,13 @@ def initialize(
       process_id: This process's number, from 0.
 
     Raises:
-      ConfigError: The arguments do not fit together, or the other processes were not found.
+      ConfigError: The arguments do not fit together, the other processes were not found, or JAX has no device.
     """
+    _join(coordinator, process_count, process_id)
+    start_backend()
+
+
+def _join(coordinator: str | None, process_count: int | None, process_id: int | None) -> None:
     has_address = coordinator not in (None, "none")
     if not has_address and not (process_count is None and process_id is None):
         raise ConfigError("--process_count and --process_id need --coordinator=HOST:PORT")

@@ -6,6 +6,7 @@ Imports JAX only for the training: `main.py --help` and errors in flags answer a
 import contextlib
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -25,6 +26,8 @@ def parse_flags(arguments: list[str]) -> list[str]:
     Raises:
       SystemExit: A flag or the configuration is wrong; the reason is on stderr.
     """
+    # Shells leave ~ in --config=~/file.
+    arguments = [re.sub("^(--config=)(.*)", lambda m: m[1] + os.path.expanduser(m[2]), text) for text in arguments]
     for argument in arguments[1:]:
         path = argument.removeprefix("--config=").split(":")[0]
         if argument.startswith("--config=") and not Path(path).is_file():
@@ -73,11 +76,13 @@ def run_training(
         keep_freed_memory()  # Before there are threads.
     from glcic_jax.training import distributed
     from glcic_jax.training.loop import train
+    from glcic_jax.training.workdir import usable_workdir
 
     # Orbax logs tracebacks of errors that the user sees as one line. After the imports, as Grain sets the level.
     logging.getLogger("absl").setLevel(logging.INFO if debug else logging.CRITICAL)
     code = 1
     try:
+        workdir = usable_workdir(workdir)
         distributed.initialize(coordinator, process_count, process_id)
         train(config, workdir)
         _handle_signals(signal.SIG_IGN)  # Everything is done.

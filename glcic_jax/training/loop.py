@@ -193,6 +193,7 @@ def _save(run: Run, state: TrainState, validation: dict[str, float]) -> None:
         unlogged=run.unlogged.state(),
         below=run.health.state(),
         images=run.image_count,
+        fingerprints=run.fingerprints,
     )
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from glcic_jax.errors import ConfigError, DataError, UserError
+from glcic_jax.files import expand_home
 from glcic_jax.model.networks import BRANCHES
-from glcic_jax.training.checkpoints import Checkpoints, Restored
+from glcic_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, Restored
 from glcic_jax.training.distributed import broadcast_from_first, is_lead_process
 from glcic_jax.training.schedule import PHASE_NAMES, Schedule, create_schedule
 from glcic_jax.training.state import TrainState
@@ -40,8 +41,17 @@ _FIXED = (
     "discriminator.layer_order",
 )
 
+# Keys that say where the images are.
+_IMAGES = ("data.source", "data.listing")
+
 # Keys whose arrays exist only if the value is not 0; values other than 0 may replace each other.
 _ON_OR_OFF = ("completion.ema_decay", "optimizer.adam.decay_steps")
+
+
+_OTHER_IMAGES = "--config.start_from=RUN in another --workdir goes on from this run with other images"
+
+# The fingerprints of the parts "train" and "validation".
+Images = Mapping[str, Mapping[str, int]]
 
 
 class _OtherNetworksError(ConfigError):
@@ -53,6 +63,7 @@ def restore_run(
     state: TrainState,
     checkpoints: Checkpoints,
     schedule: Schedule,
+    images: Images,
     log: Callable[[str], None],
 ) -> Restored | None:
     """Restores the workdir's newest sound checkpoint, or that of `start_from`; the same one in all processes.
@@ -64,6 +75,7 @@ def restore_run(
       state: A fresh state of its spec.
       checkpoints: The workdir's checkpoints.
       schedule: The configuration's phases.
+      images: The fingerprints of the training and the validation images.
       log: Shows the user one line.
 
     Returns:
@@ -74,11 +86,11 @@ def restore_run(
       DataError: There are checkpoints, and all are damaged.
     """
     # Only the lead process searches, because two processes would move the same folder.
-    restored = _search(config, state, checkpoints, schedule, log) if is_lead_process() else None
+    restored = _search(config, state, checkpoints, schedule, images, log) if is_lead_process() else None
     step = broadcast_from_first(None if restored is None else restored.meta["step"])
     if step is None or restored is not None:
         return restored
-    origin = checkpoints if checkpoints.steps() else Checkpoints(Path(config.start_from).expanduser())
+    origin = checkpoints if checkpoints.steps() else Checkpoints(expand_home(config.start_from))
     return _restore_step(origin, state, step)
 
 
@@ -98,16 +110,17 @@ def _search(
     state: TrainState,
     checkpoints: Checkpoints,
     schedule: Schedule,
+    images: Images,
     log: Callable[[str], None],
 ) -> Restored | None:
     for path in checkpoints.set_strays_aside():
         log(f"{path.name} in the folder of checkpoints is not a checkpoint: moved to {path}")
     if checkpoints.steps():
-        restored, passed_over = _newest_sound(config, state, checkpoints, schedule, _SHAPES + _FIXED, log)
+        restored, passed_over = _newest_sound(config, state, checkpoints, schedule, _SHAPES + _FIXED, log, images)
         for step in passed_over:
             log(f"moved to {checkpoints.set_aside(step)}")
     elif config.start_from:
-        origin = Checkpoints(Path(config.start_from).expanduser())
+        origin = Checkpoints(expand_home(config.start_from))
         if not origin.steps():
             raise DataError(f"start_from: {config.start_from} holds no finished checkpoint yet")
         restored, _ = _newest_sound(config, state, origin, schedule, _SHAPES, log)
@@ -128,14 +141,19 @@ def _newest_sound(
     schedule: Schedule,
     fixed: tuple[str, ...],
     log: Callable[[str], None],
+    images: Images | None = None,
 ) -> tuple[Restored, list[int]]:
-    """Returns the newest checkpoint that this configuration can resume, and the newer steps passed over."""
+    """Returns the newest checkpoint that this configuration can resume, and the newer steps passed over.
+
+    With `images`, a checkpoint of other images is refused.
+    """
     passed_over: dict[int, UserError] = {}
     for step in reversed(checkpoints.steps()):
         try:
-            changed = _check_config(config, checkpoints.read_meta(step), schedule, fixed)
+            meta = checkpoints.read_meta(step)
+            changed = _check_config(config, meta, schedule, _check_images(meta, images, fixed))
             restored = _restore_step(checkpoints, state, step)
-        except (_OtherNetworksError, DataError) as error:
+        except (_OtherNetworksError, DamagedCheckpointError) as error:
             passed_over[step] = error
             continue
         for reason in passed_over.values():
@@ -166,6 +184,24 @@ def _schedule_of(meta: dict[str, Any]) -> Schedule:
     return create_schedule([(name, meta["config"]["phases"][name]) for name in PHASE_NAMES])
 
 
+def _check_images(meta: dict[str, Any], images: Images | None, fixed: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the `fixed` keys, without those of the images' place if the checkpoint was trained on the same.
+
+    Raises:
+      ConfigError: It was trained on other images.
+    """
+    old = meta.get("fingerprints")  # Earlier versions saved none.
+    if images is None or old is None:
+        return fixed
+    if not old["train"].items() & images["train"].items():
+        source = meta["config"]["data"]["source"]
+        raise ConfigError(
+            f"the run to resume was trained on other images, then found at {source} (no name and size in common): "
+            f"give their place, or another --workdir; {_OTHER_IMAGES}"
+        )
+    return tuple(key for key in fixed if key not in _IMAGES) if old == images else fixed
+
+
 def _check_config(config: ConfigDict, meta: dict[str, Any], schedule: Schedule, fixed: tuple[str, ...]) -> str:
     """Returns what differs from a checkpoint's configuration.
 
@@ -189,10 +225,11 @@ def _check_config(config: ConfigDict, meta: dict[str, Any], schedule: Schedule, 
     if past.history(step) != schedule.history(step):
         refused += [key for key in changed if key.startswith("phases.")]
     if refused:
+        remedy = f"; {_OTHER_IMAGES}" if set(refused) & set(_IMAGES) else ""
         kind = _OtherNetworksError if any(key in _SHAPES for key in refused) else ConfigError
         raise kind(
             f"the run to resume is at step {step} and was made with another configuration "
-            f"({differences(refused, old, new)}): give another --workdir, or the old values of these keys"
+            f"({differences(refused, old, new)}): give another --workdir, or the old values of these keys" + remedy
         )
     return differences(changed, old, new)
 

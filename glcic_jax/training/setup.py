@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from glcic_jax.data import SkippedFiles, Sources, directory_of, input_pipeline, open_sources
+from glcic_jax.data import SkippedFiles, Sources, directory_of, fingerprint, input_pipeline, open_sources
 from glcic_jax.errors import ConfigError, DataError, DivergedError, Stopped, one_line
-from glcic_jax.files import write_atomically
+from glcic_jax.files import expand_home, write_atomically
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.config_checks import check_values
 from glcic_jax.training.distributed import AXIS, all_gather, broadcast_from_first, is_lead_process
@@ -50,6 +50,7 @@ class Run:
       training_key: The key of all steps.
       batches: This process's part of every batch, see `input_pipeline.train_batches`.
       image_count: Number of training images.
+      fingerprints: Those of the training and the validation images, see `data.fingerprint`.
       skipped: The images that could not be read.
       checkpoints: The run's checkpoints, open for saving.
       progress: The progress line; silent in all processes but the lead.
@@ -65,6 +66,7 @@ class Run:
     training_key: jax.Array
     batches: Any
     image_count: int
+    fingerprints: dict[str, dict[str, int]]
     skipped: SkippedFiles
     checkpoints: Checkpoints
     progress: ProgressLine
@@ -111,6 +113,7 @@ def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
     schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
     spec = create_spec(config, AXIS)
     sources = open_sources(config.data)
+    fingerprints = {part: fingerprint(source) for part, source in sources._asdict().items()}
     _check_start_from(config)
     with contextlib.ExitStack() as resources:
         resources.enter_context(_lock_for_all_processes(workdir))
@@ -131,6 +134,7 @@ def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
             checkpoints=checkpoints,
             batches=batches,
             sources=sources,
+            fingerprints=fingerprints,
             skipped=skipped,
             log=progress.log,
         )
@@ -148,6 +152,7 @@ def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
             training_key=training_key,
             batches=batches,
             image_count=len(sources.train),
+            fingerprints=fingerprints,
             skipped=skipped,
             checkpoints=checkpoints,
             progress=progress,
@@ -161,7 +166,7 @@ def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
 
 def _check_start_from(config: ConfigDict) -> None:
     """Raises DataError if `start_from` is not the workdir of a run."""
-    if config.start_from and not (Path(config.start_from).expanduser() / "checkpoints").is_dir():
+    if config.start_from and not (expand_home(config.start_from) / "checkpoints").is_dir():
         raise DataError(
             f"start_from: {config.start_from} is not the workdir of a run; train it first "
             "(python main.py --config=configs/completion.py) or give --config.start_from=RUN"
@@ -209,6 +214,7 @@ def _resume(
     checkpoints: Checkpoints,
     batches: Any,
     sources: Sources,
+    fingerprints: dict[str, dict[str, int]],
     skipped: SkippedFiles,
     log: Callable[[str], None],
 ) -> tuple[TrainState, dict[str, Any]]:
@@ -216,7 +222,7 @@ def _resume(
 
     Moves `batches` to the checkpoint's position, and opens `checkpoints` for saving.
     """
-    restored = restore_run(config, state, checkpoints, schedule, log)
+    restored = restore_run(config, state, checkpoints, schedule, fingerprints, log)
     checkpoints.open()
     if restored is None or restored.meta["step"] < schedule.total_steps:
         checkpoints.check_space(state)

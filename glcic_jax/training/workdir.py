@@ -2,14 +2,38 @@
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from glcic_jax.errors import DataError, one_line
-from glcic_jax.files import lock
+from glcic_jax.errors import ConfigError, DataError, one_line, printable
+from glcic_jax.files import expand_home, lock
 
 _LOCK = ".lock"
+
+
+def usable_workdir(workdir: Path) -> Path:
+    """Returns a workdir with the home directory in place of a leading ~.
+
+    Raises:
+      ConfigError: It is an address, or its name is not UTF-8, which Orbax cannot write.
+      DataError: There is no home directory.
+    """
+    name = str(workdir)
+    if re.match("[a-z][a-z0-9+.-]*:/", name):  # A `Path` has one slash.
+        scheme, _, rest = name.partition(":/")
+        raise ConfigError(
+            f"--workdir={scheme}://{rest}: is an address, and a run needs a directory, for its lock and its logs: "
+            "give a path, for example where the bucket is mounted"
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"--workdir={printable(name)}: is not UTF-8, which checkpoints need: give another name"
+        ) from error
+    return expand_home(workdir)
 
 
 @contextlib.contextmanager
@@ -55,7 +79,7 @@ def run_at(reference: str | Path) -> tuple[Path, int | None] | None:
     Returns:
       The workdir and, if the path is one checkpoint, its step; None if the path belongs to no run.
     """
-    path = Path(reference).expanduser()
+    path = expand_home(reference)
     absolute = Path(os.path.abspath(path))  # Gives "." a name too.
     if not absolute.is_dir():
         return None

@@ -20,11 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
+from flax.errors import FlaxError
 
 from glcic_jax.errors import WeightsError, lookup, one_line, printable
 from glcic_jax.files import write_atomically
 from glcic_jax.model.images import INPUT_FORMS, OUTPUT_ACTIVATIONS
 from glcic_jax.model.networks import BRANCHES, LAYER_ORDERS, CompletionNetwork, ContextDiscriminator
+from glcic_jax.runtime import start_backend
 
 FORMAT_FAMILY = "glcic_jax weights "
 FORMAT = f"{FORMAT_FAMILY}1"
@@ -91,10 +93,12 @@ def check_arrays(weights: Weights, name: str) -> Weights:
 
     Raises:
       WeightsError: An array is missing, unexpected, of another shape, not finite, or a negative variance.
+      ConfigError: JAX has no device.
     """
+    start_backend()
     try:
         shapes = _shapes(weights.network, weights.description.image_size)
-    except Exception as error:  # Fields may be valid one by one and fit no network; Flax raises many types.
+    except (FlaxError, ArithmeticError, TypeError, ValueError) as error:  # Fields may fit no network together.
         raise WeightsError(f"{name}: no such network can be built ({printable(one_line(error))})") from error
     expected = {path: leaf.shape for path, leaf in _flatten(shapes).items()}
     found = _flatten(weights.variables)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from glcic_jax import __version__
-from glcic_jax.errors import DataError, UserError, WeightsError, printable
+from glcic_jax.errors import DataError, WeightsError, printable
 from glcic_jax.model import masks
 from glcic_jax.model.networks import CompletionNetwork
-from glcic_jax.training.checkpoints import Checkpoints, read_variables
+from glcic_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, read_variables
 from glcic_jax.weights.file import Description, Weights, check_arrays
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str
       one, and the checkpoint's `meta` item.
 
     Raises:
-      DataError: There is no checkpoint, or no intact one.
+      DataError: There is no checkpoint, or no intact one, or the newest cannot be opened.
     """
     checkpoints = Checkpoints(workdir)
     directory = (workdir / "checkpoints").absolute()
@@ -42,7 +42,7 @@ def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str
         try:
             meta = checkpoints.read_meta(candidate)
             found = read_variables(directory / str(candidate) / "completion", meta)
-        except DataError as error:
+        except DamagedCheckpointError as error:
             if candidate == steps[0]:
                 raise
             _log.warning("%s: trying the checkpoint before it", error)
@@ -63,7 +63,7 @@ def run_weights(workdir: Path, step: int | None = None) -> tuple[Weights, int]:
     """
     try:
         variables, meta = restore_completion(workdir, step)
-    except UserError as error:
+    except DataError as error:
         raise WeightsError(str(error)) from error
     config = meta["config"]
     fields = config["completion"]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import safetensors
 
 from glcic_jax.errors import DataError, UserError, WeightsError, one_line, printable
-from glcic_jax.files import lock
+from glcic_jax.files import expand_home, lock
 from glcic_jax.model.networks import CompletionNetwork
 from glcic_jax.training.workdir import run_at
 from glcic_jax.weights.file import (
@@ -67,8 +67,21 @@ class Entry(NamedTuple):
 
 
 def home() -> Path:
-    """Returns the directory of the package's own files: $GLCIC_HOME, else ~/.cache/glcic_jax."""
-    return Path(os.environ.get("GLCIC_HOME") or "~/.cache/glcic_jax").expanduser()
+    """Returns the directory of the package's own files: $GLCIC_HOME, else ~/.cache/glcic_jax.
+
+    Raises:
+      DataError: The user has no home directory.
+    """
+    return expand_home(_home())
+
+
+def compile_cache() -> Path:
+    """Returns the directory of compiled programs, which may begin with ~."""
+    return _home() / "xla"
+
+
+def _home() -> Path:
+    return Path(os.environ.get("GLCIC_HOME") or "~/.cache/glcic_jax")
 
 
 def find_weights(reference: str | Path | None) -> Found:
@@ -103,7 +116,7 @@ def find_network(reference: str | Path | None) -> Found:
 
 
 def _resolve(reference: str | Path) -> Found:
-    path, name = Path(reference).expanduser(), str(reference)
+    path, name = expand_home(reference), str(reference)
     if run := run_at(path):
         from glcic_jax.weights.from_run import run_weights  # Imports Orbax, which takes most of a second.
 
@@ -307,7 +320,7 @@ def _stored_path(name: str) -> Path:
 
 
 def _is_stored(name: str) -> bool:
-    return _is_name(name) and _stored_path(name).is_file()
+    return name in _stored_names() and _stored_path(name).is_file()
 
 
 def _is_name(name: str) -> bool:
@@ -315,7 +328,10 @@ def _is_name(name: str) -> bool:
 
 
 def _stored_names() -> list[str]:
-    directory = home() / "weights"
+    try:
+        directory = home() / "weights"
+    except DataError:  # Without a home directory there is no store.
+        return []
     try:
         return sorted(path.stem for path in directory.iterdir() if path.suffix == _SUFFIX and _is_name(path.stem))
     except FileNotFoundError:

@@ -82,6 +82,14 @@ def assert_completed(path, pixels, hole) -> None:
     assert (found[hole] != pixels[hole]).mean() > 0.5
 
 
+def test_tilde_is_the_home_directory_in_options_too(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    run("~/photo.png", "--mask=~/mask.png", "--output=~/out/completed.png")
+    assert_completed("out/completed.png", picture(), mask() > 0)
+    result = command_runner().invoke(cli, ["inspect", "~/run"])
+    assert str(result.exception) == f"{here}/run holds no checkpoints: is it the workdir of a run?"
+
+
 def test_only_the_hole_changes(here):
     result = run("photo.png", "mask.png")
     assert_completed("photo_completed.png", picture(), mask() > 0)

@@ -1,6 +1,10 @@
-"""`glcic doctor` and `glcic inspect`."""
+"""`glcic doctor`, `glcic inspect`, and what all commands print."""
 
-from helpers.common import command_runner
+import os
+import subprocess
+import sys
+
+from helpers.common import ROOT, command_runner
 from helpers.tiny import tiny_weights
 
 from glcic_jax.commands.main import cli
@@ -28,3 +32,18 @@ def test_inspect_shows_the_newest_checkpoint(monkeypatch, tmp_path):
     lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
     assert (lines["step"], lines["data"], lines["hole_l1"], lines["jax"]) == ("40", "samples", "0.2500", "1.2.3")
     assert "mean pixel  0.5000, 0.4500, 0.4000" in shown
+
+
+def test_characters_that_stdout_lacks_are_escaped():
+    code = (
+        "import click; from glcic_jax.command_line import run; "
+        "run(click.Command('command', callback=lambda: click.echo('L1 \\u2193, \\xe9')))"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+    )
+    assert process.stdout == b"L1 \\u2193, \xe9\n"

@@ -1,6 +1,7 @@
 """Images and masks as PIL images, arrays and files: what goes in comes back."""
 
 import io
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,14 @@ def test_a_pil_image_comes_back_in_its_mode(completer, mode):
     before, after = np.asarray(image), np.asarray(completed)
     np.testing.assert_array_equal(after[~HOLE], before[~HOLE])
     assert (after[HOLE] != before[HOLE]).mean() > 0.4
+
+
+def test_tilde_in_a_path_is_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.fromarray(pixels()).save(tmp_path / "image.png")
+    Image.fromarray(HOLE).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(open_image("~/image.png").pixels, pixels())
+    np.testing.assert_array_equal(open_hole(Path("~/mask.png"), (30, 21)), HOLE)
 
 
 def test_pil_images_of_other_modes_take_the_nearest_mode(completer):

@@ -4,12 +4,9 @@ import base64
 import hashlib
 import math
 import re
-import tomllib
-from fnmatch import fnmatch
 
 import numpy as np
 import pytest
-from helpers.common import ROOT
 from helpers.pages import Drawn, Page, decode_jpeg, evaluation, section, write_page
 
 from glcic_jax.errors import DataError
@@ -27,13 +24,6 @@ def forty(tmp_path_factory):
     """An evaluation of 40 images, its page's text and elements."""
     found = evaluation(40)
     return found, *write_page(found, tmp_path_factory.mktemp("forty"))
-
-
-def test_the_templates_are_part_of_the_package():
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    patterns = settings["tool"]["setuptools"]["package-data"]["glcic_jax.evaluation.report"]
-    for path in (ROOT / "glcic_jax" / "evaluation" / "report" / "templates").iterdir():
-        assert any(fnmatch(f"templates/{path.name}", pattern) for pattern in patterns), path
 
 
 def test_the_page_requests_nothing_and_runs_only_its_own_script(forty):

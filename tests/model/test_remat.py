@@ -64,5 +64,5 @@ def test_a_run_resumes_with_another_remat(config, tmp_path):
     schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
     for remat in REMATS:
         config.remat = remat
-        assert restore_run(config, state, checkpoints, schedule, lambda _: None) is not None
+        assert restore_run(config, state, checkpoints, schedule, {}, lambda _: None) is not None
     checkpoints.close()

@@ -147,7 +147,7 @@ def test_mask_problems_are_422_with_the_message_of_the_command(client, tmp_path,
         (tmp_path / "mask").write_bytes(hole)
         arguments = ["complete", str(tmp_path / "in.png"), str(tmp_path / "mask"), "-"]
         done = command_runner().invoke(cli, [*arguments, "--weights", str(weights)])
-        said = str(done.exception).replace(str(tmp_path / "mask"), "mask")
+        said = str(done.exception).replace(str(tmp_path / "mask"), "mask").replace("--fit-mask", "fit_mask=true")
         assert assert_problem(send(client, hole=hole), 422) == said
     assert "no transparency" in assert_problem(send(client, hole=False, alpha_mask="true"), 422)
 
@@ -155,21 +155,57 @@ def test_mask_problems_are_422_with_the_message_of_the_command(client, tmp_path,
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"strategy": "best"}, "strategy"),
-        ({"max_side": "1"}, "max_side"),
-        ({"max_side": "100000"}, "max_side"),
-        ({"grow": "-1"}, "grow"),
-        ({"grow": "many"}, "grow"),
+        ({"strategy": "best"}, "strategy: send one of auto, original, resize, crop"),
+        ({"max_side": "1"}, "max_side: send a whole number from "),
+        ({"max_side": "100000"}, "max_side: send a whole number from "),
+        ({"grow": "-1"}, "grow: send a whole number from 0 to 10000"),
+        ({"grow": "many"}, "grow: send a whole number from 0 to 10000"),
+        ({"seed": "-1"}, "seed: send a whole number from 0 to 9223372036854775807"),
+        ({"blend": "perhaps"}, "blend: send true or false"),
+        ({"format": "a" * 17}, "format: send a short text"),
         ({"format": "gif"}, "gif"),
         ({"quality": "0"}, "quality"),
         ({"weights": "/etc/passwd"}, "no such weights here"),
         ({"invert": "true"}, "invert"),
         ({"random_mask": "true"}, "one of"),
-        ({"url": "http://127.0.0.1/"}, "url"),
+        ({"url": "http://127.0.0.1/"}, "url: there is no such option"),
     ],
 )
 def test_wrong_options_are_422(client, options, named):
     assert named in assert_problem(send(client, **options), 422)
+
+
+def test_options_in_the_address_are_422(client):
+    files = {"image": ("a.png", image()), "mask": ("m.png", mask())}
+    for path in ("/v1/complete", "/v1/preview"):
+        answer = client.post(f"{path}?blend=true", files=files)
+        assert assert_problem(answer, 422) == "blend: is in the address: send it as a part of the form"
+
+
+def test_empty_parts_of_a_form_are_not_given(client):
+    empty = dict.fromkeys(Options.model_fields, "")
+    whole = send(client, **empty)
+    assert whole.status_code == 200, whole.text
+    assert whole.content == send(client).content
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + image("RGBA") + b"\r\n"
+        b'--x\r\nContent-Disposition: form-data; name="mask"; filename=""\r\n'
+        b"Content-Type: application/octet-stream\r\n\r\n\r\n"
+        b'--x\r\nContent-Disposition: form-data; name="alpha_mask"\r\n\r\ntrue\r\n--x--\r\n'
+    )
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = client.post("/v1/complete", content=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    # A file that has a name and no content is a mistake.
+    assert_problem(send(client, hole=b""), 422)
+
+
+def test_messages_and_notes_name_parts_of_the_form(client):
+    detail = assert_problem(send(client, hole=mask((30, 40))), 422)
+    assert "give fit_mask=true to stretch" in detail
+    assert "--" not in detail
+    notes = json.loads(send(client, hole=mask((48, 40)), invert_mask="true").headers["x-glcic-notes"])
+    assert not any("--" in note for note in notes)
 
 
 def test_missing_or_repeated_parts_are_422(client):

@@ -13,7 +13,7 @@ import pytest
 from helpers.common import ROOT, load_config, shrink
 
 from glcic_jax.errors import DataError, DivergedError
-from glcic_jax.training.checkpoints import Checkpoints
+from glcic_jax.training.checkpoints import Checkpoints, DamagedCheckpointError
 from glcic_jax.training.state import create_spec, create_state
 from glcic_jax.weights.from_run import restore_completion
 
@@ -251,6 +251,18 @@ def test_completion_is_restored_from_the_newest_sound_checkpoint(two_checkpoints
         assert f"checkpoints/{step} is damaged" in caplog.text
     with pytest.raises(DataError, match="checkpoints/3 is damaged"):
         restore_completion(tmp_path / "run", 3)
+
+
+def test_a_checkpoint_that_cannot_be_opened_is_not_called_damaged(two_checkpoints, fresh, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path / "run")
+    manifest = next((tmp_path / "run" / "checkpoints" / "3" / "completion").glob("manifest*"))
+    manifest.unlink()
+    manifest.symlink_to(manifest)  # Fails to open for root, too.
+    run = tmp_path / "run"
+    for read in (lambda: restore_completion(run), lambda: Checkpoints(run).restore(fresh, 3)):
+        with pytest.raises(DataError, match=r"checkpoints/3 cannot be opened .*manifest.*: make it") as caught:
+            read()
+        assert not isinstance(caught.value, DamagedCheckpointError)
 
 
 def test_zeroed_bytes_never_restore_as_wrong_numbers(two_checkpoints, fresh, tmp_path):

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -186,6 +187,11 @@ MISTAKES = {
     ),
     "an unknown optimiser": ([QUICKSTART, "--config.optimizer.name=sgd"], ["choose one of adadelta, adam"]),
     "a value of the wrong type": ([QUICKSTART, "--config.batch_size=abc"], ["batch_size", "abc"]),
+    "an address as workdir": (
+        [QUICKSTART, "--workdir=gs://bucket/run"],
+        ["gs://bucket/run: is an address"],
+    ),
+    "a workdir that is not UTF-8": ([QUICKSTART, "--workdir={tmp}/\udcff"], ["/\\udcff: is not UTF-8"]),
     "an unknown flag": ([QUICKSTART, "--workdri=x"], ["workdri", "workdir"]),
     "data that is not prepared": (
         [PLACES2, "--config.data.tfds_dir={tmp}/tfds", "--workdir={tmp}/run"],
@@ -230,3 +236,14 @@ def test_help_imports_no_jax():
     assert "Traceback" not in errors
     for word in ("--config", "--workdir", "--config.batch_size=32", "configs/joint.py", "configs/quickstart.py"):
         assert word in output
+
+
+def test_tilde_is_the_home_directory_in_config_and_workdir(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    shutil.copy(ROOT / "configs" / "quickstart.py", tmp_path)
+    (tmp_path / "file").write_text("")
+    process = start(["--config=~/quickstart.py", "--workdir=~/file/run"])
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert errors.startswith(f"error: the workdir {tmp_path}/file/run cannot be written"), errors

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from helpers.common import load_config, one_line, shrink
 
+from glcic_jax.data import fingerprint, open_sources
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.resume import restore_run
@@ -18,12 +20,14 @@ from glcic_jax.training.state import create_spec, create_state
 STEP = 3  # One step into the discriminator's phase of 2, 2, 2.
 
 
-def save(checkpoints, state, config, step, without=None):
+def save(checkpoints, state, config, step, without=None, **more):
     plain = json.loads(config.to_json_best_effort())
     if without is not None:
         del plain["data"][without]
     metrics = {"hole_l1": 0.1}
-    checkpoints.save(state.replace(step=jnp.asarray(step, jnp.int32)), {"next_index": [4 * step]}, plain, metrics)
+    checkpoints.save(
+        state.replace(step=jnp.asarray(step, jnp.int32)), {"next_index": [4 * step]}, plain, metrics, **more
+    )
     checkpoints.wait()
 
 
@@ -45,12 +49,12 @@ def run(tmp_path, config, saved_run):
     shutil.copytree(saved_run[0], tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run")
 
-    def go_on(changes, workdir="run"):
+    def go_on(changes, workdir="run", images=None):
         config.update_from_flattened_dict(changes)
         schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
         lines = []
         own = checkpoints if workdir == "run" else Checkpoints(tmp_path / workdir)
-        return restore_run(config, go_on.state, own, schedule, lines.append), lines
+        return restore_run(config, go_on.state, own, schedule, images or {}, lines.append), lines
 
     go_on.checkpoints, go_on.state = checkpoints, saved_run[1]
     yield go_on
@@ -95,6 +99,47 @@ def test_another_run_is_refused(run, changes):
     with pytest.raises(ConfigError, match="give another --workdir") as caught:
         run(changes)
     assert next(iter(changes)) in str(caught.value)
+
+
+def fingerprints(folder: Path, **changes: str) -> dict[str, dict[str, int]]:
+    data = load_config("joint").data
+    data.update(source=f"folder:{folder}", validation_fraction=0.3, **changes)
+    return {part: fingerprint(source) for part, source in open_sources(data)._asdict().items()}
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    for number in range(12):
+        path = tmp_path / "photographs" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(100 + number))
+    return tmp_path / "photographs"
+
+
+def test_the_same_images_go_on_wherever_they_lie(run, config, photographs):
+    images = fingerprints(photographs)
+    save(run.checkpoints, run.state, config, 4, fingerprints=images)
+    moved = photographs.rename(photographs.with_name("moved"))
+    assert fingerprints(f"{moved}/") == images
+    _, lines = run({"data.source": f"folder:{moved}/"}, images=fingerprints(f"{moved}/"))
+    assert lines[0].startswith("changed since then: data.source ")
+
+
+def test_other_images_under_the_same_name_are_refused(run, config, photographs):
+    save(run.checkpoints, run.state, config, 4, fingerprints=fingerprints(photographs))
+    for path in photographs.iterdir():
+        path.write_bytes(bytes(1_000))
+    with pytest.raises(ConfigError, match=r"was trained on other images.*--config\.start_from=RUN") as caught:
+        run({}, images=fingerprints(photographs))
+    one_line(caught)
+
+
+def test_images_may_be_added_to_a_folder_but_not_with_another_place(run, config, photographs):
+    save(run.checkpoints, run.state, config, 4, fingerprints=fingerprints(photographs))
+    (photographs / "new.png").write_bytes(b"new")
+    assert run({}, images=fingerprints(photographs))[0] is not None
+    with pytest.raises(ConfigError, match=r"data\.source .*--config\.start_from=RUN"):
+        run({"data.source": "folder:elsewhere"}, images=fingerprints(photographs))
 
 
 def test_key_that_is_newer_than_the_run_was_off(run, config):

@@ -167,6 +167,20 @@ def test_every_phase_has_a_step_that_increments_the_step_count(run):
     assert all(state.step.dtype == jnp.int32 for state in run.states)
 
 
+def test_every_phase_keeps_its_dtypes_where_jax_computes_with_64_bits(config, create, batch):
+    def dtypes(tree):
+        return [leaf.dtype for leaf in jax.tree.leaves(tree)]
+
+    with jax.enable_x64(True):
+        state, small = create(config), _small_state(config)
+        for step in STEPS.values():
+            after, _ = jax.eval_shape(step, state, batch, jax.random.key(1))
+            assert dtypes(after) == dtypes(state)
+        run = _run(small, batch)
+        assert dtypes(run.states[-1]) == dtypes(small)
+        assert all(np.isfinite(value) for metrics in run.metrics.values() for value in jax.tree.leaves(metrics))
+
+
 def test_all_metrics_are_finite_scalars(run):
     for metrics in run.metrics.values():
         for name, value in vars(metrics).items():

@@ -22,6 +22,7 @@ from glcic_jax.evaluation.mask_sets.drawn import (
     parse_options,
 )
 from glcic_jax.evaluation.mask_sets.folder import RECORD_FILE, MaskDigest, MaskSetRecord, mask_file, open_folder
+from glcic_jax.files import expand_home
 
 __all__ = ["MASK_SETS", "MaskDigest", "MaskSet", "Size", "Summary", "open_mask_set", "store", "summarise"]
 
@@ -145,7 +146,7 @@ def store(masks: MaskSet, count: int, size: Size, directory: Path) -> Summary:
 def _open_folder(path: str | None, images: Sequence[str]) -> MaskSet:
     if not path:
         raise DataError("mask set folder: name the folder, as folder:PATH")
-    return open_folder(f"folder:{path}", Path(path).expanduser(), images)
+    return open_folder(f"folder:{path}", expand_home(path), images)
 
 
 # Called with the text after the colon (None without one) and the images' names.
