@@ -86,9 +86,10 @@ def layers(**options: Any) -> None:
 @cli.command("first-gpu")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New directory of the results.")
 @click.option("--seconds", type=_POSITIVE, default=570, help="Limit of everything.")
+@click.option("--patience", type=_POSITIVE, default=1, help="Factor on the limits of parts and rows.")
 @click.option(
     "--parts",
-    default="ceilings,layers,agreement,phases,deterministic,plain layers,training",
+    default="ceilings,layers,agreement,phases,traces,deterministic,plain layers,training",
     help="Parts, comma-separated, in the order to run them.",
 )
 @click.option("--config", "config_path", default="configs/joint.py", help=_SIZES_HELP)

@@ -27,7 +27,7 @@ from glcic_jax.errors import ConfigError, last_error_line, lookup, printable
 _BENCHMARK = (sys.executable, "-m", "glcic_jax.benchmark")
 _GLCIC = (sys.executable, "-c", "from glcic_jax.commands.main import main; main()")
 _PHASES = ("joint", "completion", "discriminator")
-_PARTS = ("ceilings", "layers", "agreement", "phases", "deterministic", "plain layers", "training")
+_PARTS = ("ceilings", "layers", "agreement", "phases", "traces", "deterministic", "plain layers", "training")
 _TRAINING_SECONDS = 150  # That the other parts leave.
 _SAVING_SECONDS = 30  # For a checkpoint after SIGTERM, and as many for exporting the weights.
 _FIRST_SHARE = 0.6  # Of the training's time until SIGTERM: the first start compiles.
@@ -52,10 +52,15 @@ class Part(NamedTuple):
     silence: float
     flags: str = ""
 
+    def with_patience(self, factor: float) -> Self:
+        """Returns the part with its limits multiplied."""
+        return self._replace(seconds=factor * self.seconds, silence=factor * self.silence)
+
 
 def print_first_gpu(
     out: Path,
     seconds: float,
+    patience: float,
     parts: str,
     config_path: str,
     batch_size: int | None,
@@ -69,6 +74,7 @@ def print_first_gpu(
         log.txt (what the processes wrote to stderr), traces.zip, and of the training metrics.csv, grid.png and
         weights.safetensors.
       seconds: Limit of everything.
+      patience: Factor on the limits of each part and row, for slow devices.
       parts: Names in `_PARTS`, comma-separated, in the order to run them.
       config_path: Configuration that gives the sizes of all but the training.
       batch_size: Images per step; None takes the configuration's.
@@ -96,37 +102,49 @@ def print_first_gpu(
     deadline = time.monotonic() + seconds
     measured = deadline - (_TRAINING_SECONDS if "training" in names else 0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Ends the process of a part, too.
-    with tempfile.TemporaryDirectory() as scratch, _Results(out) as results:
+    with tempfile.TemporaryDirectory() as scratch, _Results(out, Path(scratch, "compiled")) as results:
         traces = Path(scratch, "traces")
-        table = _table(sizes, list(cases(config)), references, traces)
+        table = _table(sizes, cases(config), references, traces)
         for name in names:
             results.write(f"\n## {name}\n")
             if name == "training":
                 _train(training, Path(scratch, "run"), results, deadline)
             else:
-                _run(name, table[name], results, measured)
+                _run(name, table[name].with_patience(patience), results, measured)
             if traces.is_dir():
                 shutil.make_archive(str(out / "traces"), "zip", traces)
 
 
-def _table(sizes: list[str], layers: list[str], references: Path | None, traces: Path) -> dict[str, Part]:
-    phases = ["phases", *sizes, "--dtypes", "bfloat16", "--no-agree", "--seconds", "10"]
+def _table(sizes: list[str], cases: dict[str, Any], references: Path | None, traces: Path) -> dict[str, Part]:
     times = ["layers", *sizes, "--dtype", "bfloat16"]
+    compare = ["layers", *sizes, "--references", str(references)]
+    phases = ["phases", *sizes, "--dtypes", "bfloat16", "--no-agree"]
+    timed, traced = [*phases, "--seconds", "10"], [*phases, "--seconds", "1", "--trace", str(traces)]
+    names, last = list(cases), list(cases)[-1]
+    # Those whose gradients are not XLA's own on a GPU.
+    others = [name for name in names if cases[name].layer.dilation > 1 or "deconv" in name or name == last]
     return {
         "ceilings": Part(["ceilings"], "", ["all"], 60, 60),
-        "layers": Part(times, "--layers", layers, 120, 40),
-        "agreement": Part(["layers", *sizes, "--references", str(references)], "--layers", layers, 100, 40),
-        "phases": Part([*phases, "--trace", str(traces)], "--phases", _PHASES, 300, 150),
-        "deterministic": Part(phases, "--phases", ["joint"], 120, 120, "--xla_gpu_deterministic_ops=true"),
-        "plain layers": Part([*times, "--way", "plain"], "--layers", layers, 100, 40),
+        "layers": Part(times, "--layers", names, 120, 40),
+        "agreement": Part(compare, "--layers", names, 100, 40),
+        "phases": Part(timed, "--phases", _PHASES, 300, 150),
+        "traces": Part(traced, "--phases", _PHASES, 60, 60),
+        "deterministic": Part(timed, "--phases", ["joint"], 120, 120, "--xla_gpu_deterministic_ops=true"),
+        "plain layers": Part([*times, "--way", "plain"], "--layers", others, 80, 40),
     }
 
 
 class _Results:
-    """The files of `out`, complete after each line."""
+    """The files of `out`, complete after each line, and the processes that write to them.
 
-    def __init__(self, out: Path):
+    Args:
+      out: The directory.
+      cache: Directory of compiled programs, which the processes share.
+    """
+
+    def __init__(self, out: Path, cache: Path):
         self.out = out
+        self._cache = cache
         self._begin = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -156,10 +174,12 @@ class _Results:
         self.write(f"\n**{what} failed: {reason}**\n")
 
     @contextlib.contextmanager
-    def started(self, command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-        """A process that logs to log.txt, and does not outlive the block."""
+    def started(self, command: Sequence[str], stdout: Any, flags: str = "") -> Iterator[subprocess.Popen[str]]:
+        """A process that logs to log.txt, and does not outlive the block; `flags` are added to XLA_FLAGS."""
         self._logged = self.log.seek(0, os.SEEK_END)
-        with subprocess.Popen(command, stderr=self.log, text=True, **options) as process:
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(self._cache)}
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+        with subprocess.Popen(command, stdout=stdout, stderr=self.log, text=True, env=environment) as process:
             try:
                 yield process
             finally:
@@ -176,15 +196,15 @@ def _run(name: str, part: Part, results: _Results, deadline: float) -> None:
     end = min(deadline, time.monotonic() + part.seconds)
     remaining = list(part.names)
     while remaining:
-        if time.monotonic() >= end:
-            return results.fail(name, ", ".join(remaining), "no time was left")
         done, reason = _measure(name, part, remaining, results, end)
         remaining = [one for one in remaining if one not in done]
         if reason is None:
-            return None
+            return
         results.fail(name, remaining[0] if remaining else "the end", reason)
         remaining = remaining[1:]
-    return None
+        if remaining and time.monotonic() >= end:
+            results.fail(name, ", ".join(remaining), "no time was left")
+            return
 
 
 def _measure(
@@ -192,10 +212,9 @@ def _measure(
 ) -> tuple[set[str], str | None]:
     """Starts the command of a part; returns the first cells of its rows, and why it ended, None if all is well."""
     command = [*_BENCHMARK, *part.command, *([part.option, ",".join(names)] if part.option else [])]
-    environment = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {part.flags}".strip()}
     late, done = threading.Event(), set[str]()
     columns: list[str] = []
-    with results.started(command, stdout=subprocess.PIPE, env=environment) as process:
+    with results.started(command, stdout=subprocess.PIPE, flags=part.flags) as process:
 
         def end_it() -> None:
             late.set()

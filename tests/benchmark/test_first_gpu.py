@@ -125,7 +125,7 @@ def test_layers_agree_with_references(tiny, tmp_path):
 
 def test_part_goes_on_after_names_that_hang_or_crash(tmp_path, measuring):
     part = Part([], "--names", ["one", "hangs", "two", "crashes", "three"], 60, 2)
-    with first_gpu._Results(tmp_path) as results:
+    with first_gpu._Results(tmp_path, tmp_path / "cache") as results:
         first_gpu._run("times", part, results, time.monotonic() + 60)
     assert [(row.get("layer"), row.get("ms"), row.get("how")) for row in lines(tmp_path) if "layer" in row] == [
         (name, 1.5, 40.0) for name in ("one", "two", "three")
@@ -139,7 +139,7 @@ def test_part_goes_on_after_names_that_hang_or_crash(tmp_path, measuring):
 
 def test_part_ends_at_the_deadline(tmp_path, measuring):
     begin = time.monotonic()
-    with first_gpu._Results(tmp_path) as results:
+    with first_gpu._Results(tmp_path, tmp_path / "cache") as results:
         first_gpu._run("times", Part([], "--names", ["one", "hangs", "two"], 30, 30), results, begin + 2)
     assert time.monotonic() - begin < 20
     assert [(row.get("layer"), row.get("failed")) for row in lines(tmp_path)] == [
@@ -156,7 +156,7 @@ def test_training_is_stopped_resumed_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(first_gpu, "_GLCIC", (sys.executable, "export.py"))
     monkeypatch.setattr(first_gpu, "_SAVING_SECONDS", 1)
     Path("out").mkdir()
-    with first_gpu._Results(Path("out")) as results:
+    with first_gpu._Results(Path("out"), Path("cache")) as results:
         first_gpu._train(["--config=x"], Path("run"), results, time.monotonic() + 5)
     found = [(row["start"], row["exit code"], row["last step"], row["images/s"]) for row in lines(Path("out"))]
     assert found == [("first", 143, "1", "30.5"), ("resumed", 143, "2", "30.5")]
@@ -175,7 +175,7 @@ def test_results_so_far_survive_a_signal(tiny, tmp_path):
         first_gpu._BENCHMARK = (sys.executable, measuring)
         part = first_gpu.Part([], "--names", ["one", "hangs"], 60, 60)
         first_gpu._table = lambda *_: {"layers": part}
-        first_gpu.print_first_gpu(pathlib.Path(out), 60, "layers", config, None, None, ())
+        first_gpu.print_first_gpu(pathlib.Path(out), 60, 1, "layers", config, None, None, ())
     """
     command = [sys.executable, "-c", textwrap.dedent(program), tmp_path / "measuring.py", tmp_path / "out", tiny]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
