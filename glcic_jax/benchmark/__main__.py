@@ -9,6 +9,9 @@ from glcic_jax.command_line import FiniteFloat, run
 
 _COUNT = click.IntRange(1)
 _POSITIVE = FiniteFloat(0, min_open=True)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_SIZES_HELP = "Configuration that gives the sizes."
+_BATCH_HELP = "Images per step over all devices.  [default: configured]"
 _DTYPES_HELP = "Types of the arithmetic, comma-separated."
 
 
@@ -34,10 +37,11 @@ def cli(debug: bool) -> None:
 
 
 @cli.command()
-@click.option("--config", "config_path", default="configs/joint.py", help="Configuration that gives the sizes.")
-@click.option("--batch-size", type=_COUNT, help="Images per step over all devices.  [default: configured]")
+@click.option("--config", "config_path", default="configs/joint.py", help=_SIZES_HELP)
+@click.option("--batch-size", type=_COUNT, help=_BATCH_HELP)
 @click.option("--dtypes", default="float32,bfloat16", help=_DTYPES_HELP)
-@click.option("--steps", type=_COUNT, default=20, help="Timed updates, after two untimed ones.")
+@click.option("--phases", help="Phases in the order to time them, comma-separated.  [default: all configured]")
+@click.option("--seconds", type=_POSITIVE, default=10, help="About as long are updates of each phase timed.")
 @click.option("--agree/--no-agree", default=True, help="First compare a float32 update with the CPU's.")
 @click.option(
     "--trace", type=click.Path(path_type=Path, file_okay=False), help="Write a profile into this directory."
@@ -52,6 +56,54 @@ def phases(**options: Any) -> None:
     from glcic_jax.benchmark.phases import print_phases
 
     print_phases(**options)
+
+
+@cli.command()
+@click.option("--matrix-side", type=_COUNT, help="Side of the matrices.  [default: 8192; on a CPU 1024]")
+@click.option("--copy-mib", type=_COUNT, help="Size of the array to copy.  [default: 4096; on a CPU 128]")
+def ceilings(**options: Any) -> None:
+    """The rates of a matrix product and of a copy."""
+    from glcic_jax.benchmark.ceilings import print_ceilings
+
+    print_ceilings(**options)
+
+
+@cli.command()
+@click.option("--config", "config_path", default="configs/joint.py", help=_SIZES_HELP)
+@click.option("--batch-size", type=_COUNT, help=_BATCH_HELP)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="bfloat16", help="Type to time.")
+@click.option("--layers", help="Layers, comma-separated, such as C.conv1,D.conv6.  [default: all]")
+@click.option("--way", help="plain: XLA's own convolutions and gradients.  [default: the device's way]")
+@click.option("--references", type=_FILE, help="Compare with these references instead of timing.")
+@click.option("--make-references", type=_FILE, help="Compute references, best on a CPU, and write them.")
+def layers(**options: Any) -> None:
+    """Each kind of convolution, forward and both gradients: time and TFLOP/s, or agreement with references."""
+    from glcic_jax.benchmark.layers import print_layers
+
+    print_layers(**options)
+
+
+@cli.command("first-gpu")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New directory of the results.")
+@click.option("--seconds", type=_POSITIVE, default=570, help="Limit of everything.")
+@click.option("--patience", type=_POSITIVE, default=1, help="Factor on the limits of parts and rows.")
+@click.option(
+    "--parts",
+    default="ceilings,layers,agreement,phases,traces,deterministic,plain layers,training",
+    help="Parts, comma-separated, in the order to run them.",
+)
+@click.option("--config", "config_path", default="configs/joint.py", help=_SIZES_HELP)
+@click.option("--batch-size", type=_COUNT, help=_BATCH_HELP)
+@click.option("--references", type=_FILE, help="File of layers --make-references, for the agreement.")
+@click.argument("training", nargs=-1, type=click.UNPROCESSED)
+def first_gpu(**options: Any) -> None:
+    """All that is to be measured on a new device, in limited time; results are on the disk as they come.
+
+    TRAINING: arguments of main.py, after --, for a training that is stopped and resumed.
+    """
+    from glcic_jax.benchmark.first_gpu import print_first_gpu
+
+    print_first_gpu(**options)
 
 
 @cli.command()
@@ -91,8 +143,8 @@ def input_(**options: Any) -> None:
 
 @cli.command()
 @click.option("--target", default="h100", help="h100 or h200, v5e or v6e, and their number: h100:8, v5e:4.")
-@click.option("--config", "config_path", default="configs/joint.py", help="Configuration that gives the sizes.")
-@click.option("--batch-size", type=_COUNT, help="Images per step over all devices.  [default: configured]")
+@click.option("--config", "config_path", default="configs/joint.py", help=_SIZES_HELP)
+@click.option("--batch-size", type=_COUNT, help=_BATCH_HELP)
 @click.option("--image-size", type=click.IntRange(min=12), help="Side of the crops.  [default: configured]")
 @click.option("--dtypes", default="float32,bfloat16", help=_DTYPES_HELP)
 @click.option("--remats", default="none", help="Values of config.remat, comma-separated.")
@@ -109,7 +161,7 @@ def ahead(context: click.Context, **options: Any) -> None:
 
 
 @cli.command()
-@click.option("--config", "config_path", default="configs/joint.py", help="Configuration that gives the sizes.")
+@click.option("--config", "config_path", default="configs/joint.py", help=_SIZES_HELP)
 @click.option("--image-size", type=click.IntRange(min=12), help="Side of the crops; holes scale with it.")
 @click.option("--width", type=_POSITIVE, help="Multiplies the features of both networks.")
 @click.option("--dtypes", default="float32,bfloat16", help=_DTYPES_HELP)

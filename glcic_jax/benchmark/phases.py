@@ -1,6 +1,7 @@
 """Times one update of each phase on JAX's devices, on images of noise."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import click
 
+from glcic_jax.benchmark.ceilings import matrix_rate
 from glcic_jax.benchmark.common import (
     batch_shapes,
     devices_here,
@@ -25,7 +27,6 @@ from glcic_jax.runtime import is_out_of_device_memory
 PAPER_STEPS = {"completion": 90_000, "discriminator": 10_000, "joint": 400_000}
 PAPER_BATCH = 96
 _MATRIX_SIDE = 8192
-_PRODUCTS = 20
 _TRACED_STEPS = 3
 _REMEDY = "lower --batch-size, or use a configuration with remat = 'activations' or a higher accumulation_steps"
 
@@ -34,7 +35,8 @@ def print_phases(
     config_path: str,
     batch_size: int | None,
     dtypes: str,
-    steps: int,
+    phases: str | None,
+    seconds: float,
     agree: bool,
     trace: Path | None,
     matrix_side: int | None,
@@ -45,7 +47,8 @@ def print_phases(
       config_path: Configuration that gives the sizes.
       batch_size: Images per step over all devices; None takes the configuration's.
       dtypes: Types of the arithmetic, comma-separated.
-      steps: Timed updates, after two untimed ones.
+      phases: Phases in the order to time them, comma-separated; None for all that the configuration trains.
+      seconds: Approximate time of the timed updates of each phase; a few untimed ones come first.
       agree: Whether to compare a float32 update with the CPU's first.
       trace: Directory for a profile of a few steps of each phase, or None.
       matrix_side: Side of the matrices whose product is the reference rate; None: 8192 on an accelerator, no
@@ -63,6 +66,8 @@ def print_phases(
     for name in names:
         lookup(COMPUTE_DTYPES, name, "type of arithmetic")
     create_spec(config)
+    steps = trained_steps(config)
+    steps = {name: lookup(steps, name, "phase") for name in (phases.split(",") if phases else steps)}
     devices = jax.device_count()
     if config.batch_size % devices:
         raise ConfigError(
@@ -78,8 +83,8 @@ def print_phases(
     if matrix_side:
         columns += ["product TFLOP/s", "share"]
     rates: dict[str, dict[str, float]] = {}
-    print_table(columns, _rows(config, names, steps, trace, matrix_side, rates))
-    if config.discriminator.branches:
+    print_table(columns, _rows(config, names, steps, seconds, trace, matrix_side, rates))
+    if set(steps) == set(PAPER_STEPS):
         click.echo("")
         columns = ["paper's schedule", "images/s", f"hours for 500,000 x {PAPER_BATCH} images"]
         averages = {name: scheduled_rate(rates[name]) for name in names}
@@ -98,26 +103,6 @@ def trained_steps(config: Any) -> dict[str, Callable[..., Any]]:
     from glcic_jax.training.steps import STEPS
 
     return STEPS if config.discriminator.branches else {"completion": STEPS["completion"]}
-
-
-def matrix_rate(side: int, dtype: str) -> float:
-    """Returns the TFLOP/s, over all devices, of the product of two square matrices.
-
-    Args:
-      side: Side of the matrices, which are random: constant ones draw less power and are multiplied faster.
-      dtype: "float32" (TF32 where the device and JAX's settings say so) or "bfloat16".
-    """
-    import jax
-
-    left, right = (jax.random.normal(jax.random.key(seed), (side, side), dtype) for seed in (0, 1))
-    product = jax.jit(lambda left, right: left @ right)
-    for _ in range(2):
-        product(left, right).block_until_ready()
-    begin = time.perf_counter()
-    for _ in range(_PRODUCTS):
-        last = product(left, right)
-    last.block_until_ready()
-    return jax.device_count() * 2 * side**3 * _PRODUCTS / (time.perf_counter() - begin) / 1e12
 
 
 def phase_flops(config: Any, phase: str, state: Any) -> int:
@@ -141,7 +126,8 @@ def phase_flops(config: Any, phase: str, state: Any) -> int:
 def _rows(
     config: Any,
     dtypes: list[str],
-    steps: int,
+    steps: dict[str, Callable[..., Any]],
+    duration: float,
     trace: Path | None,
     matrix_side: int | None,
     rates: dict[str, dict[str, float]],
@@ -159,13 +145,15 @@ def _rows(
             state, key = replicate(fresh_state(config, AXIS)), replicate(jax.random.key(1))
         batch = shard_batch(noise_batch(config))
         rates[dtype] = {}
-        for phase, step in trained_steps(config).items():
+        for phase, step in steps.items():
             what = f"phase {phase} in {dtype} with a batch of {config.batch_size}"
             with _device_memory_for(what, _REMEDY):
                 begin = time.perf_counter()
                 update = pmap_step(step).lower(state, batch, key).compile()
                 compile_seconds = time.perf_counter() - begin
-                for count in (2, steps):
+                seconds = duration
+                for most in (1, 3, math.inf):  # The first update is slow; the next ones show how many fit.
+                    count = max(1, round(min(most, duration / seconds)))
                     state, seconds = _timed(update, state, batch, key, count)
                 if trace is not None:
                     with jax.profiler.trace(str(trace / f"{phase}-{dtype}")):

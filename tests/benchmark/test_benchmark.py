@@ -177,12 +177,12 @@ def test_phases_prints_and_traces_each_step(tiny, tmp_path, monkeypatch):
     traced = []
     monkeypatch.setattr(jax.profiler, "trace", lambda path: contextlib.nullcontext(traced.append(path)))
     result = run(
-        *("phases", "--config", tiny, "--steps", 1, "--dtypes", "float32", "--matrix-side", 64),
-        *("--trace", tmp_path),
+        *("phases", "--config", tiny, "--seconds", 0.01, "--dtypes", "float32", "--matrix-side", 64),
+        *("--phases", "joint,completion,discriminator", "--trace", tmp_path),
     )
     assert result.exit_code == 0, result.output
     (names, *rows), (_, schedule) = tables(result.stdout)
-    assert [row[0] for row in rows] == ["completion", "discriminator", "joint"]
+    assert [row[0] for row in rows] == ["joint", "completion", "discriminator"]
     assert {row[1] for row in rows} == {"float32"}
     planned = names.index("GiB planned")  # Rounds to 0.00.
     assert positive([row[:planned] + row[planned + 1 :] for row in rows], 2)
@@ -201,12 +201,12 @@ def test_phase_that_does_not_fit_is_named_below_the_rows_before(tiny, monkeypatc
 
     def scarce(*arguments):
         calls.append(arguments)
-        if len(calls) > 2:  # Each phase calls twice.
+        if len(calls) > 3:  # Each phase calls three times.
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
         return timed(*arguments)
 
     monkeypatch.setattr(phases, "_timed", scarce)
-    result = run("phases", "--config", tiny, "--steps", 1, "--dtypes", "float32", "--batch-size", 4)
+    result = run("phases", "--config", tiny, "--seconds", 0.01, "--dtypes", "float32", "--batch-size", 4)
     assert result.exception.exit_code == 2
     ((_, row),) = tables(result.stdout)
     assert row[0] == "completion"
@@ -359,7 +359,8 @@ def test_sides_take_turns_at_being_first():
     [
         (("phases", "--dtypes", "float16"), "unknown type of arithmetic 'float16'"),
         (("phases", "--config", "absent.py"), "absent.py: no such configuration"),
-        (("phases", "--steps", "0"), "0 is not in the range"),
+        (("phases", "--seconds", "0"), "0.0 is not in the range"),
+        (("phases", "--phases", "joint,third"), "unknown phase 'third'"),
         (("phases", "--trace", __file__), "is a file"),
         (("input", "--threads", "1,0"), "'1,0' is not a list of whole numbers above 0"),
         (("input", "--source", "absent"), "no such folder"),
