@@ -20,6 +20,7 @@ from glcic_jax.pictures.opening import MAX_PIXELS, silence_decoders
 from glcic_jax.pictures.picture import Picture, encode_picture, fitted, format_for, format_named, suffix_for
 from glcic_jax.pictures.reading import read_picture
 from glcic_jax.pictures.rgb_files import load_image, save_image
+from glcic_jax.pictures.tiles import tile, tile_all
 
 __all__ = [
     "MAX_PIXELS",
@@ -48,5 +49,7 @@ __all__ = [
     "save_image",
     "silence_decoders",
     "suffix_for",
+    "tile",
+    "tile_all",
     "to_colour",
 ]

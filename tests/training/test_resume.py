@@ -12,8 +12,8 @@ from helpers.common import load_config, one_line, shrink
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.resume import restore_run
-from glcic_jax.training.schedule import PHASE_NAMES, create_schedule
-from glcic_jax.training.state import create_spec, create_state
+from glcic_jax.training.schedule import create_schedule
+from glcic_jax.training.tasks.completion import STEPS, CompletionTask, create_spec, create_state
 
 STEP = 3  # One step into the discriminator's phase of 2, 2, 2.
 
@@ -47,10 +47,10 @@ def run(tmp_path, config, saved_run):
 
     def go_on(changes, workdir="run"):
         config.update_from_flattened_dict(changes)
-        schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
+        schedule = create_schedule([(name, config.phases[name]) for name in STEPS])
         lines = []
         own = checkpoints if workdir == "run" else Checkpoints(tmp_path / workdir)
-        return restore_run(config, go_on.state, own, schedule, lines.append), lines
+        return restore_run(config, CompletionTask(config), go_on.state, own, schedule, lines.append), lines
 
     go_on.checkpoints, go_on.state = checkpoints, saved_run[1]
     yield go_on
