@@ -16,7 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from glcic_jax.training.checkpoints import Checkpoints
-from glcic_jax.training.state import TrainState, create_spec, create_state
+from glcic_jax.training.tasks.completion import TrainState, create_spec, create_state
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

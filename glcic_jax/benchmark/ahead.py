@@ -150,7 +150,7 @@ def _rows(
     """Yields the rows of the table; appends a line to `faults` for each fault."""
     import jax
 
-    from glcic_jax.training.state import state_shapes
+    from glcic_jax.training.tasks.completion import state_shapes
 
     for phase, dtype, remat, spec in cases:
         begin = time.perf_counter()
@@ -183,7 +183,7 @@ def _compile(target: Target, phase: str, state: Any, batch_size: int, image_size
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from glcic_jax.training.distributed import AXIS
-    from glcic_jax.training.steps import STEPS
+    from glcic_jax.training.tasks.completion import STEPS
 
     mesh = Mesh(np.array(_topology(target).devices), (AXIS,))
 

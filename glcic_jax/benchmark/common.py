@@ -64,8 +64,7 @@ def update_cases(
     Raises:
       ConfigError: A name is unknown, or the configuration has no discriminator to train.
     """
-    from glcic_jax.training.state import create_spec
-    from glcic_jax.training.steps import STEPS
+    from glcic_jax.training.tasks.completion import STEPS, create_spec
 
     first_remat = remats.split(",", maxsplit=1)[0]
     for config.compute_dtype, config.remat in itertools.product(dtypes.split(","), remats.split(",")):
@@ -85,7 +84,7 @@ def fresh_state(config: Any, axis_name: str | None) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from glcic_jax.training.state import create_spec, create_state
+    from glcic_jax.training.tasks.completion import create_spec, create_state
 
     spec = create_spec(config, axis_name)
     return create_state(spec, jax.random.key(0), config.data.image_size, jnp.full((3,), 0.45))

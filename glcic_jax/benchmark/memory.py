@@ -125,7 +125,7 @@ def largest_that(runs: Callable[[int], bool]) -> int:
 def _row(
     phase: str, dtype: str, remat: str, spec: Any, batches: tuple[int, ...], image_size: int, trial: bool
 ) -> list[str]:
-    from glcic_jax.training.state import state_shapes
+    from glcic_jax.training.tasks.completion import state_shapes
 
     state = state_shapes(spec, image_size)
     plans = [memory_plan(phase, state, size, image_size) for size in batches]
@@ -150,7 +150,7 @@ def _lowered(phase: str, state: Any, batch_size: int, image_size: int) -> Any:
     import jax
 
     from glcic_jax.model.convolutions import convolutions_of
-    from glcic_jax.training.steps import STEPS
+    from glcic_jax.training.tasks.completion import STEPS
 
     def step(*arguments: Any) -> Any:  # A new function, as JAX would reuse a trace made outside the block below.
         return STEPS[phase](*arguments)

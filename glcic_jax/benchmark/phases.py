@@ -60,7 +60,8 @@ def print_phases(
     """
     import jax
 
-    from glcic_jax.training.state import COMPUTE_DTYPES, create_spec
+    from glcic_jax.training.tasks.completion import create_spec
+    from glcic_jax.training.updates import COMPUTE_DTYPES
 
     config, names = load_config(config_path, batch_size), dtypes.split(",")
     for name in names:
@@ -100,7 +101,7 @@ def scheduled_rate(rates: dict[str, float]) -> float:
 
 def trained_steps(config: Any) -> dict[str, Callable[..., Any]]:
     """Returns the steps that a configuration trains with, by phase."""
-    from glcic_jax.training.steps import STEPS
+    from glcic_jax.training.tasks.completion import STEPS
 
     return STEPS if config.discriminator.branches else {"completion": STEPS["completion"]}
 
@@ -116,7 +117,7 @@ def phase_flops(config: Any, phase: str, state: Any) -> int:
     import jax
 
     from glcic_jax.benchmark.operation_counts import nominal_flops
-    from glcic_jax.training.state import create_spec
+    from glcic_jax.training.tasks.completion import create_spec
 
     state = state.replace(spec=create_spec(config))  # Without the axis name, which exists under pmap alone.
     batch = batch_shapes(config.batch_size, config.data.image_size)

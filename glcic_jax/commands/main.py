@@ -9,6 +9,7 @@ from glcic_jax.command_line import UserPath, run
 from glcic_jax.commands.complete import complete
 from glcic_jax.commands.data import data
 from glcic_jax.commands.evaluate import compare, evaluate
+from glcic_jax.commands.generate import generate
 from glcic_jax.commands.masks import masks
 from glcic_jax.commands.serve import serve
 from glcic_jax.commands.weights import export, weights
@@ -22,7 +23,7 @@ def cli(debug: bool) -> None:
     del debug  # `command_line.run` reads it from sys.argv, because errors propagate out of click.
 
 
-for command in (complete, data, weights, export, masks, evaluate, compare, serve):
+for command in (complete, data, weights, export, generate, masks, evaluate, compare, serve):
     cli.add_command(command)
 
 
@@ -53,15 +54,16 @@ def inspect(workdir: Path) -> None:
     """Show a run's newest checkpoint: step, data, sizes, metrics, versions."""
     import jax
 
-    from glcic_jax.weights.from_run import restore_completion
+    from glcic_jax.weights.from_run import restore_network
 
-    variables, meta = restore_completion(workdir)
+    variables, meta = restore_network(workdir)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     click.echo(f"step        {meta['step']}")
     click.echo(f"data        {meta['config']['data']['source']}")
     click.echo(f"image size  {meta['config']['data']['image_size']}")
     click.echo(f"parameters  {parameters}")
-    click.echo(f"mean pixel  {', '.join(f'{value:.4f}' for value in meta['mean_pixel'])}")
+    if "mean_pixel" in meta:
+        click.echo(f"mean pixel  {', '.join(f'{value:.4f}' for value in meta['mean_pixel'])}")
     for name, value in meta["metrics"].items():
         click.echo(f"{name:11} {value:.4f}")
     for name, version in meta["versions"].items():

@@ -12,7 +12,7 @@ from glcic_jax.errors import DataError, WeightsError, printable
 from glcic_jax.files import sha256_of
 
 if TYPE_CHECKING:
-    from glcic_jax.weights import Network, Weights
+    from glcic_jax.weights import Weights
 
 _FILE = UserPath()
 
@@ -62,7 +62,7 @@ def weights() -> None:
 def export_weights(
     run: str, out: Path, step: int | None, licence: str | None, origin: str | None, dtype: str, overwrite: bool
 ) -> None:
-    """Write a run's completion network to one portable file.
+    """Write a run's network (the completion network, or the generator) to one portable file.
 
     RUN is the workdir of a run, one of its checkpoints, or anything else that --weights accepts.
     """
@@ -129,8 +129,9 @@ def import_weights(
         save_weights(chosen, output)
         path, reference = output, str(output)
     usage = f"glcic complete ... --weights {reference}"
-    if _kind(chosen.network) != "completion":
-        usage = "not for completion: it judges images; 'glcic weights inspect' shows it"
+    if (kind := _kind(chosen.network)) != "completion":
+        verb = "glcic generate" if kind.endswith("generator") else "glcic weights inspect"
+        usage = f"not for completion: '{verb} {reference}'"
     rows = [("imported", reference), ("file", str(path)), *_facts(chosen), ("size", _megabytes(path))]
     _print_rows([*rows, ("use it", usage)])
 
@@ -165,7 +166,8 @@ def list_weights() -> None:
             table.append((entry.name, "damaged", size, "", ""))
         else:
             description = entry.description
-            trained_on = f"{description.image_size} px"
+            sized = entry.network if hasattr(entry.network, "image_size") else description
+            trained_on = f"{sized.image_size} px"
             table.append((entry.name, _kind(entry.network), size, trained_on, description.licence))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
@@ -218,28 +220,49 @@ def _facts(chosen: "Weights") -> list[tuple[str, str]]:
     import jax
 
     network, variables, description = chosen
-    details = f"{_kind(network)}, width {network.width:g}, {network.layer_order}"
-    if (activation := getattr(network, "output_activation", None)) is not None:
-        details += f", {activation}"
-    else:
-        details += f", branches {'+'.join(network.branches)}, local patch {network.local_size} px"
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    mean = ", ".join(f"{value:.4f}" for value in description.mean_pixel)
-    smallest, largest = description.hole_sides
     return [
-        ("network", details),
+        ("network", f"{_kind(network)}, width {network.width:g}{_details(network)}"),
         ("parameters", f"{count:,}"),
-        ("trained on", f"{description.image_size} px, holes of {smallest} to {largest} px"),
-        ("input form", f"{description.input_form}, mean pixel {mean}"),
+        *_training_facts(description),
         ("origin", description.origin),
         ("licence", description.licence),
     ]
 
 
-def _kind(network: "Network") -> str:
-    from glcic_jax.model.networks import CompletionNetwork
+def _details(network: Any) -> str:
+    """Returns the fields of a network, other than its width, that its kind has."""
+    formats = {
+        "layer_order": "{}",
+        "output_activation": "{}",
+        "branches": "branches {}",
+        "local_size": "local patch {} px",
+        "image_size": "images of {} px",
+        "latent_size": "{} latents",
+    }
+    values = {name: getattr(network, name, None) for name in formats}
+    texts = {name: "+".join(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return "".join(f", {form.format(texts[name])}" for name, form in formats.items() if texts[name] is not None)
 
-    return "completion" if isinstance(network, CompletionNetwork) else "context discriminator"
+
+def _training_facts(description: Any) -> list[tuple[str, str]]:
+    """Returns what a completion network's or a discriminator's description says; nothing for a generator."""
+    from glcic_jax.weights import Description
+
+    if not isinstance(description, Description):
+        return []
+    mean = ", ".join(f"{value:.4f}" for value in description.mean_pixel)
+    smallest, largest = description.hole_sides
+    return [
+        ("trained on", f"{description.image_size} px, holes of {smallest} to {largest} px"),
+        ("input form", f"{description.input_form}, mean pixel {mean}"),
+    ]
+
+
+def _kind(network: Any) -> str:
+    from glcic_jax.weights import kind_of
+
+    return kind_of(network).replace("_", " ")
 
 
 def _megabytes(path: Path) -> str:

@@ -23,7 +23,7 @@ from glcic_jax.completion.windows import (
 from glcic_jax.errors import MemoryExhaustedError, lookup
 from glcic_jax.pictures import colour_channels, from_colour, to_colour
 from glcic_jax.runtime import enable_compile_cache, enough_memory_for
-from glcic_jax.weights import Weights, compile_cache, find_weights
+from glcic_jax.weights import Description, Weights, compile_cache, find_weights
 
 # Called after each window with the number of finished windows and of all windows; an exception stops the work.
 OnWindow = Callable[[int, int], None]
@@ -60,7 +60,7 @@ class Completer:
 
     def __init__(self, weights: Weights, name: str = "the weights", device: str | jax.Device | None = None):
         self.name = name
-        self.description = weights.description
+        self.description: Description = weights.description
         self._weights = weights
         self._runner = Runner(weights, name, find_device(device))
 

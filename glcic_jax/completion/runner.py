@@ -16,7 +16,7 @@ from glcic_jax.model.convolutions import convolutions_of
 from glcic_jax.model.images import STRIDE, bucket
 from glcic_jax.model.networks import CompletionNetwork
 from glcic_jax.runtime import available_memory, is_out_of_device_memory, start_backend
-from glcic_jax.weights import Weights
+from glcic_jax.weights import Weights, kind_of
 
 _HEADROOM = 64 << 20  # Bytes reserved for the rest of the process.
 # Compiling with less memory kills the process: the allocation fails in C++.
@@ -42,7 +42,9 @@ class Runner:
     def __init__(self, weights: Weights, name: str, device: jax.Device):
         network = weights.network
         if not isinstance(network, CompletionNetwork):
-            raise WeightsError(f"{name}: these are a context discriminator's weights, not a completion network's")
+            raise WeightsError(
+                f"{name}: these are weights of a {kind_of(network).replace('_', ' ')}, not of a completion network"
+            )
         input_form = weights.description.input_form
 
         def run(

@@ -24,23 +24,25 @@ from glcic_jax.runtime import core_count
 
 
 def random_crop(
-    image: np.ndarray, rng: np.random.Generator, image_size: int, resize_range: tuple[int, int]
+    image: np.ndarray, rng: np.random.Generator, image_size: int, resize_range: Sequence[int]
 ) -> np.ndarray:
     """Resizes the shorter side to a random length in the range and cuts a random square.
 
     Args:
-      image: [H, W, 3] uint8, any size; small images are enlarged.
+      image: [H, W, C] uint8, any size; small images are enlarged.
       rng: Source of randomness.
       image_size: Side of the square in pixels.
-      resize_range: Smallest and largest shorter side in pixels, both included; at least `image_size`.
+      resize_range: Smallest and largest shorter side in pixels, both included, at least `image_size`; (): that
+        size alone.
 
     Returns:
-      [image_size, image_size, 3] uint8.
+      [image_size, image_size, C] uint8.
 
     Reference: Iizuka et al. 2017, Section 4.
     """
     sides = np.array(image.shape[:2])
-    scale = int(rng.integers(resize_range[0], resize_range[1] + 1)) / sides.min()
+    smallest, largest = resize_range or (image_size, image_size)
+    scale = int(rng.integers(smallest, largest + 1)) / sides.min()
     resized_sides = np.maximum(np.round(sides * scale).astype(int), image_size)
     corner = rng.integers(0, resized_sides - image_size + 1)
     # Resizes only the part that the square needs: a whole strip of 20 x 20,000 px would fill the memory.
@@ -50,6 +52,7 @@ def random_crop(
     height, width = np.maximum(np.round((last - first) * scale).astype(int), image_size)
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     resized = cv2.resize(part, (int(width), int(height)), interpolation=interpolation)
+    resized = resized.reshape(height, width, -1)  # OpenCV drops the axis of a single channel.
     top, left = np.clip(np.round(corner - first * scale).astype(int), 0, [height - image_size, width - image_size])
     return np.ascontiguousarray(resized[top : top + image_size, left : left + image_size])
 
@@ -63,7 +66,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
-    """Returns an endless iterator over `{"image": [batch_size, S, S, 3] uint8}`.
+    """Returns an endless iterator over `{"image": [batch_size, S, S, C] uint8}`.
 
     Its state `{"next_index": n}` counts the images that this process has passed, readable or not; `set_state`
     resumes exactly there. The stream does not depend on the number of processes: each takes every
@@ -119,7 +122,7 @@ def next_index(indices: Sequence[int], process_count: int) -> list[int]:
 
 
 def validation_batch(source: ImageSource, data: Any, count: int, seed: int, skipped: SkippedFiles) -> np.ndarray:
-    """Returns fixed crops of held-out images, [count, S, S, 3] uint8, in an order that the seed determines.
+    """Returns fixed crops of held-out images, [count, S, S, C] uint8, in an order that the seed determines.
 
     A source with fewer than `count` images gives several crops of each.
 
@@ -192,4 +195,31 @@ def kept_mean_pixel(
 
 
 def _read(source: ImageSource, index: int, data: Any) -> np.ndarray:
-    return load_image(source.read(index), source.name(index), at_least=data.resize_range[1])
+    """Reads an image, [H, W, 3] or grey [H, W, 1] uint8; raises DataError if `config.data` does not admit it."""
+    name, side = source.name(index), data.image_size
+    # Pixels of the file count where a size is demanded; otherwise a JPEG may be decoded at a fraction of its size.
+    at_least = data.resize_range[1] if data.resize_range and not data.centre_crop else None
+    image = load_image(source.read(index), name, at_least=at_least)
+    if data.centre_crop:
+        image = _centre_crop(image, data.centre_crop, name)
+    height, width = image.shape[:2]
+    if not data.resize_range and (height, width) != (side, side):
+        raise DataError(
+            f"{name}: has {width} x {height} px, and data.image_size is {side}: give data.resize_range, such as "
+            f"({side}, {side}), to resize"
+        )
+    if not data.grey:
+        return image
+    if (image != image[..., :1]).any():
+        raise DataError(f"{name}: has colours, and data.grey admits one channel")
+    return np.ascontiguousarray(image[..., :1])
+
+
+def _centre_crop(image: np.ndarray, side: int, name: str) -> np.ndarray:
+    height, width = image.shape[:2]
+    if min(height, width) < side:
+        raise DataError(
+            f"{name}: has {width} x {height} px, and data.centre_crop is {side}: give a smaller one, or 0"
+        )
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.ascontiguousarray(image[top : top + side, left : left + side])

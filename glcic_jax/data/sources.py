@@ -1,4 +1,4 @@
-"""Opens the images that a reference names: the samples, a folder, or a prepared TFDS data set."""
+"""Opens the images that a reference names: the samples, a folder, files of MNIST, or a prepared TFDS data set."""
 
 import contextlib
 import functools
@@ -18,6 +18,7 @@ from glcic_jax.data.folders import (
     split_folder,
     too_few_images,
 )
+from glcic_jax.data.idx import SPLITS, open_idx
 from glcic_jax.data.tfds import (
     open_prepared,
     open_split,
@@ -100,10 +101,10 @@ def open_images(
     """Opens one split of a data set.
 
     Args:
-      reference: "samples", "folder:PATH" or "tfds:NAME[:VERSION]".
+      reference: "samples", "folder:PATH", "idx:PATH" or "tfds:NAME[:VERSION]".
       split: Folder: "all" (default), "train" or "validation". Folder with a listing: "train", "validation"
-        (default) or "test". Samples: "train" or "validation" (default). TFDS: a split or a slice of one (default:
-        the split that training validates on).
+        (default) or "test". Samples and IDX: "train" or "validation" (default). TFDS: a split or a slice of one
+        (default: the split that training validates on).
       option: The command-line option that takes the reference, up to its value; for errors.
       suffixes: Lower-case suffixes of the image files of a folder.
       validation_fraction, tfds_dir, listing: As in `config.data`.
@@ -138,7 +139,7 @@ def fingerprint(source: ImageSource) -> dict[str, int]:
 
 
 def directory_of(data: Any) -> Path | None:
-    """Returns the argument of `glcic data check` for the images of `config.data`; None for the samples."""
+    """Returns the argument of `glcic data check` for the images of `config.data`; None for others."""
     kind, _, argument = data.source.partition(":")
     if kind == "tfds":
         return tfds_directory(argument, data.tfds_dir)
@@ -162,7 +163,7 @@ def _opener(reference: str, options: _Options) -> _OpenPart:
     """Finds a data set and returns a function that opens its splits."""
     kind, _, argument = reference.partition(":")
     if kind not in SOURCES:
-        choices = "samples, folder:PATH or tfds:NAME"
+        choices = "samples, folder:PATH, idx:PATH or tfds:NAME"
         raise ConfigError(f"unknown data source {reference!r}: give {choices} as {options.option.strip(' =')}")
     if options.listing and kind != "folder":
         raise ConfigError(
@@ -227,6 +228,19 @@ def _open_listed(root: Path, listing: str, split: str) -> OpenedImages:
     return OpenedImages(FileSource(root, paths), f"{split} of {printable(listing)}")
 
 
+def _open_idx(argument: str, options: _Options) -> _OpenPart:
+    folder = Path(argument).expanduser()
+    if not argument or not folder.is_dir():
+        raise DataError(f"idx:{printable(argument)}: no such folder; give {options.option}idx:/path/to/mnist")
+
+    def open_part(split: str) -> OpenedImages:
+        split = split or "validation"
+        lookup(SPLITS, split, "split of IDX files")
+        return OpenedImages(open_idx(folder, split), split)
+
+    return open_part
+
+
 def _open_tfds(argument: str, options: _Options) -> _OpenPart:
     if not argument:
         raise ConfigError(f"the data source tfds: needs a name: {options.option}tfds:places365_small")
@@ -252,5 +266,6 @@ def _open_tfds(argument: str, options: _Options) -> _OpenPart:
 SOURCES: dict[str, Callable[[str, _Options], _OpenPart]] = {
     "samples": _open_samples,
     "folder": _open_folder,
+    "idx": _open_idx,
     "tfds": _open_tfds,
 }

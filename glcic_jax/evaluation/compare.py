@@ -18,6 +18,7 @@ from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.metric_log import read_metrics
 from glcic_jax.training.resume import flatten
 from glcic_jax.training.summary import draw_curves
+from glcic_jax.training.tasks.completion import CURVES
 from glcic_jax.training.workdir import run_at
 
 _MOST_IMAGES = 200
@@ -111,7 +112,7 @@ def _with_validation_data(request: Request, records: Sequence[RunRecord]) -> Req
 def training_section(runs: Mapping[str, RunRecord]) -> Training:
     """Collects the curves of runs by name, the settings that differ, and notes on missing records."""
     svg = io.StringIO()
-    figure = draw_curves({name: run.metrics for name, run in runs.items() if run.metrics})
+    figure = draw_curves({name: run.metrics for name, run in runs.items() if run.metrics}, CURVES)
     if figure.axes:
         figure.savefig(svg, format="svg", metadata={"Date": None})
     settings, notes = [], [f"{name} has no training log." for name, run in runs.items() if not run.metrics]

@@ -29,6 +29,7 @@ from glcic_jax.pictures.picture import (
 )
 from glcic_jax.pictures.reading import read_picture
 from glcic_jax.pictures.rgb_files import load_image, save_image
+from glcic_jax.pictures.tiles import tile, tile_all
 
 __all__ = [
     "MAX_PIXELS",
@@ -58,6 +59,8 @@ __all__ = [
     "save_image",
     "silence_decoders",
     "suffix_for",
+    "tile",
+    "tile_all",
     "to_colour",
     "without_metadata",
 ]

@@ -1,7 +1,7 @@
 """Saves and restores runs with Orbax, in the background: the newest few checkpoints and the best one.
 
-A checkpoint has four items: `completion` (C: parameters, statistics, optimizer, moving average), `discriminator`
-(the same for D), `data` (position in the stream of images) and `meta` (step, mean pixel, configuration, versions,
+A checkpoint has the items of its state (`State.items`: an item for each network, with parameters, statistics and
+optimizer), `data` (position in the stream of images) and `meta` (step, the state's facts, configuration, versions,
 metrics, checksums). Each restores without the others. Arrays are saved from and restored to host memory, so the
 number of devices may change in between. Arrays carry a CRC-32: Orbax alone restores some zeroed files as wrong
 numbers without an error.
@@ -18,23 +18,20 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from glcic_jax.errors import DIVERGED_REMEDY, ConfigError, DataError, DivergedError, as_user_error
 from glcic_jax.runtime import start_backend
-from glcic_jax.training.state import TrainState
+from glcic_jax.training.task import State
 
 _PACKAGES = ("glcic-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_ITEMS = ("completion", "discriminator", "data", "meta")
-_BEST_METRIC = "hole_l1"
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +43,7 @@ class DamagedCheckpointError(DataError):
 class Restored(NamedTuple):
     """A restored checkpoint: the state, the position in the data, and the `meta` item."""
 
-    state: TrainState
+    state: State
     data_state: dict[str, Any]
     meta: dict[str, Any]
 
@@ -56,12 +53,14 @@ class Checkpoints:
 
     Args:
       workdir: The run's directory; its folder `checkpoints` holds them.
-      keep: Number of newest checkpoints to keep; the checkpoint with the lowest `hole_l1` is kept too.
+      keep: Number of newest checkpoints to keep.
+      best_metric: The checkpoint with the lowest value of this metric is kept too; "": none.
     """
 
-    def __init__(self, workdir: Path, keep: int = 3):
+    def __init__(self, workdir: Path, keep: int = 3, best_metric: str = ""):
         self._directory = (workdir / "checkpoints").absolute()
         self._keep = keep
+        self._best_metric = best_metric
         self._manager: ocp.CheckpointManager | None = None
 
     def steps(self) -> list[int]:
@@ -78,7 +77,7 @@ class Checkpoints:
                 self._directory.mkdir(parents=True, exist_ok=True)
             # Reversed, as BestN keeps the last one; its metrics are those of `_CheckpointManager.metrics`.
             best = BestN(
-                get_metric_fn=lambda metrics: metrics[_BEST_METRIC],
+                get_metric_fn=lambda metrics: metrics[self._best_metric],
                 reverse=True,
                 n=1,
                 keep_checkpoints_without_metrics=False,
@@ -88,10 +87,10 @@ class Checkpoints:
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=True,
             )
-            self._manager = _CheckpointManager(self._directory, options=options, item_names=_ITEMS)
+            self._manager = _CheckpointManager(self._directory, options, self._best_metric)
         return self._manager
 
-    def check_space(self, state: TrainState) -> None:
+    def check_space(self, state: State) -> None:
         """Checks that a checkpoint of a state fits on the disk.
 
         Raises:
@@ -107,7 +106,7 @@ class Checkpoints:
 
     def save(
         self,
-        state: TrainState,
+        state: State,
         data_state: dict[str, Any],
         config: dict[str, Any],
         metrics: dict[str, float],
@@ -119,7 +118,7 @@ class Checkpoints:
           state: The state on one device.
           data_state: Position in the stream of images after the batch that led to this state.
           config: The configuration, as plain values.
-          metrics: Validation metrics, may be empty; the lowest `hole_l1` marks the best checkpoint.
+          metrics: Validation metrics, may be empty.
           more: Further JSON values for the `meta` item.
 
         Raises:
@@ -127,11 +126,8 @@ class Checkpoints:
           DataError: This or the previous checkpoint cannot be written.
         """
         step = int(state.step)
-        trees = {"completion": _completion_item(state)}
-        if state.discriminator is not None:
-            trees["discriminator"] = vars(state.discriminator)
         # A copy: np.asarray of an array on the CPU is a view of memory that the next step will reuse.
-        trees = jax.tree.map(np.array, trees)
+        trees = jax.tree.map(np.array, state.items())
         broken = non_finite_leaves(trees)
         if broken:
             raise DivergedError(
@@ -141,7 +137,7 @@ class Checkpoints:
         checksums: dict[str, Any] = {name: leaf_checksums(tree) for name, tree in trees.items()}
         meta = {
             "step": step,
-            "mean_pixel": [float(value) for value in np.asarray(state.mean_pixel)],
+            **state.facts(),
             "config": config,
             "versions": package_versions(),
             "metrics": metrics,
@@ -154,46 +150,39 @@ class Checkpoints:
         manager = self.open()
         self.check_space(state)
         with self._write_errors():
-            manager.save(step, args=ocp.args.Composite(**items), metrics=_rankable(metrics), force=True)
+            manager.save(
+                step, args=ocp.args.Composite(**items), metrics=_rankable(metrics, self._best_metric), force=True
+            )
 
-    def restore(self, state: TrainState, step: int) -> Restored:
-        """Restores a whole checkpoint and verifies every checksum.
+    def restore(self, state: State, step: int, without: Collection[str] = ()) -> Restored:
+        """Restores a checkpoint and verifies every checksum.
 
         Args:
           state: A fresh state of the same spec; gives structure, shapes and dtypes.
           step: The checkpoint's step.
+          without: Items that are not restored, but stay as in `state`.
 
         Raises:
           DamagedCheckpointError: The checkpoint is damaged, or holds arrays of other shapes.
           DataError: It cannot be opened.
-          ConfigError: A version of this package saved it whose state of C has other arrays.
+          ConfigError: A version of this package saved it whose state has other arrays.
         """
         meta = self.read_meta(step)
         path = self._directory / str(step)
-        arrays = {jax.tree_util.keystr(place) for place, _ in jax.tree.leaves_with_path(_completion_item(state))}
-        if arrays != meta["checksums"]["completion"].keys():
-            raise ConfigError(
-                f"checkpoint {path} was saved by another version of glcic_jax, whose optimizer state differs: "
-                "resume it with that version, or start anew with another --workdir; it can still complete images"
-            )
+        items = {name: tree for name, tree in state.items().items() if name not in without}
+        for name, tree in items.items():
+            arrays = {jax.tree_util.keystr(place) for place, _ in jax.tree.leaves_with_path(tree)}
+            if arrays != meta["checksums"].get(name, {}).keys():
+                raise ConfigError(
+                    f"checkpoint {path} was saved by another version of glcic_jax, whose optimizer state differs: "
+                    "resume it with that version, or start anew with another --workdir; its weights remain usable"
+                )
         with _reading(path):
             data_state = _read_json(path / "data")
             if json_checksum(data_state) != meta["checksums"]["data"]:
                 raise DataError("the checksum of the data item is wrong")
-            completion = read_arrays(path / "completion", _completion_item(state), meta)
-            discriminator = state.discriminator
-            if discriminator is not None:
-                found = read_arrays(path / "discriminator", vars(discriminator), meta)
-                discriminator = discriminator.replace(**found)
-        ema = completion.pop("ema", None)
-        restored = state.replace(
-            step=jnp.asarray(meta["step"], jnp.int32),
-            mean_pixel=jnp.asarray(meta["mean_pixel"], jnp.float32),
-            completion=state.completion.replace(**completion),
-            discriminator=discriminator,
-            ema=ema,
-        )
-        return Restored(restored, data_state, meta)
+            found = {name: read_arrays(path / name, tree, meta) for name, tree in items.items()}
+        return Restored(state.restored(found, meta), data_state, meta)
 
     def read_meta(self, step: int) -> dict[str, Any]:
         """Reads the `meta` item of a checkpoint.
@@ -254,17 +243,21 @@ class Checkpoints:
 class _CheckpointManager(ocp.CheckpointManager):
     """Finds the metrics of existing checkpoints, which rank them, in the `meta` item."""
 
+    def __init__(self, directory: Path, options: ocp.CheckpointManagerOptions, best_metric: str):
+        self._best_metric = best_metric
+        super().__init__(directory, options=options)
+
     def metrics(self, step: int) -> dict[str, float] | None:
         try:
-            return _rankable(_read_meta(Path(self.directory) / str(step))["metrics"])
+            return _rankable(_read_meta(Path(self.directory) / str(step))["metrics"], self._best_metric)
         except DataError as error:
             _log.warning("%s; it is kept among the newest, not as the best", error)
             return None
 
 
-def _rankable(metrics: Mapping[str, float]) -> dict[str, float] | None:
+def _rankable(metrics: Mapping[str, float], best_metric: str) -> dict[str, float] | None:
     """Returns the metrics if they can rank a checkpoint."""
-    return dict(metrics) if math.isfinite(metrics.get(_BEST_METRIC, math.nan)) else None
+    return dict(metrics) if math.isfinite(metrics.get(best_metric, math.nan)) else None
 
 
 def package_versions() -> dict[str, str]:
@@ -284,11 +277,6 @@ def _is_number(name: str) -> bool:
 
 def _is_step(name: str) -> bool:
     return _is_number(name) and name == str(int(name))
-
-
-def _completion_item(state: TrainState) -> dict[str, Any]:
-    ema = {} if state.ema is None else {"ema": state.ema}
-    return vars(state.completion) | ema
 
 
 def leaf_checksums(tree: Any) -> dict[str, int]:
@@ -385,10 +373,10 @@ def read_arrays(path: Path, like: Any, meta: Mapping[str, Any]) -> Any:
 
 
 def read_variables(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads C's variables for inference, of any shape, without the optimizer's arrays.
+    """Reads a network's variables for inference, of any shape, without the optimizer's arrays.
 
     Args:
-      path: The folder of the item `completion`.
+      path: The folder of the network's item.
       meta: The checkpoint's `meta` item.
 
     Returns:
@@ -405,7 +393,7 @@ def read_variables(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
         found = checkpointer.restore(
             path, args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
         )
-        _verify_checksums(found, meta["checksums"]["completion"])
+        _verify_checksums(found, meta["checksums"][path.name])
     return found
 
 

@@ -9,7 +9,7 @@ from glcic_jax.errors import DIVERGED_REMEDY, DivergedError
 
 
 @dataclasses.dataclass(frozen=True)
-class _Symptom:
+class Symptom:
     """A metric that stays below a limit of `config.warn` in some phases, its meaning, and remedies."""
 
     metric: str
@@ -19,56 +19,26 @@ class _Symptom:
     remedy: str
 
 
-_SYMPTOMS = (
-    _Symptom(
-        "discriminator_loss",
-        "discriminator_loss",
-        ("joint",),
-        "D recognises every completed image, and C learns little from it",
-        "--config.loss.adversarial=non_saturating, a smaller --config.discriminator.width, or fewer "
-        "--config.phases.discriminator",
-    ),
-    _Symptom(
-        "completion_gradient_norm",
-        "gradient_norm",
-        ("completion",),
-        "C no longer changes",
-        "a higher learning rate, --config.optimizer.name=adam, or --config.compute_dtype=float32",
-    ),
-    _Symptom(
-        "reconstruction_gradient_norm",
-        "gradient_norm",
-        ("joint",),
-        "the reconstruction loss no longer changes C",
-        "a higher learning rate, --config.optimizer.name=adam, or --config.compute_dtype=float32",
-    ),
-    _Symptom(
-        "adversarial_gradient_norm",
-        "gradient_norm",
-        ("joint",),
-        "the adversarial loss no longer changes C",
-        "--config.loss.adversarial=non_saturating, or fewer --config.phases.discriminator",
-    ),
-)
-
-
 class Health:
     """Watches the metrics of every step.
 
     Args:
+      symptoms: What to watch for.
       steps: Number of consecutive steps below a limit after which the user is warned, once.
-      limits: The limits `discriminator_loss` and `gradient_norm`.
+      limits: The limits that the symptoms name.
       log: Shows the user one line.
       below: The `state()` that a checkpoint holds, for a resumed run.
     """
 
     def __init__(
         self,
+        symptoms: Sequence[Symptom],
         steps: int,
         limits: Mapping[str, float],
         log: Callable[[str], None],
         below: Mapping[str, int] | None = None,
     ):
+        self._symptoms = symptoms
         self._steps = steps
         self._limits = limits
         self._log = log
@@ -87,7 +57,7 @@ class Health:
                         f"{name} is {value} at step {step}: training has diverged and was stopped before it was "
                         f"saved. {DIVERGED_REMEDY}"
                     )
-            for symptom in _SYMPTOMS:
+            for symptom in self._symptoms:
                 if phase in symptom.phases and symptom.metric in row:
                     self._count(symptom, row[symptom.metric], step)
 
@@ -95,7 +65,7 @@ class Health:
         """Returns the number of steps that each metric has been below its limit, as JSON values."""
         return dict(self._below)
 
-    def _count(self, symptom: _Symptom, value: float, step: int) -> None:
+    def _count(self, symptom: Symptom, value: float, step: int) -> None:
         metric, limit = symptom.metric, self._limits[symptom.limit]
         self._below[metric] = self._below.get(metric, 0) + 1 if value < limit else 0
         if self._below[metric] == self._steps:

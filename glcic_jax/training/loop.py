@@ -1,4 +1,4 @@
-"""The training loop: three phases over one state."""
+"""The training loop: the phases of a task over one state."""
 
 import contextlib
 import errno
@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from glcic_jax.errors import ConfigError, DataError, Stopped, UserError, one_line
+from glcic_jax.pictures import save_image
 from glcic_jax.runtime import enable_compile_cache, is_out_of_device_memory
 from glcic_jax.training.distributed import (
     all_gather,
@@ -25,9 +26,7 @@ from glcic_jax.training.progress_line import Stopwatch
 from glcic_jax.training.schedule import Phase
 from glcic_jax.training.setup import Run, create_run
 from glcic_jax.training.signals import StopRequest
-from glcic_jax.training.state import TrainState
-from glcic_jax.training.steps import STEPS
-from glcic_jax.training.validation import mean_metrics
+from glcic_jax.training.task import State
 
 # Largest number of steps whose metrics wait on the devices, so that NaN is noticed in time for any interval.
 _MAX_PENDING = 100
@@ -36,7 +35,7 @@ _MAX_PENDING = 100
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
-def train(config: ConfigDict, workdir: Path) -> TrainState:
+def train(config: ConfigDict, workdir: Path) -> State:
     """Trains all phases, from the beginning or from the newest sound checkpoint in `workdir`.
 
     Args:
@@ -60,12 +59,12 @@ def train(config: ConfigDict, workdir: Path) -> TrainState:
             if run.lead is not None:
                 from glcic_jax.training.summary import write_summary  # Imports matplotlib.
 
-                write_summary(workdir, run.config, run.schedule, run.lead.validation, state)
+                write_summary(workdir, run.config, run.schedule, run.task, run.lead.examples, state)
                 run.progress.log(f"done: {workdir / 'summary.md'}")
     return state
 
 
-def _train_steps(run: Run, state: TrainState, stop: StopRequest) -> TrainState:
+def _train_steps(run: Run, state: State, stop: StopRequest) -> State:
     """Trains to the schedule's last step; returns the state on one device."""
     schedule, first = run.schedule, int(state.step)
     if first and not run.checkpoints.steps():
@@ -83,7 +82,7 @@ def _train_steps(run: Run, state: TrainState, stop: StopRequest) -> TrainState:
             run.progress.start_phase(phase, step)
             clock = Stopwatch()
         batch = _next_batch(run, clock, pending)
-        step_function = STEPS[phase.name]
+        step_function = run.task.steps[phase.name]
         if step_function in updates:
             state, metrics = updates[step_function](state, batch, key)
             clock.steps += 1
@@ -120,8 +119,8 @@ def _next_batch(run: Run, clock: Stopwatch, pending: list[Any]) -> dict[str, Any
 
 
 def _compile_and_update(
-    run: Run, update: Any, step_function: Any, state: TrainState, batch: Any, key: jax.Array
-) -> tuple[TrainState, Any]:
+    run: Run, update: Any, step_function: Any, state: State, batch: Any, key: jax.Array
+) -> tuple[State, Any]:
     """Runs the first update of a program, which compiles it, and waits for the result.
 
     Raises:
@@ -134,9 +133,7 @@ def _compile_and_update(
         if not is_out_of_device_memory(error):
             raise
         raise ConfigError(
-            "the batch does not fit into the devices' memory: take --config.remat=activations, raise "
-            "--config.accumulation_steps, lower --config.batch_size, or take --config.compute_dtype=bfloat16 "
-            f"({one_line(error)})"
+            f"the batch does not fit into the devices' memory: {run.task.memory_remedy} ({one_line(error)})"
         ) from error
     name = step_function.__name__.replace("_", " ")
     run.progress.log(f"  compiled the {name} in {time.perf_counter() - started:.1f} s")
@@ -155,25 +152,21 @@ def _collect_metrics(run: Run, phase: Phase, step: int, pending: list[Any]) -> N
     run.unlogged.add(rows)
 
 
-def _report(run: Run, state: TrainState, step: int, phase: Phase, clock: Stopwatch, elapsed: float) -> None:
+def _report(run: Run, state: State, step: int, phase: Phase, clock: Stopwatch, elapsed: float) -> None:
     """Logs, and validates, draws a grid and saves if that is due after `step` updates."""
-    config = run.config
-    due = {what: run.schedule.is_due(step, config[f"{what}_every"]) for what in _REPORTS}
+    due = {what: run.schedule.is_due(step, run.config[f"{what}_every"]) for what in _REPORTS}
     run.checkpoints.check()
     local = unreplicate(state)
     means = run.unlogged.take()
-    rates = clock.rates(config.batch_size) if clock.steps else {}
+    rates = clock.rates(run.config.batch_size) if clock.steps else {}
     validation: dict[str, float] = {}
     if run.lead is not None:
         # Checkpoints are always validated, because their metrics rank them.
         if due["validate"] or due["grid"] or due["checkpoint"]:
-            found = run.lead.validation.evaluate(local.inference_variables)
-            validation = mean_metrics(found.metrics)
+            validation, grid = run.lead.examples.evaluate(local)
             if due["grid"]:
-                shown = slice(config.grid_images)
-                run.lead.validation.save_grid(
-                    run.workdir, step, found.output[shown], found.completed[shown], run.lead.log
-                )
+                save_image(grid, run.workdir / "grids" / f"step_{step:08d}.png")
+                run.lead.log.picture(step, run.task.display.grid, grid)
         row = {**means, **{f"validation_{name}": value for name, value in validation.items()}, **rates}
         counts = {"skipped_files": len(run.skipped), "elapsed_seconds": elapsed}
         run.lead.log.write(step, phase.name, row | counts)
@@ -183,7 +176,7 @@ def _report(run: Run, state: TrainState, step: int, phase: Phase, clock: Stopwat
         _save(run, local, broadcast_from_first(validation))
 
 
-def _save(run: Run, state: TrainState, validation: dict[str, float]) -> None:
+def _save(run: Run, state: State, validation: dict[str, float]) -> None:
     """Starts to save; all processes call it together."""
     run.checkpoints.save(
         state,
@@ -197,7 +190,7 @@ def _save(run: Run, state: TrainState, validation: dict[str, float]) -> None:
     )
 
 
-def _save_and_stop(run: Run, state: TrainState, step: int, stop: StopRequest) -> None:
+def _save_and_stop(run: Run, state: State, step: int, stop: StopRequest) -> None:
     """Saves without validating, as a stopped process has no time for it.
 
     Raises:

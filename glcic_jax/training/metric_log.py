@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import dataclasses
 import json
 import logging
 import time
@@ -16,25 +15,16 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from glcic_jax.files import write_atomically
-from glcic_jax.model.metrics import ImageMetrics
-from glcic_jax.training.steps import CompletionMetrics, JointMetrics
+from glcic_jax.training.task import Task
 
 _log = logging.getLogger(__name__)
 
-_VALIDATION = tuple(f"validation_{field.name}" for field in dataclasses.fields(ImageMetrics))
-_TRAINING = tuple(
-    dict.fromkeys(f.name for kind in (CompletionMetrics, JointMetrics) for f in dataclasses.fields(kind))
-)
-COLUMNS = (
-    "step",
-    "phase",
-    *_TRAINING,
-    *_VALIDATION,
-    "images_per_second",
-    "data_wait_fraction",
-    "skipped_files",
-    "elapsed_seconds",
-)
+
+def columns(task: Task) -> tuple[str, ...]:
+    """Returns the columns of metrics.csv for a task."""
+    validation = (f"validation_{name}" for name in task.validation_metrics)
+    rates = ("images_per_second", "data_wait_fraction", "skipped_files", "elapsed_seconds")
+    return ("step", "phase", *task.metrics, *validation, *rates)
 
 
 class MetricLog:
@@ -43,21 +33,23 @@ class MetricLog:
     Args:
       workdir: The run's directory; TensorBoard's files lie in its folder `tensorboard`.
       start_step: The step at which training starts; later rows of a stopped run are dropped.
+      task: Names the metrics.
 
     Attributes:
       elapsed_before: Seconds that earlier processes of this run have trained.
     """
 
-    def __init__(self, workdir: Path, start_step: int):
+    def __init__(self, workdir: Path, start_step: int, task: Task):
         rows = [row for row in read_metrics(workdir) if row["step"] <= start_step]
         self.elapsed_before = float(rows[-1].get("elapsed_seconds", 0.0)) if rows else 0.0
         write_atomically(workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         self._jsonl = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
         self._csv = (workdir / "metrics.csv").open("w", encoding="utf-8", newline="")
-        self._table = csv.DictWriter(self._csv, COLUMNS, restval="")
+        self._table = csv.DictWriter(self._csv, columns(task), restval="")
         self._table.writeheader()
         self._table.writerows(rows)
         self._tensorboard = _TensorBoard(workdir / "tensorboard", start_step)
+        self._metrics = frozenset(task.metrics)
         self._files = (self._jsonl, self._csv, self._tensorboard)
 
     def write(self, step: int, phase: str, values: dict[str, float]) -> None:
@@ -66,13 +58,14 @@ class MetricLog:
         Args:
           step: Number of updates done.
           phase: Name of the phase of the last update.
-          values: Numbers by name; the names are in `COLUMNS`.
+          values: Numbers by name; the names are in `columns`.
         """
         row = {"step": step, "phase": phase, **values}
         self._jsonl.write(json.dumps(row) + "\n")
         self._table.writerow(row)
         for name, value in values.items():
-            folder = "validation" if name in _VALIDATION else "training" if name in _TRAINING else "run"
+            is_validation = name.startswith("validation_")
+            folder = "validation" if is_validation else "training" if name in self._metrics else "run"
             self._tensorboard.scalar(f"{folder}/{name.removeprefix('validation_')}", value, step)
         for file in self._files:
             file.flush()

@@ -3,24 +3,12 @@
 import contextlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from glcic_jax.training.schedule import Phase, Schedule
-
-# Time of one step of each phase relative to phase 1, for estimates; measured on a CPU at 64 px.
-_RELATIVE_COST = {"completion": 1.0, "discriminator": 0.5, "joint": 2.0}
-
-# The metrics in the progress line, and their labels.
-_LABELS = {
-    "reconstruction_loss": "rec_loss",
-    "discriminator_loss": "d_loss",
-    "adversarial_loss": "adv",
-    "real_accuracy": "real_acc",
-    "fake_accuracy": "fake_acc",
-    "adversarial_weight": "weight",
-}
 
 
 class Stopwatch:
@@ -81,12 +69,23 @@ class ProgressLine:
     Args:
       schedule: The phases.
       batch_size: Images per step.
+      costs: Time of one step of each phase relative to the first.
+      labels: The metrics shown, and their labels.
       stream: Where to write; None: stderr.
     """
 
-    def __init__(self, schedule: Schedule, batch_size: int, stream: TextIO | None = None):
+    def __init__(
+        self,
+        schedule: Schedule,
+        batch_size: int,
+        costs: Mapping[str, float],
+        labels: Mapping[str, str],
+        stream: TextIO | None = None,
+    ):
         self._schedule = schedule
         self._batch_size = batch_size
+        self._costs = costs
+        self._labels = labels
         self._stream: Any = _UnbreakableStream(stream or sys.stderr)
         self._bar: tqdm | None = None
 
@@ -123,10 +122,10 @@ class ProgressLine:
         seconds_per_step = self._batch_size / values["images_per_second"]
         phase_seconds = (phase.stop - step) * seconds_per_step
         later_steps = sum(
-            (later.stop - later.start) * _RELATIVE_COST[later.name] / _RELATIVE_COST[phase.name]
+            (later.stop - later.start) * self._costs[later.name] / self._costs[phase.name]
             for later in self._schedule.phases[phase.index + 1 :]
         )
-        shown = [f"{label} {values[name]:.4g}" for name, label in _LABELS.items() if name in values]
+        shown = [f"{label} {values[name]:.4g}" for name, label in self._labels.items() if name in values]
         shown += [
             f"{values['images_per_second']:.1f} images/s",
             f"phase {_format_duration(phase_seconds)} left",

@@ -10,23 +10,13 @@ from ml_collections import ConfigDict
 
 from glcic_jax.errors import ConfigError, DataError, UserError
 from glcic_jax.files import expand_home
-from glcic_jax.model.networks import BRANCHES
 from glcic_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, Restored
 from glcic_jax.training.distributed import broadcast_from_first, is_lead_process
-from glcic_jax.training.schedule import PHASE_NAMES, Schedule, create_schedule
-from glcic_jax.training.state import TrainState
+from glcic_jax.training.schedule import Schedule, create_schedule
+from glcic_jax.training.task import State, Task
 
-# Keys that determine the arrays of a state.
-_SHAPES = (
-    "data.image_size",
-    "completion.width",
-    "discriminator.branches",
-    "discriminator.width",
-    "discriminator.local_size",
-    *(f"discriminator.{branch}_channels" for branch in BRANCHES),
-    "optimizer.name",
-)
-# Further keys that may not change within a run.
+# As `ResumeKeys.shapes`, `fixed` and `on_or_off`: the keys that all tasks share.
+_SHAPES = ("data.image_size", "optimizer.name")
 _FIXED = (
     "seed",
     "data.source",
@@ -34,18 +24,15 @@ _FIXED = (
     "data.validation_split",
     "data.validation_fraction",
     "data.listing",
-    "data.mean_pixel",
-    "completion.layer_order",
-    "completion.input_form",
-    "completion.output_activation",
-    "discriminator.layer_order",
+    "data.centre_crop",
 )
+_ON_OR_OFF = ("optimizer.adam.decay_steps",)
 
 # Keys that say where the images are.
 _IMAGES = ("data.source", "data.listing")
 
-# Keys whose arrays exist only if the value is not 0; values other than 0 may replace each other.
-_ON_OR_OFF = ("completion.ema_decay", "optimizer.adam.decay_steps")
+# The values of keys before they existed; other keys were off.
+_EARLIER = {"task": "completion"}
 
 
 _OTHER_IMAGES = "--config.start_from=RUN in another --workdir goes on from this run with other images"
@@ -60,7 +47,8 @@ class _OtherNetworksError(ConfigError):
 
 def restore_run(
     config: ConfigDict,
-    state: TrainState,
+    task: Task,
+    state: State,
     checkpoints: Checkpoints,
     schedule: Schedule,
     images: Images,
@@ -72,6 +60,7 @@ def restore_run(
 
     Args:
       config: The configuration.
+      task: What it trains.
       state: A fresh state of its spec.
       checkpoints: The workdir's checkpoints.
       schedule: The configuration's phases.
@@ -86,12 +75,12 @@ def restore_run(
       DataError: There are checkpoints, and all are damaged.
     """
     # Only the lead process searches, because two processes would move the same folder.
-    restored = _search(config, state, checkpoints, schedule, images, log) if is_lead_process() else None
+    restored = _search(config, task, state, checkpoints, schedule, images, log) if is_lead_process() else None
     step = broadcast_from_first(None if restored is None else restored.meta["step"])
     if step is None or restored is not None:
         return restored
     origin = checkpoints if checkpoints.steps() else Checkpoints(expand_home(config.start_from))
-    return _restore_step(origin, state, step)
+    return _restore_step(origin, task, state, step)
 
 
 def earlier_compute_dtype(workdir: Path) -> str | None:
@@ -107,7 +96,8 @@ def earlier_compute_dtype(workdir: Path) -> str | None:
 
 def _search(
     config: ConfigDict,
-    state: TrainState,
+    task: Task,
+    state: State,
     checkpoints: Checkpoints,
     schedule: Schedule,
     images: Images,
@@ -116,14 +106,14 @@ def _search(
     for path in checkpoints.set_strays_aside():
         log(f"{path.name} in the folder of checkpoints is not a checkpoint: moved to {path}")
     if checkpoints.steps():
-        restored, passed_over = _newest_sound(config, state, checkpoints, schedule, _SHAPES + _FIXED, log, images)
+        restored, passed_over = _newest_sound(config, task, state, checkpoints, schedule, log, images)
         for step in passed_over:
             log(f"moved to {checkpoints.set_aside(step)}")
     elif config.start_from:
         origin = Checkpoints(expand_home(config.start_from))
         if not origin.steps():
             raise DataError(f"start_from: {config.start_from} holds no finished checkpoint yet")
-        restored, _ = _newest_sound(config, state, origin, schedule, _SHAPES, log)
+        restored, _ = _newest_sound(config, task, state, origin, schedule, log)
     else:
         return None
     step, total = restored.meta["step"], schedule.total_steps
@@ -136,23 +126,23 @@ def _search(
 
 def _newest_sound(
     config: ConfigDict,
-    state: TrainState,
+    task: Task,
+    state: State,
     checkpoints: Checkpoints,
     schedule: Schedule,
-    fixed: tuple[str, ...],
     log: Callable[[str], None],
     images: Images | None = None,
 ) -> tuple[Restored, list[int]]:
     """Returns the newest checkpoint that this configuration can resume, and the newer steps passed over.
 
-    With `images`, a checkpoint of other images is refused.
+    `images` are those of the run whose checkpoints these are; None if a new run starts from them.
     """
     passed_over: dict[int, UserError] = {}
     for step in reversed(checkpoints.steps()):
         try:
             meta = checkpoints.read_meta(step)
-            changed = _check_config(config, meta, schedule, _check_images(meta, images, fixed))
-            restored = _restore_step(checkpoints, state, step)
+            changed = _check_config(config, task, meta, schedule, images)
+            restored = _restore_step(checkpoints, task, state, step)
         except (_OtherNetworksError, DamagedCheckpointError) as error:
             passed_over[step] = error
             continue
@@ -169,29 +159,31 @@ def _newest_sound(
     raise DataError(f"no checkpoint is sound: {reasons}. Give another --workdir to start a new run")
 
 
-def _restore_step(checkpoints: Checkpoints, state: TrainState, step: int) -> Restored:
-    """Restores one checkpoint, without its discriminator if that has not been trained yet.
+def _restore_step(checkpoints: Checkpoints, task: Task, state: State, step: int) -> Restored:
+    """Restores one checkpoint, without the items that have not been trained yet.
 
-    The discriminator is then the fresh one of `state`, which may have another architecture.
+    These are then the fresh ones of `state`, which may have another architecture.
     """
-    if _schedule_of(checkpoints.read_meta(step)).has_trained_discriminator(step):
-        return checkpoints.restore(state, step)
-    restored = checkpoints.restore(state.replace(discriminator=None), step)
-    return restored._replace(state=restored.state.replace(discriminator=state.discriminator))
+    return checkpoints.restore(state, step, _untrained_items(task, checkpoints.read_meta(step)))
 
 
-def _schedule_of(meta: dict[str, Any]) -> Schedule:
-    return create_schedule([(name, meta["config"]["phases"][name]) for name in PHASE_NAMES])
+def _untrained_items(task: Task, meta: dict[str, Any]) -> frozenset[str]:
+    return task.untrained_items(name for name, _ in _past_phases(task, meta))
 
 
-def _check_images(meta: dict[str, Any], images: Images | None, fixed: tuple[str, ...]) -> tuple[str, ...]:
+def _past_phases(task: Task, meta: dict[str, Any]) -> tuple[tuple[str, int], ...]:
+    phases = meta["config"]["phases"]
+    return create_schedule([(name, phases[name]) for name in task.steps]).history(meta["step"])
+
+
+def _check_images(meta: dict[str, Any], images: Images, fixed: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the `fixed` keys, without those of the images' place if the checkpoint was trained on the same.
 
     Raises:
       ConfigError: It was trained on other images.
     """
-    old = meta.get("fingerprints")  # Earlier versions saved none.
-    if images is None or old is None:
+    old = meta.get("fingerprints")
+    if old is None:  # Earlier versions saved none.
         return fixed
     if not old["train"].items() & images["train"].items():
         source = meta["config"]["data"]["source"]
@@ -202,42 +194,57 @@ def _check_images(meta: dict[str, Any], images: Images | None, fixed: tuple[str,
     return tuple(key for key in fixed if key not in _IMAGES) if old == images else fixed
 
 
-def _check_config(config: ConfigDict, meta: dict[str, Any], schedule: Schedule, fixed: tuple[str, ...]) -> str:
+def _check_config(
+    config: ConfigDict, task: Task, meta: dict[str, Any], schedule: Schedule, images: Images | None
+) -> str:
     """Returns what differs from a checkpoint's configuration.
 
     Raises:
-      ConfigError: One of the `fixed` keys or a past phase differs.
+      ConfigError: Its task, its past phases, a key that determines shapes, or within the same run another fixed
+        key differs.
     """
-    old = flatten(meta["config"])
+    keys = task.resume_keys
+    old = {**_EARLIER, **keys.earlier, **flatten(meta["config"])}
     new = flatten(json.loads(config.to_json_best_effort()))
     step = meta["step"]
+    shapes = _SHAPES + keys.shapes
+    # Another run may start from this one with other images, and another seed.
+    fixed = shapes if images is None else _check_images(meta, images, shapes + _FIXED + keys.fixed)
     # A key that did not exist then was off.
     ignored = {key for key in new.keys() - old.keys() if not new[key]}
-    ignored |= {
-        f"discriminator.{branch}_channels" for branch in BRANCHES if branch not in config.discriminator.branches
-    }
     changed = sorted(key for key in (old.keys() | new.keys()) - ignored if old.get(key) != new.get(key))
-    past = _schedule_of(meta)
-    refused = [key for key in changed if key in fixed]
-    if not past.has_trained_discriminator(step):
-        refused = [key for key in refused if not key.startswith("discriminator.")]
-    refused += sorted(_switched_on(old) ^ _switched_on(new))
-    if past.history(step) != schedule.history(step):
+    if "task" in changed:
+        raise _refusal(step, ["task"], old, new)
+    untrained = tuple(f"{item}." for item in _untrained_items(task, meta))
+    refused = [key for key in changed if key in fixed and not key.startswith(untrained)]
+    on_or_off = _ON_OR_OFF + keys.on_or_off
+    refused += sorted(_switched_on(old, on_or_off) ^ _switched_on(new, on_or_off))
+    if _past_phases(task, meta) != schedule.history(step):
         refused += [key for key in changed if key.startswith("phases.")]
     if refused:
-        remedy = f"; {_OTHER_IMAGES}" if set(refused) & set(_IMAGES) else ""
-        kind = _OtherNetworksError if any(key in _SHAPES for key in refused) else ConfigError
-        raise kind(
-            f"the run to resume is at step {step} and was made with another configuration "
-            f"({differences(refused, old, new)}): give another --workdir, or the old values of these keys" + remedy
-        )
+        kind = _OtherNetworksError if any(key in shapes for key in refused) else ConfigError
+        raise _refusal(step, refused, old, new, kind)
     return differences(changed, old, new)
 
 
-def _switched_on(values: Mapping[str, Any]) -> set[str]:
-    """Returns the keys of `_ON_OR_OFF` that are on; those of other optimizers are off."""
+def _refusal(
+    step: int,
+    keys: Sequence[str],
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    kind: type[ConfigError] = ConfigError,
+) -> ConfigError:
+    remedy = f"; {_OTHER_IMAGES}" if set(keys) & set(_IMAGES) else ""
+    return kind(
+        f"the run to resume is at step {step} and was made with another configuration "
+        f"({differences(keys, old, new)}): give another --workdir, or the old values of these keys" + remedy
+    )
+
+
+def _switched_on(values: Mapping[str, Any], on_or_off: Sequence[str]) -> set[str]:
+    """Returns those of the keys that are on; those of other optimizers are off."""
     own = f"optimizer.{values['optimizer.name']}."
-    return {key for key in _ON_OR_OFF if values.get(key) and (key.startswith(own) or "optimizer." not in key)}
+    return {key for key in on_or_off if values.get(key) and (key.startswith(own) or "optimizer." not in key)}
 
 
 def differences(keys: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

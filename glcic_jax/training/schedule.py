@@ -10,15 +10,13 @@ from collections.abc import Sequence
 
 from glcic_jax.errors import ConfigError
 
-PHASE_NAMES = ("completion", "discriminator", "joint")
-
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
     """One phase of training: steps `start` to `stop - 1`.
 
     Attributes:
-      name: One of `PHASE_NAMES`.
+      name: Its name in `Task.steps`.
       index: Its place in the schedule, from 0.
       start: Its first step.
       stop: The first step after it.
@@ -58,25 +56,19 @@ class Schedule:
             (phase.name, min(phase.stop, step) - phase.start) for phase in self.phases if phase.start < step
         )
 
-    def has_trained_discriminator(self, step: int) -> bool:
-        """Returns whether any of the first `step` updates trained the discriminator."""
-        return any(name != "completion" for name, _ in self.history(step))
-
 
 def create_schedule(phases: Sequence[tuple[str, int]]) -> Schedule:
     """Lays phases end to end.
 
     Args:
-      phases: Pairs of a name in `PHASE_NAMES` and a number of steps; phases of 0 steps are left out.
+      phases: Pairs of a name and a number of steps; phases of 0 steps are left out.
 
     Raises:
-      ConfigError: A name is unknown, a length is negative, or all lengths are 0.
+      ConfigError: A length is negative, or all lengths are 0.
     """
     laid: list[Phase] = []
     start = 0
     for name, steps in phases:
-        if name not in PHASE_NAMES:
-            raise ConfigError(f"unknown phase {name!r} in phases: choose from {', '.join(PHASE_NAMES)}")
         if steps < 0:
             raise ConfigError(f"phase {name!r} has {steps} steps: give 0 or more")
         if steps:

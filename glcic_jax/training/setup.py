@@ -11,31 +11,29 @@ from types import TracebackType
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from glcic_jax.data import SkippedFiles, Sources, directory_of, fingerprint, input_pipeline, open_sources
 from glcic_jax.errors import ConfigError, DataError, DivergedError, Stopped, one_line
 from glcic_jax.files import expand_home, write_atomically
 from glcic_jax.training.checkpoints import Checkpoints
-from glcic_jax.training.config_checks import check_values
 from glcic_jax.training.distributed import AXIS, all_gather, broadcast_from_first, is_lead_process
 from glcic_jax.training.health import Health
 from glcic_jax.training.metric_log import MetricLog, RunningMean
 from glcic_jax.training.progress_line import ProgressLine
 from glcic_jax.training.resume import differences, earlier_compute_dtype, flatten, restore_run
-from glcic_jax.training.schedule import PHASE_NAMES, Schedule, create_schedule
-from glcic_jax.training.state import TrainState, create_spec, create_state, resolve_compute_dtype
-from glcic_jax.training.validation import FixedExamples
+from glcic_jax.training.schedule import Schedule, create_schedule
+from glcic_jax.training.task import Examples, State, Task, TrainingData
+from glcic_jax.training.tasks import check_values, task_of
+from glcic_jax.training.updates import resolve_compute_dtype
 from glcic_jax.training.workdir import lock_holder, lock_workdir
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeadProcessOutputs:
-    """The validation images and the log, which only the lead process has."""
+    """The held-out examples and the log, which only the lead process has."""
 
-    validation: FixedExamples
+    examples: Examples
     log: MetricLog
 
 
@@ -46,6 +44,7 @@ class Run:
     Attributes:
       config: See configs/common.py.
       workdir: The run's directory.
+      task: What it trains.
       schedule: The phases.
       training_key: The key of all steps.
       batches: This process's part of every batch, see `input_pipeline.train_batches`.
@@ -62,6 +61,7 @@ class Run:
 
     config: ConfigDict
     workdir: Path
+    task: Task
     schedule: Schedule
     training_key: jax.Array
     batches: Any
@@ -93,7 +93,7 @@ class Run:
                     self.progress.log(f"on closing: {one_line(second)}")
 
 
-def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
+def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, State]:
     """Builds everything that the loop works with; all processes call it together.
 
     Args:
@@ -110,8 +110,8 @@ def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
     check_values(config)
     config = config.copy_and_resolve_references()
     config.compute_dtype = resolve_compute_dtype(config.compute_dtype, earlier_compute_dtype(workdir))
-    schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
-    spec = create_spec(config, AXIS)
+    task = task_of(config)(config, AXIS)
+    schedule = create_schedule([(name, config.phases[name]) for name in task.steps])
     sources = open_sources(config.data)
     fingerprints = {part: fingerprint(source) for part, source in sources._asdict().items()}
     _check_start_from(config)
@@ -120,17 +120,17 @@ def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
         _check_same_config(config)
         # Open for the life of the process, like stderr itself.
         stream = sys.stderr if is_lead_process() else Path(os.devnull).open("w")  # noqa: SIM115
-        progress = ProgressLine(schedule, config.batch_size, stream)
-        parameters_key, training_key, mask_key = jax.random.split(jax.random.key(config.seed), 3)
+        progress = ProgressLine(schedule, config.batch_size, task.costs, task.display.labels, stream)
+        parameters_key, training_key, examples_key = jax.random.split(jax.random.key(config.seed), 3)
 
         batches, skipped = _create_data(config, workdir=workdir, sources=sources, log=progress.log)
-        fresh = create_state(spec, parameters_key, config.data.image_size, jnp.zeros(3))
-        checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+        checkpoints = Checkpoints(workdir, config.keep_checkpoints, task.best_metric)
         state, meta = _resume(
             config,
             workdir=workdir,
+            task=task,
             schedule=schedule,
-            state=fresh,
+            state=task.create_state(parameters_key),
             checkpoints=checkpoints,
             batches=batches,
             sources=sources,
@@ -141,13 +141,14 @@ def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
         lead = None
         if is_lead_process():
             lead = _create_logs(
-                config, workdir=workdir, sources=sources, skipped=skipped, state=state, mask_key=mask_key
+                config, workdir=workdir, task=task, sources=sources, skipped=skipped, state=state, key=examples_key
             )
         for close in (checkpoints.close, *([lead.log.close] if lead else []), progress.close):
             resources.callback(close)
         run = Run(
             config=config,
             workdir=workdir,
+            task=task,
             schedule=schedule,
             training_key=training_key,
             batches=batches,
@@ -156,7 +157,9 @@ def create_run(config: ConfigDict, workdir: Path) -> tuple[Run, TrainState]:
             skipped=skipped,
             checkpoints=checkpoints,
             progress=progress,
-            health=Health(config.warn.steps, config.warn.to_dict(), progress.log, meta.get("below")),
+            health=Health(
+                task.symptoms, config.warn.steps, config.warn.to_dict(), progress.log, meta.get("below")
+            ),
             unlogged=RunningMean(**meta.get("unlogged", {})),
             lead=lead,
             resources=resources.pop_all(),
@@ -209,29 +212,27 @@ def _resume(
     config: ConfigDict,
     *,
     workdir: Path,
+    task: Task,
     schedule: Schedule,
-    state: TrainState,
+    state: State,
     checkpoints: Checkpoints,
     batches: Any,
     sources: Sources,
     fingerprints: dict[str, dict[str, int]],
     skipped: SkippedFiles,
     log: Callable[[str], None],
-) -> tuple[TrainState, dict[str, Any]]:
+) -> tuple[State, dict[str, Any]]:
     """Returns the state to train from and its checkpoint's `meta` item, empty for a new run.
 
     Moves `batches` to the checkpoint's position, and opens `checkpoints` for saving.
     """
-    restored = restore_run(config, state, checkpoints, schedule, fingerprints, log)
+    restored = restore_run(config, task, state, checkpoints, schedule, fingerprints, log)
     checkpoints.open()
     if restored is None or restored.meta["step"] < schedule.total_steps:
         checkpoints.check_space(state)
     if restored is None:
-        mean_pixel = None
-        if is_lead_process():
-            path = workdir / "mean_pixel.json"
-            mean_pixel = input_pipeline.kept_mean_pixel(path, sources.train, config.data, skipped, log).tolist()
-        return state.replace(mean_pixel=jnp.asarray(broadcast_from_first(mean_pixel), jnp.float32)), {}
+        data = TrainingData(config=config.data, workdir=workdir, sources=sources, skipped=skipped, log=log)
+        return task.begin(state, data), {}
     indices = input_pipeline.next_index(restored.data_state["next_index"], jax.process_count())
     batches.set_state({"next_index": indices[jax.process_index()]})
     before, now = restored.meta["images"], len(sources.train)
@@ -244,18 +245,19 @@ def _create_logs(
     config: ConfigDict,
     *,
     workdir: Path,
+    task: Task,
     sources: Sources,
     skipped: SkippedFiles,
-    state: TrainState,
-    mask_key: jax.Array,
+    state: State,
+    key: jax.Array,
 ) -> LeadProcessOutputs:
-    """Writes config.json, and opens the logs and the validation images."""
+    """Writes config.json, and opens the log and the held-out examples."""
     write_atomically(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
     image = input_pipeline.validation_batch(
         sources.validation, config.data, config.validation_images, config.seed, skipped
     )
-    validation = FixedExamples(image, state.spec, np.asarray(state.mean_pixel), mask_key)
-    return LeadProcessOutputs(validation=validation, log=MetricLog(workdir, int(state.step)))
+    examples = task.create_examples(image, state, key)
+    return LeadProcessOutputs(examples=examples, log=MetricLog(workdir, int(state.step), task))
 
 
 @contextlib.contextmanager

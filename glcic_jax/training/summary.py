@@ -1,4 +1,4 @@
-"""The summary of a finished run: summary.md with curves.png and comparison.png."""
+"""The summary of a finished run: summary.md with curves.png and the pictures of its task."""
 
 import os
 import platform
@@ -17,29 +17,15 @@ from glcic_jax.pictures import save_image
 from glcic_jax.training.checkpoints import package_versions
 from glcic_jax.training.metric_log import read_metrics
 from glcic_jax.training.schedule import Schedule
-from glcic_jax.training.state import TrainState
-from glcic_jax.training.validation import Completions, FixedExamples, mean_metrics
+from glcic_jax.training.task import Examples, State, Task
 
 MOST_POINTS = 500  # Of a curve.
 _LARGEST = 1e30  # Larger numbers would leave every scale.
 _LOGARITHMIC_FROM = 30.0  # Ratio of the largest to the smallest number.
-_LARGEST_COMPARISON = 6  # Images.
-
-# Title of a plot, and the columns of metrics.jsonl it shows.
-_CURVES = (
-    ("reconstruction loss in the hole", ("reconstruction_loss",)),
-    ("discriminator loss", ("discriminator_loss",)),
-    ("accuracy of D", ("real_accuracy", "fake_accuracy")),
-    ("weight of the adversarial gradient", ("adversarial_weight",)),
-    ("validation PSNR in the hole, dB", ("validation_hole_psnr",)),
-    ("validation L1 in the hole", ("validation_hole_l1",)),
-    ("validation sharpness in the hole", ("validation_hole_sharpness",)),
-    ("images/s", ("images_per_second",)),
-)
 
 
 def write_summary(
-    workdir: Path, config: Any, schedule: Schedule, validation: FixedExamples, state: TrainState
+    workdir: Path, config: Any, schedule: Schedule, task: Task, examples: Examples, state: State
 ) -> Path:
     """Writes summary.md with its pictures, from metrics.jsonl and the final weights.
 
@@ -47,62 +33,45 @@ def write_summary(
       workdir: The run's directory.
       config: The run's configuration.
       schedule: Its phases.
-      validation: The fixed held-out images.
+      task: What it trains.
+      examples: The fixed held-out examples.
       state: The final state, on one device.
 
     Returns:
       The path of summary.md.
     """
     rows = read_metrics(workdir)
-    results = {**validation.classical_fills(), "GLCIC": validation.evaluate(state.inference_variables)}
     starts = [phase.start for phase in schedule.phases[1:]]
-    _save_figure(draw_curves({workdir.name: rows}, starts), workdir / "curves.png")
-    _save_figure(_draw_comparison(validation, results), workdir / "comparison.png")
+    save_figure(draw_curves({workdir.name: rows}, task.display.curves, starts), workdir / "curves.png")
     step = int(state.step)
     grid = workdir / "grids" / f"step_{step:08d}.png"
     parts = [
         f"# {workdir.name}",
         f"{step} of {schedule.total_steps} steps; batch {config.batch_size}; {config.data.image_size} px; "
-        f"data {config.data.source}; width {config.completion.width}; {config.compute_dtype}.",
-        f"## Held-out images\n\n{_metrics_table(results)}\n\n"
-        f"{len(validation.image)} fixed crops of held-out images, holes by the sampler {config.mask.sampler}. "
-        "Means over the crops; PSNR in dB; no post-processing.",
-        f"![input, {', '.join(results)}, original; PSNR of the hole](comparison.png)",
-        f"## Phases\n\n{_phase_table(rows, schedule)}",
+        f"data {config.data.source}; {config.compute_dtype}.",
+        *examples.summarise(workdir, state),
+        f"## Phases\n\n{_phase_table(rows, schedule, task.display.phase_table)}",
         "![curves](curves.png)",
     ]
     if grid.exists():
-        parts.append(
-            f"## Last grid\n\nInput, raw output, completed, original.\n\n![grid]({grid.relative_to(workdir)})"
-        )
+        shown = f"{task.display.grid[:1].upper()}{task.display.grid[1:]}."
+        parts.append(f"## Last grid\n\n{shown}\n\n![grid]({grid.relative_to(workdir)})")
     parts.append(f"## Environment\n\n{_environment()}")
     path = workdir / "summary.md"
     write_atomically(path, "\n\n".join(parts) + "\n")
     return path
 
 
-def _metrics_table(results: dict[str, Completions]) -> str:
-    names = ("hole_psnr", "hole_l1", "hole_ssim", "hole_sharpness", "psnr", "l1", "ssim")
-    heads = ("hole PSNR", "hole L1", "hole SSIM", "hole sharpness", "PSNR", "L1", "SSIM")
-    lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
-    for label, completions in results.items():
-        means = mean_metrics(completions.metrics)
-        cells = [f"{means[name]:.2f}" if name.endswith("psnr") else f"{means[name]:.4f}" for name in names]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _phase_table(rows: list[dict[str, Any]], schedule: Schedule) -> str:
+def _phase_table(rows: list[dict[str, Any]], schedule: Schedule, columns: Sequence[tuple[str, str]]) -> str:
+    heads = "".join(f" {heading}, first to last |" for heading, _ in columns)
     lines = [
-        "| phase | steps | reconstruction loss in the hole, first to last | D loss, first to last | images/s "
-        "| waiting for data |",
-        "|---|---|---|---|---|---|",
+        f"| phase | steps |{heads} images/s | waiting for data |",
+        "|---|---|" + "---|" * len(columns) + "---|---|",
     ]
     for phase in schedule.phases:
         of_phase = [row for row in rows if row["phase"] == phase.name and phase.start < row["step"] <= phase.stop]
         cells = [
-            _first_to_last(of_phase, "reconstruction_loss"),
-            _first_to_last(of_phase, "discriminator_loss"),
+            *(_first_to_last(of_phase, metric) for _, metric in columns),
             _mean_cell(of_phase, "images_per_second", "{:.1f}"),
             _mean_cell(of_phase, "data_wait_fraction", "{:.1%}"),
         ]
@@ -129,11 +98,16 @@ def _environment() -> str:
     return "\n".join(lines)
 
 
-def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], phase_starts: Sequence[int] = ()) -> Figure:
+def draw_curves(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    plots: Sequence[tuple[str, Sequence[str]]],
+    phase_starts: Sequence[int] = (),
+) -> Figure:
     """Draws the training curves of one or several runs, a plot for each metric that any of them logged.
 
     Args:
       runs: By name, the rows of metrics.jsonl in the order of steps.
+      plots: As `Display.curves`.
       phase_starts: Steps to mark by vertical lines.
 
     Returns:
@@ -141,7 +115,7 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], phase_starts: S
     """
     curves = {
         title: [(run, key, curve_points(rows, key)) for run, rows in enumerate(runs.values()) for key in keys]
-        for title, keys in _CURVES
+        for title, keys in plots
     }
     drawn = {title: lines for title, lines in curves.items() if any(len(points) for _, _, points in lines)}
     columns = min(3, len(drawn))
@@ -193,29 +167,8 @@ def curve_points(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
         return sums / np.add.reduceat(finite, starts, dtype=np.float64)[:, None]
 
 
-def _draw_comparison(validation: FixedExamples, results: dict[str, Completions]) -> Figure:
-    """The first held-out images: input, every fill with the PSNR of its hole, original."""
-    count = min(_LARGEST_COMPARISON, len(validation.image))
-    original = validation.image[:count]
-    hole = validation.mask[:count] > 0.5
-    columns = {"input": np.where(hole, np.uint8(255), original)}
-    columns |= {label: result.completed[:count] for label, result in results.items()}
-    columns["original"] = original
-    figure = Figure(figsize=(1.6 * len(columns), 1.85 * count), layout="constrained")
-    panes = np.reshape(figure.subplots(count, len(columns)), (count, len(columns)))
-    for column, (label, pictures) in enumerate(columns.items()):
-        for row in range(count):
-            axes = panes[row, column]
-            axes.imshow(pictures[row], interpolation="nearest")
-            axes.set_axis_off()
-            if label in results:
-                axes.set_title(f"{label} {results[label].metrics['hole_psnr'][row]:.1f} dB", fontsize=8)
-            elif row == 0:
-                axes.set_title(label, fontsize=8)
-    return figure
-
-
-def _save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure to a picture file."""
     figure.set_dpi(110)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

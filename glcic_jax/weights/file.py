@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from flax.errors import FlaxError
 
 from glcic_jax.errors import WeightsError, lookup, one_line, printable
 from glcic_jax.files import write_atomically
+from glcic_jax.model.gans import GANS
 from glcic_jax.model.images import INPUT_FORMS, OUTPUT_ACTIVATIONS
 from glcic_jax.model.networks import BRANCHES, LAYER_ORDERS, CompletionNetwork, ContextDiscriminator
 from glcic_jax.runtime import start_backend
@@ -33,7 +34,6 @@ FORMAT = f"{FORMAT_FAMILY}1"
 LICENCE_NOT_STATED = "not stated"
 DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in ("float32", "float16")}
 
-Network = CompletionNetwork | ContextDiscriminator
 _MAX_SIDE = 1 << 14
 _MAX_TEXT = 10_000
 _MAX_WIDTH = 64.0
@@ -41,7 +41,7 @@ _MAX_WIDTH = 64.0
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """The properties of a trained network that inference and readers need beside its arrays.
+    """What inference and readers need of a completion network or a context discriminator beside its arrays.
 
     Attributes:
       input_form: A name in `images.INPUT_FORMS`.
@@ -61,9 +61,7 @@ class Description:
 
     def __post_init__(self) -> None:
         """Raises ValueError for impossible values, which a file may hold."""
-        for text in (self.origin, self.licence):
-            if not isinstance(text, str) or len(text) > _MAX_TEXT:
-                raise ValueError(f"origin and licence must be texts of at most {_MAX_TEXT:,} characters")
+        _check_texts(self.origin, self.licence)
         if self.input_form not in INPUT_FORMS:
             raise ValueError(f"unknown input form {self.input_form!r}: one of {', '.join(INPUT_FORMS)}")
         if len(self.mean_pixel) != 3 or not all(0.0 <= value <= 1.0 for value in self.mean_pixel):
@@ -76,12 +74,45 @@ class Description:
             )
 
 
-class Weights(NamedTuple):
-    """A trained network: the module, its variables as NumPy float32 arrays, and their description."""
+@dataclasses.dataclass(frozen=True)
+class GeneratorDescription:
+    """What readers need of a generator of images beside its arrays; attributes as in `Description`."""
 
-    network: Network
+    origin: str
+    licence: str = LICENCE_NOT_STATED
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for impossible values, which a file may hold."""
+        _check_texts(self.origin, self.licence)
+
+
+def _check_texts(*texts: str) -> None:
+    if not all(isinstance(text, str) and len(text) <= _MAX_TEXT for text in texts):
+        raise ValueError(f"origin and licence must be texts of at most {_MAX_TEXT:,} characters")
+
+
+class Weights(NamedTuple):
+    """A trained network.
+
+    Attributes:
+      network: The module, of one of the kinds in `_KINDS`.
+      variables: Its collections of NumPy float32 arrays.
+      description: A `Description`, or of a generator a `GeneratorDescription`.
+    """
+
+    network: Any
     variables: dict[str, Any]
-    description: Description
+    description: Any
+
+
+def description_type(network: Any) -> type[Any]:
+    """Returns the type of the description that belongs to a network."""
+    return _KINDS[kind_of(network)].description
+
+
+def kind_of(network: Any) -> str:
+    """Returns the kind of a network, such as "completion"."""
+    return next(name for name, kind in _KINDS.items() if isinstance(network, kind.module))
 
 
 def check_arrays(weights: Weights, name: str) -> Weights:
@@ -97,7 +128,7 @@ def check_arrays(weights: Weights, name: str) -> Weights:
     """
     start_backend()
     try:
-        shapes = _shapes(weights.network, weights.description.image_size)
+        shapes = _shapes(weights.network, weights.description)
     except (FlaxError, ArithmeticError, TypeError, ValueError) as error:  # Fields may fit no network together.
         raise WeightsError(f"{name}: no such network can be built ({printable(one_line(error))})") from error
     expected = {path: leaf.shape for path, leaf in _flatten(shapes).items()}
@@ -174,8 +205,8 @@ def load_weights(path: Path) -> Weights:
     try:
         network = _network(json.loads(metadata["network"]))
         fields: dict[str, Any] = json.loads(metadata["description"])
-        fields |= {key: tuple(fields[key]) for key in ("mean_pixel", "hole_sides")}
-        description = Description(**fields)
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        description = description_type(network)(**fields)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{name}: its description cannot be used ({printable(one_line(error))})") from error
     variables = traverse_util.unflatten_dict(arrays, sep="/")
@@ -203,23 +234,28 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def _network_fields(network: Network) -> dict[str, Any]:
-    kind = next(kind for kind, (module, _) in _NETWORKS.items() if isinstance(network, module))
-    return {"kind": kind} | {field: getattr(network, field) for field in _NETWORKS[kind][1]}
+def _network_fields(network: Any) -> dict[str, Any]:
+    kind = kind_of(network)
+    return {"kind": kind} | {field: getattr(network, field) for field in _KINDS[kind].fields}
 
 
-def _network(fields: Mapping[str, Any]) -> Network:
+def _network(fields: Mapping[str, Any]) -> Any:
     """Builds a network from the fields in a file; raises ValueError where one is unknown or out of range."""
     chosen = dict(fields)
-    module, names = _NETWORKS[chosen.pop("kind")]
+    module, names, *_ = _KINDS[chosen.pop("kind")]
     if set(chosen) != set(names):
         raise ValueError(f"the network has the fields {sorted(chosen)}, not {sorted(names)}")
-    if chosen["layer_order"] not in LAYER_ORDERS:
+    if chosen.get("layer_order", "conv_bn_relu") not in LAYER_ORDERS:
         raise ValueError(f"unknown layer order {chosen['layer_order']!r}")
     if chosen.get("output_activation", "sigmoid") not in OUTPUT_ACTIVATIONS:
         raise ValueError(f"unknown output activation {chosen['output_activation']!r}")
     if not (math.isfinite(chosen["width"]) and 0 < chosen["width"] <= _MAX_WIDTH):
         raise ValueError(f"the width {chosen['width']} is out of range")
+    for name in ("image_size", "channels", "latent_size"):
+        if name in chosen and not (type(chosen[name]) is int and 0 < chosen[name] <= _MAX_SIDE):
+            raise ValueError(f"{name} is {chosen[name]!r}, out of range")
+    if chosen.get("channels") not in (None, 1, 3) and "branches" not in chosen:
+        raise ValueError(f"images have 1 or 3 channels, not {chosen['channels']}")
     if "branches" in chosen:
         chosen["branches"] = tuple(chosen["branches"])
         chosen["channels"] = tuple(tuple(int(count) for count in channels) for channels in chosen["channels"])
@@ -231,12 +267,8 @@ def _network(fields: Mapping[str, Any]) -> Network:
 
 
 @functools.lru_cache
-def _shapes(network: Network, size: int) -> Any:
-    inputs: tuple[jax.ShapeDtypeStruct, ...] = (jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32),)
-    if isinstance(network, ContextDiscriminator):
-        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-        inputs = (image, jax.ShapeDtypeStruct((1, 2), jnp.int32))
-    return jax.eval_shape(network.init, jax.random.key(0), *inputs)
+def _shapes(network: Any, description: Any) -> Any:
+    return jax.eval_shape(network.init, jax.random.key(0), *_KINDS[kind_of(network)].inputs(network, description))
 
 
 def _flatten(variables: Any) -> dict[str, Any]:
@@ -257,11 +289,46 @@ def _metadata_sha256(metadata: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
 
 
-# The kinds of network that a file may hold, each with the fields that define it.
-_NETWORKS: dict[str, tuple[type[Any], tuple[str, ...]]] = {
-    "completion": (CompletionNetwork, ("width", "layer_order", "output_activation")),
-    "context_discriminator": (
+def _completion_inputs(network: Any, description: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return (jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32),)
+
+
+def _discriminator_inputs(network: Any, description: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    image = jax.ShapeDtypeStruct((1, description.image_size, description.image_size, 3), jnp.float32)
+    return image, jax.ShapeDtypeStruct((1, 2), jnp.int32)
+
+
+def _generator_inputs(network: Any, description: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return (jax.ShapeDtypeStruct((1, network.latent_size), jnp.float32),)
+
+
+class _Kind(NamedTuple):
+    """A kind of network: its module, the fields that define it, its description, inputs that shape its arrays."""
+
+    module: type[Any]
+    fields: tuple[str, ...]
+    description: type[Any]
+    inputs: Callable[[Any, Any], tuple[jax.ShapeDtypeStruct, ...]]
+
+
+# The kinds of network that a file may hold.
+_KINDS = {
+    "completion": _Kind(
+        CompletionNetwork, ("width", "layer_order", "output_activation"), Description, _completion_inputs
+    ),
+    "context_discriminator": _Kind(
         ContextDiscriminator,
         ("branches", "local_size", "channels", "width", "layer_order"),
+        Description,
+        _discriminator_inputs,
     ),
+    **{
+        f"{name}_generator": _Kind(
+            gan.generator,
+            ("image_size", "channels", "latent_size", "width"),
+            GeneratorDescription,
+            _generator_inputs,
+        )
+        for name, gan in GANS.items()
+    },
 }

@@ -1,4 +1,4 @@
-"""Reads the completion network of a training run. Importing this module imports Orbax and optax."""
+"""Reads the network of a training run that inference uses. Importing this module imports Orbax and optax."""
 
 import logging
 from pathlib import Path
@@ -6,23 +6,22 @@ from typing import Any
 
 from glcic_jax import __version__
 from glcic_jax.errors import DataError, WeightsError, printable
-from glcic_jax.model import masks
-from glcic_jax.model.networks import CompletionNetwork
 from glcic_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, read_variables
-from glcic_jax.weights.file import Description, Weights, check_arrays
+from glcic_jax.training.tasks import task_of
+from glcic_jax.weights.file import Weights, check_arrays, description_type
 
 _log = logging.getLogger(__name__)
 
 
-def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Restores the completion network alone, for inference.
+def restore_network(workdir: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Restores the network that inference uses, without the others.
 
     Args:
       workdir: The directory of the run.
       step: The checkpoint; None: the newest intact one. Damaged ones are logged.
 
     Returns:
-      `(variables, meta)`: `params` and `batch_stats` as NumPy arrays, of the moving average where the run keeps
+      `(variables, meta)`: the network's collections as NumPy arrays, of the moving average where the run keeps
       one, and the checkpoint's `meta` item.
 
     Raises:
@@ -41,40 +40,34 @@ def restore_completion(workdir: Path, step: int | None = None) -> tuple[dict[str
     for candidate in reversed(steps):
         try:
             meta = checkpoints.read_meta(candidate)
-            found = read_variables(directory / str(candidate) / "completion", meta)
+            item = task_of(meta["config"]).inference_item
+            found = read_variables(directory / str(candidate) / item, meta)
         except DamagedCheckpointError as error:
             if candidate == steps[0]:
                 raise
             _log.warning("%s: trying the checkpoint before it", error)
             continue
         chosen = found["ema"] if found.get("ema") else found
-        return {"params": chosen["params"], "batch_stats": chosen["batch_stats"]}, meta
+        variables = {name: chosen[name] for name in ("params", "batch_stats") if chosen.get(name)}
+        return variables, meta
     raise AssertionError("the loop returns or raises")
 
 
 def run_weights(workdir: Path, step: int | None = None) -> tuple[Weights, int]:
-    """Returns the completion network of a run as weights, and the step of its checkpoint.
+    """Returns the network of a run that inference uses as weights, and the step of its checkpoint.
 
     Args:
-      workdir, step: As for `restore_completion`.
+      workdir, step: As for `restore_network`.
 
     Raises:
       WeightsError: There is no checkpoint, or no intact one.
     """
     try:
-        variables, meta = restore_completion(workdir, step)
+        variables, meta = restore_network(workdir, step)
     except DataError as error:
         raise WeightsError(str(error)) from error
-    config = meta["config"]
-    fields = config["completion"]
-    network = CompletionNetwork(fields["width"], fields["layer_order"], fields["output_activation"])
-    image_size = config["data"]["image_size"]
-    red, green, blue = meta["mean_pixel"]
-    description = Description(
-        input_form=fields["input_form"],
-        mean_pixel=(red, green, blue),
-        image_size=image_size,
-        hole_sides=masks.hole_sides(config["mask"]["sampler"], config["mask"], image_size),
-        origin=f"trained with glcic_jax {__version__} on {config['data']['source']}, step {meta['step']:,}",
-    )
+    network, facts = task_of(meta["config"]).exported(meta)
+    source = meta["config"]["data"]["source"]
+    origin = f"trained with glcic_jax {__version__} on {source}, step {meta['step']:,}"
+    description = description_type(network)(**facts, origin=origin)
     return check_arrays(Weights(network, variables, description), printable(str(workdir))), meta["step"]

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors
 
@@ -20,9 +20,9 @@ from glcic_jax.training.workdir import run_at
 from glcic_jax.weights.file import (
     FORMAT_FAMILY,
     LICENCE_NOT_STATED,
-    Description,
-    Network,
+    GeneratorDescription,
     Weights,
+    kind_of,
     load_weights,
     save_weights,
 )
@@ -61,8 +61,8 @@ class Entry(NamedTuple):
 
     name: str
     path: Path
-    network: Network | None = None
-    description: Description | None = None
+    network: Any = None
+    description: Any = None
     error: str = ""
 
 
@@ -97,14 +97,22 @@ def find_weights(reference: str | Path | None) -> Found:
     """
     found = find_network(reference)
     if not isinstance(found.weights.network, CompletionNetwork):
-        raise WeightsError(
-            f"{found.name} is a context discriminator, which judges images: a completion network is needed"
-        )
+        kind = kind_of(found.weights.network).replace("_", " ")
+        raise WeightsError(f"{found.name} is a {kind}: a completion network is needed")
+    return found
+
+
+def find_generator(reference: str | Path) -> Found:
+    """Finds a generator of images; arguments and errors as in `find_weights`."""
+    found = find_network(reference)
+    if not isinstance(found.weights.description, GeneratorDescription):
+        kind = kind_of(found.weights.network).replace("_", " ")
+        raise WeightsError(f"{found.name} is a {kind} network: a generator is needed, as configs/dcgan.py trains")
     return found
 
 
 def find_network(reference: str | Path | None) -> Found:
-    """Finds a completion network or a context discriminator; arguments and errors as in `find_weights`."""
+    """Finds a network of any kind; arguments and errors as in `find_weights`."""
     if reference is not None:
         return _resolve(reference)
     if variable := os.environ.get("GLCIC_WEIGHTS"):

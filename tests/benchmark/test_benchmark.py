@@ -25,7 +25,7 @@ from glcic_jax.benchmark.phases import PAPER_STEPS, phase_flops, scheduled_rate
 from glcic_jax.data import input_pipeline
 from glcic_jax.errors import DataError, last_error_line
 from glcic_jax.model.networks import CompletionNetwork
-from glcic_jax.training.state import create_spec, state_shapes
+from glcic_jax.training.tasks.completion import create_spec, state_shapes
 
 TINY = f"""
 import sys

@@ -18,7 +18,7 @@ from helpers.common import ROOT, load_config
 
 from glcic_jax.benchmark import first_gpu, layers
 from glcic_jax.benchmark.first_gpu import Part
-from glcic_jax.training.state import create_spec, state_shapes
+from glcic_jax.training.tasks.completion import create_spec, state_shapes
 
 NAMES = "C.conv1,C.conv10,C.deconv13,D.conv3"
 

@@ -27,7 +27,7 @@ def test_inspect_shows_the_newest_checkpoint(monkeypatch, tmp_path):
         "versions": {"jax": "1.2.3"},
     }
     variables = tiny_weights().variables
-    monkeypatch.setattr(from_run, "restore_completion", lambda workdir: (variables, meta))
+    monkeypatch.setattr(from_run, "restore_network", lambda workdir: (variables, meta))
     shown = command_runner().invoke(cli, ["inspect", str(tmp_path)]).stdout
     lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
     assert (lines["step"], lines["data"], lines["hole_l1"], lines["jax"]) == ("40", "samples", "0.2500", "1.2.3")

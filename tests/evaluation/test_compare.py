@@ -11,7 +11,7 @@ from helpers.common import command_runner, load_config, shrink
 from glcic_jax.commands.main import cli
 from glcic_jax.errors import UserError
 from glcic_jax.training.checkpoints import Checkpoints
-from glcic_jax.training.state import create_spec, create_state
+from glcic_jax.training.tasks.completion import create_spec, create_state
 
 
 def make_run(state, workdir: Path, seed: int, **changes) -> None:

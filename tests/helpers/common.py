@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from click.testing import CliRunner
@@ -16,14 +17,21 @@ COMPILE_QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     COMPILE_QUICKLY += " --xla_cpu_use_fusion_emitters=false"
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
+GAN_CONFIGS = ["dcgan", "vanilla_gan"]
+COMPLETION_CONFIGS = [name for name in CONFIGS if name not in GAN_CONFIGS]
 
 
 def load_config(name: str, *variant: str) -> ConfigDict:
     """The configuration of configs/<name>.py, or a variant of it, as main.py would load it."""
+    return load_module(name).get_config(*variant)
+
+
+def load_module(name: str) -> ModuleType:
+    """The module configs/<name>.py."""
     spec = importlib.util.spec_from_file_location(f"config_{name}", ROOT / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(*variant)
+    return module
 
 
 def one_line(caught) -> str:
@@ -62,6 +70,22 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.log_every = config.validate_every = config.grid_every = config.checkpoint_every = 2
     config.validation_images = 4
     config.grid_images = 2
+    return config
+
+
+def shrink_gan(config: ConfigDict) -> ConfigDict:
+    """The same training at 16 px and a sixteenth of the width, 4 steps; needs a data source."""
+    config.batch_size = 4
+    config.phases.adversarial = 4
+    config.data.centre_crop = 0
+    config.data.image_size = 16
+    config.data.cache_images = 16
+    config.data.threads = 2
+    config.network.width = 1 / 16
+    config.network.latent_size = 8
+    config.log_every = config.validate_every = config.grid_every = config.checkpoint_every = 2
+    config.validation_images = 4
+    config.grid_images = 4
     return config
 
 

@@ -13,8 +13,7 @@ from glcic_jax.benchmark.operation_counts import nominal_flops
 from glcic_jax.model.convolutions import convolutions_of
 from glcic_jax.model.gradient_balance import PLACES
 from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER, CompletionNetwork, Layer, scaled
-from glcic_jax.training.state import create_spec, state_shapes
-from glcic_jax.training.steps import STEPS
+from glcic_jax.training.tasks.completion import STEPS, create_spec, state_shapes
 
 BATCH = 64  # Nothing is compiled; with a large batch the optimizers' share is small.
 # XLA's plan for the joint step of `_narrow` in bytes, plus 15 %.

@@ -17,7 +17,7 @@ from glcic_jax.model.images import (
 )
 from glcic_jax.model.networks import CompletionNetwork
 from glcic_jax.model.smooth_fill import smooth_fill
-from glcic_jax.training.state import create_spec
+from glcic_jax.training.tasks.completion import create_spec
 
 MEAN_PIXEL = np.array([0.5, 0.25, 0.125], np.float32)
 jitted_input = jax.jit(network_input, static_argnames="form")

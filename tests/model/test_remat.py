@@ -12,8 +12,8 @@ from glcic_jax.errors import ConfigError
 from glcic_jax.model.networks import REMATS, CompletionNetwork
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.resume import restore_run
-from glcic_jax.training.schedule import PHASE_NAMES, create_schedule
-from glcic_jax.training.state import create_spec, create_state
+from glcic_jax.training.schedule import create_schedule
+from glcic_jax.training.tasks.completion import STEPS, CompletionTask, create_spec, create_state
 
 # XLA:CPU would merge the recomputation with the first computation, and the test would compare equal programs.
 NO_MERGING = {"xla_disable_hlo_passes": "cse_barrier_expander", "xla_backend_optimization_level": 0}
@@ -61,8 +61,9 @@ def test_a_run_resumes_with_another_remat(config, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, {}, json.loads(config.to_json_best_effort()), {})
     checkpoints.wait()
-    schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
+    schedule = create_schedule([(name, config.phases[name]) for name in STEPS])
     for remat in REMATS:
         config.remat = remat
-        assert restore_run(config, state, checkpoints, schedule, {}, lambda _: None) is not None
+        task = CompletionTask(config)
+        assert restore_run(config, task, state, checkpoints, schedule, {}, lambda _: None) is not None
     checkpoints.close()

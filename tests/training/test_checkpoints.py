@@ -14,8 +14,8 @@ from helpers.common import ROOT, load_config, shrink
 
 from glcic_jax.errors import DataError, DivergedError
 from glcic_jax.training.checkpoints import Checkpoints, DamagedCheckpointError
-from glcic_jax.training.state import create_spec, create_state
-from glcic_jax.weights.from_run import restore_completion
+from glcic_jax.training.tasks.completion import create_spec, create_state
+from glcic_jax.weights.from_run import restore_network
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_completion_network_restores_alone(tmp_path, state):
     checkpoints.close()
     for item in ("discriminator", "data"):
         shutil.rmtree(tmp_path / "checkpoints" / "3" / item)
-    variables, meta = restore_completion(tmp_path)
+    variables, meta = restore_network(tmp_path)
     assert_equal(variables, state.ema)
     np.testing.assert_array_equal(np.float32(meta["mean_pixel"]), state.mean_pixel)
 
@@ -89,12 +89,12 @@ def test_without_a_moving_average_the_trained_weights_are_restored(tmp_path, sta
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, state.replace(ema=None), 3, 0.1)
     checkpoints.close()
-    variables, _ = restore_completion(tmp_path)
+    variables, _ = restore_network(tmp_path)
     assert_equal(variables, {"params": state.completion.params, "batch_stats": state.completion.batch_stats})
 
 
 def test_newest_and_best_are_kept(tmp_path, state):
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = Checkpoints(tmp_path, keep=2, best_metric="hole_l1")
     for step, hole_l1 in ((1, 0.5), (2, 0.1), (3, 0.4), (4, 0.3), (5, 0.2)):
         save(checkpoints, state, step, hole_l1)
     assert checkpoints.steps()[-1] == 5
@@ -119,20 +119,20 @@ def test_folder_without_checkpoints_is_named(tmp_path, exists):
     if exists:
         (tmp_path / "checkpoints").mkdir()
     with pytest.raises(DataError, match=str(tmp_path)):
-        restore_completion(tmp_path)
+        restore_network(tmp_path)
 
 
 def test_best_is_kept_by_later_processes(tmp_path, state):
     # When a run resumes, the metrics are read from the disk.
     for step, hole_l1 in ((1, 0.1), (2, 0.5), (3, 0.4)):
-        checkpoints = Checkpoints(tmp_path, keep=1)
+        checkpoints = Checkpoints(tmp_path, keep=1, best_metric="hole_l1")
         save(checkpoints, state, step, hole_l1)
         checkpoints.close()
     assert Checkpoints(tmp_path).steps() == [1, 3]
 
 
 def test_checkpoint_without_validation_is_never_the_best(tmp_path, state):
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints = Checkpoints(tmp_path, keep=1, best_metric="hole_l1")
     for step, metrics in ((1, {"hole_l1": 0.9}), (2, {}), (3, {})):
         checkpoints.save(state.replace(step=jnp.asarray(step, jnp.int32)), {}, {}, metrics)
     checkpoints.close()
@@ -140,7 +140,7 @@ def test_checkpoint_without_validation_is_never_the_best(tmp_path, state):
 
 
 def test_clock_that_jumps_back_changes_nothing(tmp_path, state, monkeypatch):
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = Checkpoints(tmp_path, keep=2, best_metric="hole_l1")
     clock = time.time  # Runs between the jumps: Orbax divides by the duration of a save.
     for step, jump in ((1, 0), (2, -1e8), (3, 1e8), (4, -2e8)):
         monkeypatch.setattr(time, "time", lambda jump=jump: clock() + jump)
@@ -245,12 +245,12 @@ def test_completion_is_restored_from_the_newest_sound_checkpoint(two_checkpoints
     shutil.copytree(two_checkpoints, tmp_path / "run")
     DAMAGES[damage](tmp_path / "run" / "checkpoints" / "3")
     (tmp_path / "run" / "checkpoints" / "4").mkdir()
-    _, meta = restore_completion(tmp_path / "run")
+    _, meta = restore_network(tmp_path / "run")
     assert meta["step"] == 2
     for step in (3, 4):
         assert f"checkpoints/{step} is damaged" in caplog.text
     with pytest.raises(DataError, match="checkpoints/3 is damaged"):
-        restore_completion(tmp_path / "run", 3)
+        restore_network(tmp_path / "run", 3)
 
 
 def test_a_checkpoint_that_cannot_be_opened_is_not_called_damaged(two_checkpoints, fresh, tmp_path):
@@ -259,7 +259,7 @@ def test_a_checkpoint_that_cannot_be_opened_is_not_called_damaged(two_checkpoint
     manifest.unlink()
     manifest.symlink_to(manifest)  # Fails to open for root, too.
     run = tmp_path / "run"
-    for read in (lambda: restore_completion(run), lambda: Checkpoints(run).restore(fresh, 3)):
+    for read in (lambda: restore_network(run), lambda: Checkpoints(run).restore(fresh, 3)):
         with pytest.raises(DataError, match=r"checkpoints/3 cannot be opened .*manifest.*: make it") as caught:
             read()
         assert not isinstance(caught.value, DamagedCheckpointError)

@@ -9,7 +9,8 @@ from helpers.common import load_config
 
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.training import resume
-from glcic_jax.training.state import create_spec, resolve_compute_dtype
+from glcic_jax.training.tasks.completion import create_spec
+from glcic_jax.training.updates import resolve_compute_dtype
 
 
 def device(platform, kind, **more):

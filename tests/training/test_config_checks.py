@@ -3,7 +3,7 @@
 import pytest
 
 from glcic_jax.errors import ConfigError
-from glcic_jax.training.config_checks import check_values
+from glcic_jax.training.tasks import check_values
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from helpers.common import CONFIGS, ROOT, load_config
+from helpers.common import COMPLETION_CONFIGS, CONFIGS, GAN_CONFIGS, ROOT, load_config, load_module
 from ml_collections import ConfigDict
 
-from glcic_jax.training.state import create_spec, state_shapes
+from glcic_jax.training.tasks.completion import create_spec, state_shapes
 
 PLACES2 = "--config=configs/joint.py"
 QUICKSTART = "--config=configs/quickstart.py"
@@ -33,7 +33,7 @@ def leaves(config: ConfigDict) -> dict[str, object]:
 def test_configuration_is_locked_and_suggests_keys(name):
     config = load_config(name)
     nodes = [config] + [value for key in keys(config) if isinstance(value := at(config, key), ConfigDict)]
-    assert len(nodes) > 10
+    assert len(nodes) > 7
     for node in nodes:
         assert node.is_locked
         with pytest.raises(AttributeError):
@@ -55,6 +55,8 @@ def at(config: ConfigDict, name: str) -> object:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_configuration_overrides_keys_and_defines_none(name):
     config, common = load_config(name), load_config("common")
+    if name in GAN_CONFIGS:
+        common = load_module("common").generation()
     assert set(keys(config)) == set(keys(common))
     values = leaves(common)
     for key, value in leaves(config).items():
@@ -70,7 +72,7 @@ def test_docstring_has_command_hardware_time_and_result(name):
     assert "result" in text.lower()
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "common"])
+@pytest.mark.parametrize("name", [*COMPLETION_CONFIGS, "common"])
 def test_sizes_fit_together(name):
     config = load_config(name)
     size = config.data.image_size
@@ -164,6 +166,26 @@ def test_faces_keep_their_proportions(size):
         assert 4 <= side / 2 ** len(layers) <= 5
 
 
+@pytest.mark.parametrize("name", GAN_CONFIGS)
+def test_gans_need_no_keys_of_completion(name):
+    config = load_config(name)
+    assert not {"completion", "discriminator", "mask", "balance", "remat"} & set(config)
+    assert "mean_pixel" not in config.data
+
+
+def test_gans_are_trained_as_in_their_papers():
+    vanilla, dcgan = (load_config(name) for name in ("vanilla_gan", "dcgan"))
+    assert (vanilla.batch_size, vanilla.data.image_size, vanilla.data.grey) == (100, 28, True)
+    assert vanilla.optimizer.name == "sgd"
+    assert vanilla.optimizer.sgd.to_dict() == {"learning_rate": 0.1, "momentum": 0.5}
+    assert (dcgan.batch_size, dcgan.data.image_size, dcgan.data.grey) == (128, 64, False)
+    assert dcgan.optimizer.name == "adam"
+    adam = dcgan.optimizer.adam
+    assert (adam.learning_rate, adam.b1, adam.b2, adam.decay_steps) == (2e-4, 0.5, 0.999, 0)
+    assert vanilla.network.width == dcgan.network.width == 1.0
+    assert vanilla.network.latent_size == dcgan.network.latent_size == 100
+
+
 def test_quickstart_is_small_and_needs_no_data():
     config = load_config("quickstart")
     assert config.data.source == "samples"
@@ -180,6 +202,18 @@ MISTAKES = {
     "a key of earlier versions": (
         [QUICKSTART, "--config.balance.measure_every=3"],
         ["has no key 'measure_every'"],
+    ),
+    "a key of another system": (
+        ["--config=configs/dcgan.py", "--config.completion.width=2"],
+        ["configs/common.py lists them all"],
+    ),
+    "a folder without the files of MNIST": (
+        ["--config=configs/vanilla_gan.py", "--config.data.source=idx:configs", "--workdir={tmp}/run"],
+        ["configs: holds no train-images-idx3-ubyte.gz", "four files of MNIST"],
+    ),
+    "a size that no DCGAN has": (
+        ["--config=configs/dcgan.py", "--config.data.image_size=60", "--workdir={tmp}/run"],
+        ["data.image_size is 60", "power of 2"],
     ),
     "an unknown variant": (
         ["--config=configs/ablation.py:foo"],

@@ -17,10 +17,8 @@ from helpers.common import COMPILE_QUICKLY, ROOT, load_config, shrink
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from glcic_jax.model.gradient_balance import PLACES, BalanceState
-from glcic_jax.training import steps
 from glcic_jax.training.distributed import AXIS, pmap_step, replicate, shard_batch, unreplicate
-from glcic_jax.training.state import TrainState, create_spec, create_state
-from glcic_jax.training.steps import STEPS
+from glcic_jax.training.tasks.completion import STEPS, TrainState, create_spec, create_state, steps
 
 pytestmark = pytest.mark.long_setup
 

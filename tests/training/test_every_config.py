@@ -5,13 +5,12 @@ import functools
 import jax
 import numpy as np
 import pytest
-from helpers.common import CONFIGS, load_config, shrink
+from helpers.common import COMPLETION_CONFIGS, load_config, shrink
 
 from glcic_jax.errors import ConfigError, DataError, UserError
 from glcic_jax.model.convolutions import convolutions_of
 from glcic_jax.training import loop
-from glcic_jax.training.state import create_spec, state_shapes
-from glcic_jax.training.steps import STEPS
+from glcic_jax.training.tasks.completion import STEPS, create_spec, state_shapes
 
 # Different from one another in networks, input form, branches and optimizer. The third is the quickstart, which
 # `unbroken_run` trains through main.py.
@@ -26,10 +25,10 @@ def _step_options(name: str) -> str:
 
 
 # One configuration for each set of options: "folder" trains what "joint" trains.
-DISTINCT = sorted({_step_options(name): name for name in CONFIGS}.values())
+DISTINCT = sorted({_step_options(name): name for name in COMPLETION_CONFIGS}.values())
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", COMPLETION_CONFIGS)
 def test_networks_of_every_config_fit_its_sizes(name):
     config = load_config(name)
     state = state_shapes(create_spec(config), config.data.image_size)

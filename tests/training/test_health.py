@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from glcic_jax.errors import DivergedError
-from glcic_jax.training import health as health_module
 from glcic_jax.training.health import Health
-from glcic_jax.training.steps import CompletionMetrics, JointMetrics
+from glcic_jax.training.tasks.completion import CompletionTask
+from glcic_jax.training.tasks.completion.steps import CompletionMetrics, JointMetrics
 
+SYMPTOMS = CompletionTask.symptoms
 LIMITS = {"discriminator_loss": 0.01, "gradient_norm": 1e-6}
 SOUND = {
     "discriminator_loss": 1.0,
@@ -20,7 +21,7 @@ SOUND = {
 @pytest.fixture
 def watched():
     lines = []
-    return Health(3, LIMITS, lines.append), lines
+    return Health(SYMPTOMS, 3, LIMITS, lines.append), lines
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -75,19 +76,19 @@ def test_discriminator_phase_may_reach_a_loss_of_zero(watched):
 
 def test_counts_continue_in_another_process():
     lines = []
-    first = Health(3, LIMITS, lines.append)
+    first = Health(SYMPTOMS, 3, LIMITS, lines.append)
     first.watch("joint", 2, [{"discriminator_loss": 0.0}] * 2)
-    second = Health(3, LIMITS, lines.append, first.state())
+    second = Health(SYMPTOMS, 3, LIMITS, lines.append, first.state())
     second.watch("joint", 3, [{"discriminator_loss": 0.0}])
     assert len(lines) == 1
     # A metric that was reported is not reported again.
-    Health(3, LIMITS, lines.append, second.state()).watch("joint", 9, [{"discriminator_loss": 0.0}] * 6)
+    Health(SYMPTOMS, 3, LIMITS, lines.append, second.state()).watch("joint", 9, [{"discriminator_loss": 0.0}] * 6)
     assert len(lines) == 1
 
 
 def test_symptoms_name_metrics_of_their_phases_and_keys_of_the_configuration(config):
     fields = {"completion": CompletionMetrics, "joint": JointMetrics}
-    for symptom in health_module._SYMPTOMS:
+    for symptom in CompletionTask.symptoms:
         assert symptom.limit in config.warn
         for phase in symptom.phases:
             assert symptom.metric in fields[phase].__dataclass_fields__

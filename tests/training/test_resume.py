@@ -14,8 +14,8 @@ from glcic_jax.data import fingerprint, open_sources
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.resume import restore_run
-from glcic_jax.training.schedule import PHASE_NAMES, create_schedule
-from glcic_jax.training.state import create_spec, create_state
+from glcic_jax.training.schedule import create_schedule
+from glcic_jax.training.tasks.completion import STEPS, CompletionTask, create_spec, create_state
 
 STEP = 3  # One step into the discriminator's phase of 2, 2, 2.
 
@@ -51,10 +51,13 @@ def run(tmp_path, config, saved_run):
 
     def go_on(changes, workdir="run", images=None):
         config.update_from_flattened_dict(changes)
-        schedule = create_schedule([(name, config.phases[name]) for name in PHASE_NAMES])
+        schedule = create_schedule([(name, config.phases[name]) for name in STEPS])
         lines = []
         own = checkpoints if workdir == "run" else Checkpoints(tmp_path / workdir)
-        return restore_run(config, go_on.state, own, schedule, images or {}, lines.append), lines
+        restored = restore_run(
+            config, CompletionTask(config), go_on.state, own, schedule, images or {}, lines.append
+        )
+        return restored, lines
 
     go_on.checkpoints, go_on.state = checkpoints, saved_run[1]
     yield go_on

@@ -11,7 +11,8 @@ from PIL import Image
 
 from glcic_jax.errors import DataError
 from glcic_jax.training.loop import train
-from glcic_jax.training.metric_log import COLUMNS
+from glcic_jax.training.metric_log import columns
+from glcic_jax.training.tasks.completion import CompletionTask
 from glcic_jax.training.workdir import lock_workdir
 
 
@@ -28,7 +29,7 @@ def test_progress_names_phases_compilation_and_time_left(unbroken_run):
 def test_metrics_csv_has_the_metrics_of_each_phase(unbroken_run):
     with (unbroken_run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == columns(CompletionTask)
     # Every 2 steps, and at the ends of the phases (9, 14 and 18).
     assert [int(row["step"]) for row in rows] == [2, 4, 6, 8, 9, 10, 12, 14, 16, 18]
     for row, phase in zip(rows, ["completion"] * 5 + ["discriminator"] * 3 + ["joint"] * 2, strict=True):

@@ -20,9 +20,9 @@ from glcic_jax.errors import ConfigError
 from glcic_jax.model import images, losses
 from glcic_jax.model.gradient_balance import PLACES, Balance, balance_gradients, balance_state
 from glcic_jax.model.networks import LAST_COMPLETION_LAYER, CompletionNetwork, ContextDiscriminator
-from glcic_jax.training import steps
-from glcic_jax.training.state import OPTIMIZERS, NetworkState, TrainState, create_spec, create_state
-from glcic_jax.training.steps import STEPS, JointMetrics
+from glcic_jax.training.tasks.completion import STEPS, TrainState, create_spec, create_state, steps
+from glcic_jax.training.tasks.completion.steps import JointMetrics
+from glcic_jax.training.updates import OPTIMIZERS, NetworkState
 
 KEY = jax.random.key(1)
 EMA_DECAY = 0.75

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from glcic_jax.training.summary import MOST_POINTS, curve_points, draw_curves
+from glcic_jax.training.tasks.completion import CURVES
 
 
 def rows(key="reconstruction_loss", values=(3.0, 2.0, 1.0)):
@@ -13,7 +14,7 @@ def rows(key="reconstruction_loss", values=(3.0, 2.0, 1.0)):
 
 
 def test_curves_go_through_their_points():
-    figure = draw_curves({"a": rows(), "b": rows(values=(2.0, 1.5)), "c": rows("other")}, [15])
+    figure = draw_curves({"a": rows(), "b": rows(values=(2.0, 1.5)), "c": rows("other")}, CURVES, [15])
     (axes,) = figure.axes
     assert axes.get_title() == "reconstruction loss in the hole"
     assert axes.get_yscale() == "linear"
@@ -25,16 +26,16 @@ def test_curves_go_through_their_points():
 
 
 def test_several_metrics_share_a_plot():
-    figure = draw_curves({"a": [{"step": 1, "real_accuracy": 0.5, "fake_accuracy": 0.25}]})
+    figure = draw_curves({"a": [{"step": 1, "real_accuracy": 0.5, "fake_accuracy": 0.25}]}, CURVES)
     (axes,) = figure.axes
     assert [line.get_label() for line in axes.lines] == ["real_accuracy", "fake_accuracy"]
     assert axes.lines[0].get_linestyle() != axes.lines[1].get_linestyle()
 
 
 def test_a_wide_range_of_positive_numbers_has_a_logarithmic_scale():
-    wide = draw_curves({"a": rows("adversarial_weight", (1e-4, 1e-2, 1.0))})
+    wide = draw_curves({"a": rows("adversarial_weight", (1e-4, 1e-2, 1.0))}, CURVES)
     assert wide.axes[0].get_yscale() == "log"
-    assert draw_curves({"a": rows(values=(-1.0, 100.0))}).axes[0].get_yscale() == "linear"
+    assert draw_curves({"a": rows(values=(-1.0, 100.0))}, CURVES).axes[0].get_yscale() == "linear"
 
 
 def test_a_curve_breaks_where_a_value_is_not_a_finite_number():
@@ -54,6 +55,6 @@ def test_neighbours_of_many_points_are_averaged():
 
 @pytest.mark.parametrize("values", [(), (math.nan,), (2.0,), (2.0, 2.0), (0.0, 0.0)])
 def test_few_or_equal_points_can_be_drawn(values):
-    figure = draw_curves({"a": rows(values=values)})
+    figure = draw_curves({"a": rows(values=values)}, CURVES)
     assert len(figure.axes) == bool(np.isfinite(values).any())
     figure.canvas.draw()

@@ -17,7 +17,8 @@ from glcic_jax.completion import Completer
 from glcic_jax.model import images, losses
 from glcic_jax.model.networks import COMPLETION_LAYERS, LAST_COMPLETION_LAYER
 from glcic_jax.runtime import keep_freed_memory
-from glcic_jax.training.steps import STEPS, draw_examples
+from glcic_jax.training.tasks.completion import STEPS
+from glcic_jax.training.tasks.completion.steps import draw_examples
 from glcic_jax.weights import Description, Weights
 
 Arrays = dict[str, Any]

@@ -9,7 +9,7 @@ Reference: Iizuka et al. 2017, Section 3.4 and Algorithm 1.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,9 @@ from glcic_jax.model import images
 from glcic_jax.model.gradient_balance import Pullbacks, balance_state
 from glcic_jax.model.masks import random_local_box
 from glcic_jax.model.networks import LAST_COMPLETION_LAYER, last_layer
-from glcic_jax.training.state import NetworkState, TrainingSpec, TrainState
-
-Batch = dict[str, jax.Array]
-P = TypeVar("P")
-T = TypeVar("T")
-U = TypeVar("U")
+from glcic_jax.training.task import Batch, Step
+from glcic_jax.training.tasks.completion.state import TrainingSpec, TrainState
+from glcic_jax.training.updates import NetworkState, accumulate, apply_gradients, mean_over_devices
 
 
 class Examples(struct.PyTreeNode):
@@ -281,59 +278,6 @@ def update_discriminator(
     return apply_gradients(spec, discriminator, spec.discriminator_optimizer, grads, batch_stats), metrics
 
 
-def accumulate(
-    spec: TrainingSpec, function: Callable[[Any, P], tuple[Any, T, U]], carry: Any, batch: P
-) -> tuple[Any, T, U]:
-    """Applies `function` to the batch in `spec.accumulation` parts.
-
-    Means of gradients and losses equal the whole batch's, except for BatchNorm, which normalises each part by
-    its own statistics and updates the running ones once a part.
-
-    Args:
-      spec: Gives the number of parts.
-      function: `(carry, part) -> (carry, values, arrays)`, where the arrays have one row per example.
-      carry: Such as the running statistics, before the first part.
-      batch: Arrays with one row per example.
-
-    Returns:
-      The last carry, the mean of the values, and the arrays of all parts joined.
-    """
-    parts = spec.accumulation
-    if parts == 1:
-        return function(carry, batch)
-    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-    shapes = jax.eval_shape(function, carry, jax.tree.map(lambda x: x[0], split))[1]
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-    def add(carry_and_sum: tuple[Any, T], part: P) -> tuple[tuple[Any, T], U]:
-        carry, values, arrays = function(carry_and_sum[0], part)
-        return (carry, jax.tree.map(jnp.add, carry_and_sum[1], values)), arrays
-
-    (carry, total), stacked = jax.lax.scan(add, (carry, zeros), split)
-    arrays = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacked)
-    return carry, jax.tree.map(lambda x: x / parts, total), arrays
-
-
-def mean_over_devices(spec: TrainingSpec, values: T) -> T:
-    """Averages every leaf over the spec's pmap axis, if it has one."""
-    return values if spec.axis_name is None else jax.lax.pmean(values, spec.axis_name)
-
-
-def apply_gradients(
-    spec: TrainingSpec,
-    network: NetworkState,
-    optimizer: optax.GradientTransformationExtraArgs,
-    grads: Any,
-    batch_stats: Any,
-    **extra: Any,
-) -> NetworkState:
-    """Applies one optimizer update; averages statistics that devices computed alone, to keep states equal."""
-    updates, optimizer_state = optimizer.update(grads, network.optimizer_state, network.params, **extra)
-    if not spec.sync_batch_norm:
-        batch_stats = mean_over_devices(spec, batch_stats)
-    return NetworkState(optax.apply_updates(network.params, updates), batch_stats, optimizer_state)
-
-
 def advance(state: TrainState, completion: NetworkState, discriminator: NetworkState | None) -> TrainState:
     """The state after a step that updated C."""
     ema = state.ema
@@ -345,7 +289,7 @@ def advance(state: TrainState, completion: NetworkState, discriminator: NetworkS
     return state.replace(step=state.step + 1, completion=completion, discriminator=discriminator, ema=ema)
 
 
-STEPS: dict[str, Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Any]]] = {
+STEPS: dict[str, Step] = {
     "completion": completion_step,
     "discriminator": discriminator_step,
     "joint": joint_step,

@@ -1,29 +1,32 @@
-"""The training state, and how it is built from a configuration."""
+"""The training state of GLCIC, and how it is built from a configuration."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
 from glcic_jax.errors import ConfigError, lookup
 from glcic_jax.model import images, losses, masks, networks
 from glcic_jax.model.gradient_balance import Balance, balance_gradients
-from glcic_jax.model.networks import Variables
+from glcic_jax.training.updates import (
+    COMPUTE_DTYPES,
+    NetworkState,
+    UpdateSpec,
+    create_optimizer,
+    init_quickly,
+    network_state,
+    resolve_compute_dtype,
+)
 
-COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-_AUTO = "auto"
-_BFLOAT16_CAPABILITY = 8.0  # Of NVIDIA's GPUs since Ampere.
 
-_FINAL_RATE = 0.1  # Adam's learning rate after its decay, as a fraction of the initial rate.
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingSpec:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSpec(UpdateSpec):
     """Everything about the training that is not an array; static under jit.
 
     Attributes:
@@ -36,10 +39,7 @@ class TrainingSpec:
       discriminator_weight: Factor on D's loss.
       input_form: How the hole in C's input is filled, see `images.network_input`.
       local_size: Side of the local patch in pixels.
-      sync_batch_norm: Whether batch statistics are computed over all devices.
-      accumulation: Number of parts into which each device's batch is split.
       ema_decay: Decay of C's moving average; 0 for none.
-      axis_name: The pmap axis; None outside pmap.
     """
 
     completion_network: networks.CompletionNetwork
@@ -53,23 +53,7 @@ class TrainingSpec:
     discriminator_weight: float
     input_form: str
     local_size: int
-    sync_batch_norm: bool
-    accumulation: int
     ema_decay: float
-    axis_name: str | None
-
-
-class NetworkState(struct.PyTreeNode):
-    """One network's float32 parameters and running statistics, and its optimizer's state."""
-
-    params: Any
-    batch_stats: Any
-    optimizer_state: Any
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        """The collections that `Module.apply` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 class TrainState(struct.PyTreeNode):
@@ -95,6 +79,29 @@ class TrainState(struct.PyTreeNode):
     def inference_variables(self) -> dict[str, Any]:
         """C's variables for inference: the moving average if there is one."""
         return self.completion.variables if self.ema is None else self.ema
+
+    def items(self) -> dict[str, Any]:
+        """See `task.State`."""
+        ema = {} if self.ema is None else {"ema": self.ema}
+        items = {"completion": vars(self.completion) | ema}
+        return items if self.discriminator is None else items | {"discriminator": vars(self.discriminator)}
+
+    def facts(self) -> dict[str, Any]:
+        """See `task.State`."""
+        return {"mean_pixel": [float(value) for value in np.asarray(self.mean_pixel)]}
+
+    def restored(self, items: Mapping[str, Any], meta: Mapping[str, Any]) -> Self:
+        """See `task.State`."""
+        completion, discriminator = dict(items["completion"]), self.discriminator
+        if discriminator is not None and "discriminator" in items:
+            discriminator = discriminator.replace(**items["discriminator"])
+        return self.replace(
+            step=jnp.asarray(meta["step"], jnp.int32),
+            mean_pixel=jnp.asarray(meta["mean_pixel"], jnp.float32),
+            ema=completion.pop("ema", None),
+            completion=self.completion.replace(**completion),
+            discriminator=discriminator,
+        )
 
 
 def create_spec(config: Any, axis_name: str | None = None) -> TrainingSpec:
@@ -136,32 +143,6 @@ def create_spec(config: Any, axis_name: str | None = None) -> TrainingSpec:
         ema_decay=config.completion.ema_decay,
         axis_name=axis_name,
     )
-
-
-def resolve_compute_dtype(name: str, earlier: str | None = None) -> str:
-    """Returns the type of the arithmetic that `config.compute_dtype` stands for.
-
-    Args:
-      name: A name in `COMPUTE_DTYPES`, or "auto".
-      earlier: What "auto" stood for earlier in this run, or None.
-
-    Returns:
-      A name in `COMPUTE_DTYPES`; for "auto" `earlier`, else bfloat16 on devices that multiply it fast.
-
-    Raises:
-      ConfigError: The name is unknown.
-    """
-    lookup({**COMPUTE_DTYPES, _AUTO: None}, name, "compute_dtype")
-    if name != _AUTO:
-        return name
-    return earlier or ("bfloat16" if _multiplies_bfloat16_fast(jax.local_devices()[0]) else "float32")
-
-
-def _multiplies_bfloat16_fast(device: jax.Device) -> bool:
-    try:
-        return float(getattr(device, "compute_capability", "")) >= _BFLOAT16_CAPABILITY
-    except ValueError:  # No GPU of NVIDIA's.
-        return device.platform != "cpu"
 
 
 def _check_names(config: Any) -> None:
@@ -218,21 +199,8 @@ def create_optimizers(
       options: `config.optimizer`.
       balance: From `balance_gradients`.
     """
-    create = lookup(OPTIMIZERS, options["name"], "optimizer")
-    optimizer = options[options["name"]]
-    completion = optax.chain(balance, optax.scale(options["objective_scale"]), create(optimizer))
-    return completion, optax.with_extra_args_support(create(optimizer))
-
-
-def _adadelta(options: Mapping[str, Any]) -> optax.GradientTransformation:
-    # Without a learning rate optax.adadelta does not flip the update's sign, and ascends.
-    return optax.adadelta(learning_rate=options["learning_rate"], rho=options["rho"], eps=options["eps"])
-
-
-def _adam(options: Mapping[str, Any]) -> optax.GradientTransformation:
-    rate, steps = options["learning_rate"], options["decay_steps"]
-    schedule = optax.cosine_decay_schedule(rate, steps, _FINAL_RATE) if steps else rate
-    return optax.adam(schedule, b1=options["b1"], b2=options["b2"])
+    completion = optax.chain(balance, optax.scale(options["objective_scale"]), create_optimizer(options))
+    return completion, optax.with_extra_args_support(create_optimizer(options))
 
 
 def create_state(spec: TrainingSpec, key: jax.Array, image_size: int, mean_pixel: jax.Array) -> TrainState:
@@ -244,12 +212,7 @@ def create_state(spec: TrainingSpec, key: jax.Array, image_size: int, mean_pixel
       image_size: Side of the training crops in pixels; fixes D's fully connected layers.
       mean_pixel: [3] float in [0, 1].
     """
-    # Runs once; optimising the random number generators would take most of a minute.
-    create = jax.jit(
-        functools.partial(_initial_state, spec, image_size=image_size, mean_pixel=mean_pixel),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-    return create(key)
+    return init_quickly(functools.partial(_initial_state, spec, image_size=image_size, mean_pixel=mean_pixel), key)
 
 
 def state_shapes(spec: TrainingSpec, image_size: int) -> TrainState:
@@ -262,12 +225,12 @@ def _initial_state(spec: TrainingSpec, key: jax.Array, image_size: int, mean_pix
     completion_key, discriminator_key = jax.random.split(key)
     image = jnp.zeros((1, image_size, image_size, 4))
     variables = spec.completion_network.init(completion_key, image)
-    completion = _network_state(variables, spec.completion_optimizer)
+    completion = network_state(variables, spec.completion_optimizer)
     discriminator = None
     if spec.context_discriminator is not None:
         corner = jnp.zeros((1, 2), jnp.int32)
         variables = spec.context_discriminator.init(discriminator_key, image[..., :3], corner)
-        discriminator = _network_state(variables, spec.discriminator_optimizer)
+        discriminator = network_state(variables, spec.discriminator_optimizer)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         mean_pixel=jnp.asarray(mean_pixel, jnp.float32),
@@ -276,14 +239,3 @@ def _initial_state(spec: TrainingSpec, key: jax.Array, image_size: int, mean_pix
         ema=completion.variables if spec.ema_decay else None,
         spec=spec,
     )
-
-
-def _network_state(variables: Variables, optimizer: optax.GradientTransformation) -> NetworkState:
-    params = variables["params"]
-    return NetworkState(params, variables["batch_stats"], optimizer.init(params))
-
-
-OPTIMIZERS: dict[str, Callable[[Mapping[str, Any]], optax.GradientTransformation]] = {
-    "adadelta": _adadelta,
-    "adam": _adam,
-}
