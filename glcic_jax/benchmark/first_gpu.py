@@ -29,7 +29,7 @@ _GLCIC = (sys.executable, "-c", "from glcic_jax.commands.main import main; main(
 _PHASES = ("joint", "completion", "discriminator")
 _PARTS = ("ceilings", "layers", "agreement", "phases", "traces", "deterministic", "plain layers", "training")
 _TRAINING_SECONDS = 150  # That the other parts leave.
-_SAVING_SECONDS = 30  # For a checkpoint after SIGTERM, and as many for exporting the weights.
+_SAVING_SECONDS = 30  # For the last checkpoint, and as many for exporting the weights.
 _FIRST_SHARE = 0.6  # Of the training's time until SIGTERM: the first start compiles.
 
 
@@ -256,10 +256,11 @@ def _train(arguments: Sequence[str], run: Path, results: _Results, deadline: flo
     last = deadline - 2 * _SAVING_SECONDS
     first = time.monotonic() + _FIRST_SHARE * (last - time.monotonic())
     results.write("| start | seconds | exit code | last step | images/s |\n|---|---|---|---|---|")
-    for start, until in (("first", first), ("resumed", last)):
+    # A signal during a compilation waits for its end.
+    for start, until, limit in (("first", first, last), ("resumed", last, last + _SAVING_SECONDS)):
         begin = time.monotonic()
         with results.started(command, stdout=results.log) as process:
-            code = _wait(process, until)
+            code = _wait(process, until, limit)
         metrics = _last_row(run / "metrics.csv")
         values = [
             start,
@@ -272,22 +273,23 @@ def _train(arguments: Sequence[str], run: Path, results: _Results, deadline: flo
         columns = ("start", "seconds", "exit code", "last step", "images/s")
         results.record("training", **dict(zip(columns, values, strict=True)))
         if code not in (0, 128 + signal.SIGTERM):
-            return results.fail("training", start, results.reason(code))
+            results.fail("training", start, results.reason(code))
     for pattern, name in (("metrics.csv", "metrics.csv"), ("grids/*.png", "grid.png")):
         for path in sorted(run.glob(pattern))[-1:]:
             shutil.copyfile(path, results.out / name)
     weights = str(results.out / "weights.safetensors")
     export = [*_GLCIC, "weights", "export", str(run), weights, "--dtype", "float16"]
     with results.started(export, stdout=results.log) as process:
-        code = _wait(process, deadline)
-    return results.fail("training", "weights export", results.reason(code)) if code else None
+        code = _wait(process, deadline, deadline)
+    if code:
+        results.fail("training", "weights export", results.reason(code))
 
 
-def _wait(process: subprocess.Popen[str], until: float) -> int:
-    """Waits for a process; then sends SIGTERM, and later SIGKILL. Returns its exit code."""
-    for end_it, seconds in ((process.terminate, until - time.monotonic()), (process.kill, _SAVING_SECONDS)):
+def _wait(process: subprocess.Popen[str], until: float, limit: float) -> int:
+    """Waits for a process; sends SIGTERM at one time, SIGKILL at another. Returns its exit code."""
+    for end_it, moment in ((process.terminate, until), (process.kill, limit)):
         try:
-            return process.wait(max(0, seconds))
+            return process.wait(max(0, moment - time.monotonic()))
         except subprocess.TimeoutExpired:
             end_it()
     return process.wait()
