@@ -20,6 +20,11 @@ def run(request, tmp_path_factory):
     config = shrink_gan(load_config(request.param))
     checkpoints = Checkpoints(workdir)
     state = GenerationTask(config).create_state(jax.random.key(0))
+    # Initial weights are so small that all images look the same.
+    params = jax.tree.map(
+        lambda leaf: 0.5 * jax.random.normal(jax.random.key(1), leaf.shape), state.generator.params
+    )
+    state = state.replace(generator=state.generator.replace(params=params))
     checkpoints.save(state.replace(step=np.int32(7)), {}, config.to_dict(), {})
     checkpoints.close()
     return workdir, 1 if config.data.grey else 3
@@ -101,7 +106,6 @@ def test_networks_of_other_kinds_are_refused(run, tmp_path):
     [
         (("missing", "-o", "grid.png"), "missing: no such file, run or name"),
         (("{run}", "-o", "grid.xyz"), "use a suffix like .png"),
-        (("{run}", "-o", "nowhere/grid.png"), "nowhere"),
         (("{run}", "-o", "{run}"), "exists: name another file"),
         (("{run}", "-o", "grid.png", "--walk", "3", "--count", "1"), "at least two images"),
     ],
