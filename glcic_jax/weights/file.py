@@ -251,11 +251,13 @@ def _network(fields: Mapping[str, Any]) -> Any:
         raise ValueError(f"unknown output activation {chosen['output_activation']!r}")
     if not (math.isfinite(chosen["width"]) and 0 < chosen["width"] <= _MAX_WIDTH):
         raise ValueError(f"the width {chosen['width']} is out of range")
-    for name in ("image_size", "channels", "latent_size"):
-        if name in chosen and not (type(chosen[name]) is int and 0 < chosen[name] <= _MAX_SIDE):
-            raise ValueError(f"{name} is {chosen[name]!r}, out of range")
-    if chosen.get("channels") not in (None, 1, 3) and "branches" not in chosen:
-        raise ValueError(f"images have 1 or 3 channels, not {chosen['channels']}")
+    if "latent_size" in chosen:
+        sizes = [chosen[name] for name in ("image_size", "latent_size")]
+        if not all(type(size) is int and 0 < size <= _MAX_SIDE for size in sizes) or chosen["channels"] not in (
+            1,
+            3,
+        ):
+            raise ValueError(f"image size, latents and channels {sizes}, {chosen['channels']!r} are out of range")
     if "branches" in chosen:
         chosen["branches"] = tuple(chosen["branches"])
         chosen["channels"] = tuple(tuple(int(count) for count in channels) for channels in chosen["channels"])

@@ -72,6 +72,7 @@ def data_config(**overrides) -> types.SimpleNamespace:
     values = {
         "image_size": SIZE, "resize_range": (SIZE, 48), "cache_images": 0, "threads": 2, "prefetch": 4,
         "mean_pixel_images": 10_000, "tfds_dir": "", "train_split": "train", "flip": False, "listing": "",
+        "grey": False, "centre_crop": 0,
     }  # fmt: skip
     return types.SimpleNamespace(**{**values, **overrides})
 
