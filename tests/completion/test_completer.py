@@ -251,7 +251,7 @@ def test_transparent_pixels_are_white_to_the_network_and_keep_their_colour(with_
 
 
 def test_an_unknown_blending_is_refused(completer):
-    with pytest.raises(ConfigError, match="unknown blend 'yes': choose one of auto, on, off"):
+    with pytest.raises(ConfigError, match="unknown blend 'yes': choose one of auto, off, on"):
         completer.fill(picture(16, 16), random_hole(16, 16, 3), blend="yes")
 
 
