@@ -1,4 +1,4 @@
-"""Trains GLCIC: `python main.py --config=configs/joint.py`.
+"""Trains GLCIC, or a GAN: `python main.py --config=configs/joint.py`.
 
 --config names a configuration. Every key can be overridden: --config.batch_size=32; configs/common.py explains
 them all. Checkpoints, logs and grids go to --workdir; the same command resumes a run that was stopped.

@@ -28,11 +28,11 @@ def test_samples_are_photographs_in_two_disjoint_parts():
 
 @pytest.mark.parametrize("reference", ["", "imagenet", "tfrecord:x", "Folder:x", "/home/photos", ":x"])
 def test_an_unknown_source_lists_the_valid_ones(reference):
-    words = r"give samples, folder:PATH or tfds:NAME as --config\.data\.source$"
+    words = r"give samples, folder:PATH, idx:PATH or tfds:NAME as --config\.data\.source$"
     with pytest.raises(ConfigError, match=words) as caught:
         open_with(reference)
     assert repr(reference) in one_line(caught)
-    assert sorted(sources.SOURCES) == ["folder", "samples", "tfds"]
+    assert sorted(sources.SOURCES) == ["folder", "idx", "samples", "tfds"]
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ def test_an_image_that_cannot_be_read_again_has_no_picture(error):
     [
         (["nowhere", "--data", "folder:{photos}"], "nowhere"),
         (["telea", "--data", "folder:missing"], "no such folder"),
-        (["telea", "--data", "photos"], "give samples, folder:PATH or tfds:NAME as --data"),
+        (["telea", "--data", "photos"], "give samples, folder:PATH, idx:PATH or tfds:NAME as --data"),
         (["telea", "--data", "samples", "--listing", "a.csv"], "give --data folder:PATH"),
         (["telea", "--data", "folder:{photos}", "--masks", "squares"], "choose one of box"),
         (["telea", "--data", "folder:{photos}", "--size", "4"], "at least 11 px"),
