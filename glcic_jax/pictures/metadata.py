@@ -21,6 +21,9 @@ _DESCRIPTIVE = (
     *range(0x9C9B, 0x9CA0),
 )
 _ICC_COLOUR_SPACES = {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4, b"Lab ": 0, b"YCbr": 0}  # With their channels.
+_PIXEL_BITS = re.compile(rb"pixi\0\0\0\0[\1-\4](.)", re.DOTALL)
+_COLOUR_BOX = re.compile(rb"colrnclx(....)", re.DOTALL)
+_SRGB_PRIMARIES, _SRGB_TRANSFERS = (1, 2), (1, 2, 6, 13)  # Of ITU-T H.273: BT.709 and sRGB, unspecified.
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # Bytes of a value.
 _JPEG = re.compile(rb"\xff\xd8\xff.*?(?:\xff\xd9|\Z)", re.DOTALL)
 COMMENT = "Comment"  # The keyword of a text that other formats than PNG hold.
@@ -162,6 +165,28 @@ def compression_of(tags: Any) -> str:
     number = tags.get(Base.Compression, 1)
     name = COMPRESSION_INFO.get(number, f"number {number}")
     return "tiff_adobe_deflate" if name == "tiff_deflate" else name
+
+
+def box_bits(content: bytes) -> int:
+    """Returns the largest number of bits of a sample that the boxes of an AVIF give; 8 if they give none."""
+    return max((bits[0] for bits in _PIXEL_BITS.findall(content)), default=8)
+
+
+def colour_code(content: bytes) -> bytes:
+    """Returns the colour space of an AVIF or HEIC as a PNG's cICP chunk; empty for sRGB and unknown ones."""
+    found = _COLOUR_BOX.search(content)
+    if found is None:
+        return b""
+    primaries, transfer = struct.unpack(">HH", found[1])
+    known = primaries in _SRGB_PRIMARIES and transfer in _SRGB_TRANSFERS
+    return b"" if known or max(primaries, transfer) > 255 else bytes([primaries, transfer, 0, 1])
+
+
+def png_colour_code(content: bytes) -> bytes:
+    """Returns the content of a PNG's cICP chunk; empty if it has none or it is sRGB's."""
+    place = content.find(b"\0\0\0\x04cICP", 0, max(0, content.find(b"IDAT")))
+    code = content[place + 8 : place + 12] if place >= 0 else b""
+    return b"" if code and code[0] in _SRGB_PRIMARIES and code[1] in _SRGB_TRANSFERS else code
 
 
 def read_iptc(image: Any) -> bytes:

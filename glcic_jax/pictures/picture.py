@@ -39,7 +39,7 @@ class Picture:
       xmp: The XMP packet, without orientation and thumbnails; empty if there is none.
       iptc: The IPTC block; empty if there is none.
       texts: Keywords and texts of a PNG; the comment of another format has the keyword "Comment".
-      png_colour: Names and contents of a PNG's gAMA and cHRM chunks, if nothing better describes its colours.
+      png_colour: Names and contents of a PNG's cICP, or gAMA and cHRM chunks, if no profile describes its colours.
     """
 
     pixels: np.ndarray
@@ -210,7 +210,8 @@ def fitted(picture: Picture, file_format: str) -> Picture:
         notes.append(f"texts were left out ({', '.join(lost)}): {file_format} is written without them")
     png_colour = picture.png_colour if file_format == "PNG" else ()
     if picture.png_colour != png_colour:
-        notes.append(f"the gamma of the PNG was left out: {file_format} is written without one")
+        what = "colour space (wide gamut or HDR)" if picture.png_colour[0][0] == b"cICP" else "gamma of the PNG"
+        notes.append(f"the {what} was left out: {file_format} is written without one, and viewers assume sRGB")
     return dataclasses.replace(
         picture,
         pixels=pixels,

@@ -20,13 +20,16 @@ from glcic_jax.pictures.damage import check_last_scan
 from glcic_jax.pictures.metadata import (
     PLAIN_MODES,
     XMP_TAG,
+    box_bits,
     clean_xmp,
+    colour_code,
     compression_of,
     descriptive_tags,
     fitting_profile,
     has_extended_xmp,
     orientation_of,
     parse_exif,
+    png_colour_code,
     profile_for,
     read_exif,
     read_iptc,
@@ -98,7 +101,8 @@ def decode(image: Image.Image, source: Source) -> Picture:
     """Decodes an image that Pillow opened, its first frame only; raises what Pillow raises."""
     notes: list[str] = []
     # Before decoding, in which Pillow forgets how the pixels are stored and turns a TIFF upright.
-    storage = _Storage.of(image)
+    boxes = _content(source) if image.format in ("AVIF", "HEIF") else b""
+    storage = _Storage.of(image, boxes)
     if image.format != "TIFF":
         image.load()  # A PNG's EXIF block may follow its pixels.
     orientation, exif = read_exif(image, notes)
@@ -138,12 +142,16 @@ def decode(image: Image.Image, source: Source) -> Picture:
         xmp=clean_xmp(image.info.get("xmp")),
         iptc=read_iptc(image),
         texts=texts,
-        png_colour=() if profile else _png_colour(image.info),
+        png_colour=() if profile else _png_colour(image, source, boxes),
     )
 
 
-def _png_colour(info: dict[Any, Any]) -> tuple[tuple[bytes, bytes], ...]:
-    """Returns the gAMA and cHRM chunks of a PNG's `info`, unless it is sRGB, which viewers assume anyway."""
+def _png_colour(image: Image.Image, source: Source, boxes: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Returns the chunks of a PNG that describe an image's colours, unless these are sRGB, as viewers assume."""
+    code = png_colour_code(_content(source)) if image.format == "PNG" else colour_code(boxes)
+    if code:
+        return ((b"cICP", code),)
+    info = image.info
     chunks = []
     gamma, chromaticity = info.get("gamma"), info.get("chromaticity")
     if "srgb" not in info and isinstance(gamma, float) and 0.01 < gamma < 100:
@@ -228,7 +236,7 @@ class _Storage(NamedTuple):
     compression: str = "raw"
 
     @classmethod
-    def of(cls, image: Any) -> "_Storage":
+    def of(cls, image: Any, content: bytes) -> "_Storage":
         if image.format == "PNG" and image.tile:
             raw = str(image.tile[0][3])
             deep = image.mode[:3] == "RGB" and "16" in raw
@@ -238,6 +246,11 @@ class _Storage(NamedTuple):
             return cls(bits=int(image.tile[0][3][1]).bit_length())
         if image.format == "JPEG2000":  # Pillow does not report its bits.
             return cls(deep_colour=image.mode in ("RGB", "RGBA"))
+        if image.format == "HEIF":
+            bits = image.info.get("bit_depth", 8)
+            return cls(deep_colour=bits > 8 and image.mode in ("RGB", "RGBA"), bits=bits)
+        if image.format == "AVIF":  # Pillow does not report its bits.
+            return cls(bits=box_bits(content))
         if image.format == "TIFF":
             tags = image.tag_v2
             bits = tags.get(Base.BitsPerSample, (1,))
@@ -326,7 +339,8 @@ def _deep_colour(
             _log.debug("tifffile: %s", error)
     if pixels is None:
         try:
-            pixels = sixteen_bit.decode_colour(content)[..., :channels]
+            decode_colour = sixteen_bit.decode_heif if image.format == "HEIF" else sixteen_bit.decode_colour
+            pixels = decode_colour(content)[..., :channels]
         except ValueError:
             if image.format == "PNG":  # OpenCV knows all kinds of PNG: this one is damaged.
                 raise

@@ -11,8 +11,8 @@ from helpers.picture_files import STORED, encode, encode_16, encode_tiff, exif_b
 from PIL import Image
 
 from glcic_jax.errors import DataError
-from glcic_jax.pictures import Picture, encode_picture, fitted, load_image, read_picture, sixteen_bit
-from glcic_jax.pictures.metadata import parse_exif, upright_exif
+from glcic_jax.pictures import Picture, encode_picture, fitted, load_image, opening, read_picture, sixteen_bit
+from glcic_jax.pictures.metadata import box_bits, parse_exif, upright_exif
 
 PROFILES = {1: bytes(16) + b"GRAY" + bytes(200), 3: bytes(16) + b"RGB " + bytes(200)}
 EXIF = upright_exif(parse_exif(exif_block()), turned=False)
@@ -244,3 +244,40 @@ def test_negative_integers_are_refused():
     values = np.arange(-30, 30, dtype=np.int16).reshape(6, 10)
     with pytest.raises(DataError, match="50 % of its values are negative"):
         read_picture(encode_tiff(values, photometric="minisblack"))
+
+
+def heic(pixels: np.ndarray, **options) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    opening.heif_formats()
+    file = io.BytesIO()
+    image = pillow_heif.from_bytes(mode="RGB;16", size=pixels.shape[1::-1], data=pixels.tobytes())
+    image.save(file, quality=95, chroma=444, **options)
+    return file.getvalue()
+
+
+def test_a_heic_of_10_bits_keeps_them_and_its_colour_space_where_the_output_holds_them():
+    ramp = np.linspace(0, 65535, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint16)
+    content = heic(ramp, color_primaries=9, matrix_coefficients=9, full_range_flag=1)  # BT.2020.
+    picture = read_picture(content)
+    assert picture.pixels.dtype == np.uint16
+    assert np.abs(picture.pixels.astype(int) - ramp).mean() < 400
+    assert len(np.unique(picture.pixels)) > 256
+    assert fitted(picture, "PNG").notes == ()
+    png = encode_picture(picture, "PNG")
+    assert b"cICP\x09" in png
+    assert read_picture(png).png_colour == picture.png_colour
+    notes = " ".join(fitted(picture, "JPEG").notes)
+    assert "16 bits were rounded to 8" in notes
+    assert "colour space (wide gamut or HDR) was left out: JPEG" in notes
+
+
+def test_an_ordinary_heic_or_avif_has_no_notes_and_a_deep_avif_has_one(monkeypatch):
+    for kind in ("HEIF", "AVIF"):
+        if kind in (*opening.readable_formats(), *opening.heif_formats()):
+            content = encode(noise(3, height=64, width=64), kind)
+            assert (read_picture(content).notes, read_picture(content).png_colour) == ((), ())
+            assert box_bits(content) == 8
+    assert box_bits(content.replace(b"pixi\0\0\0\0\x03\x08", b"pixi\0\0\0\0\x03\x0a")) == 10
+    if kind == "AVIF":
+        monkeypatch.setattr("glcic_jax.pictures.reading.box_bits", lambda content: 10)
+        assert "10-bit colour was read as 8-bit" in read_picture(content).notes[0]
