@@ -21,6 +21,7 @@ from glcic_jax.pictures import (
     ChooseHole,
     Hole,
     Picture,
+    check_sides,
     coverage_note,
     coverage_warning,
     encode_picture,
@@ -109,7 +110,8 @@ class CompletionJob:
           default_output: File to write if `output` is None; the format decides its suffix.
 
         Raises:
-          DataError: The format is unknown, the output exists or cannot be written, or the mask cannot be used.
+          DataError: The format is unknown or cannot hold the size, the output exists or cannot be written, or the
+            mask cannot be used.
         """
         file_format = format_for(output, picture, settings.file_format)
         if output is None and default_output is not None:
@@ -119,6 +121,10 @@ class CompletionJob:
                 check_writable(path)
                 if not settings.overwrite and os.path.lexists(path):
                     raise DataError(f"{printable(str(path))} exists: name another file, or give --overwrite")
+        width, height = picture.size
+        check_sides((width, height), file_format, "the image")
+        if settings.comparison:
+            check_sides((3 * width, height), file_format, "the comparison")
         if settings.drop_exif:
             picture = without_metadata(picture)
         return cls(*choose_hole(picture), output, file_format, settings)

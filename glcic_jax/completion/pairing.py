@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from glcic_jax.data import COMPLETION_SUFFIXES, list_folder
+from glcic_jax.data import list_folder
 from glcic_jax.errors import DataError, printable
+from glcic_jax.pictures import readable_suffixes
 
 # NAME_mask, NAME_mask2, NAME_mask002: several masks of one image.
 _MASK_NAME = re.compile(r"(.+)_mask\d*", re.IGNORECASE | re.DOTALL)
@@ -94,7 +95,7 @@ def _list_images(folder: Path, exclude: Iterable[Path | None]) -> tuple[list[str
     """
     if not folder.is_dir():
         raise DataError(f"{printable(str(folder))}: no such folder")
-    listing = list_folder(folder, COMPLETION_SUFFIXES)
+    listing = list_folder(folder)
     others = [path.resolve() for path in exclude if path is not None and not _same_file(folder, path)]
     root = folder.resolve()
     excluded = [path.relative_to(root).parts for path in others if path.is_relative_to(root)]
@@ -104,7 +105,7 @@ def _list_images(folder: Path, exclude: Iterable[Path | None]) -> tuple[list[str
         if not any(PurePosixPath(path).parts[: len(parts)] == parts for parts in excluded)
     ]
     if not paths:
-        suffixes = ", ".join(sorted(COMPLETION_SUFFIXES))
+        suffixes = ", ".join(sorted(readable_suffixes()))
         raise DataError(f"{printable(str(folder))}: holds no image files ({suffixes})")
     return paths, [Failure(str(unopened), "is a folder that cannot be opened") for unopened in listing.unopened]
 

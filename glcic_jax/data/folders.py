@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from glcic_jax.errors import DataError, lookup, one_line, printable
 from glcic_jax.files import sha256_of
+from glcic_jax.pictures import readable_suffixes
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
-# For completion and evaluation; some of them need optional decoders.
-COMPLETION_SUFFIXES = SUFFIXES | {".heic", ".heif", ".hif", ".avif", ".jp2"}
+# Thumbnails, snapshots and bins of macOS, Windows and network storage.
+_SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "lost+found")
 
 LARGE_FILE = 2**27  # Bytes.
 _MAX_FILE = 2**30  # Bytes: the largest decodable image, 178 megapixels of 3 x 16 bits, stored uncompressed.
@@ -92,13 +92,9 @@ class FolderContents(NamedTuple):
     unopened: list[str]
 
 
-def list_folder(root: Path, suffixes: frozenset[str] = SUFFIXES) -> FolderContents:
-    """Lists all image files below a folder; follows links, skips hidden folders.
-
-    Args:
-      root: The folder.
-      suffixes: Lower-case suffixes of image files.
-    """
+def list_folder(root: Path) -> FolderContents:
+    """Lists all image files below a folder by their suffixes; follows links, skips hidden and system folders."""
+    suffixes = readable_suffixes()
     images: list[str] = []
     others: Counter[str] = Counter()
     unopened: list[str] = []
@@ -115,7 +111,7 @@ def list_folder(root: Path, suffixes: frozenset[str] = SUFFIXES) -> FolderConten
             continue
         visited.add(real)
         # Sorted, so that every machine reaches a linked folder by the same path.
-        folders[:] = [name for name in sorted(folders) if not name.startswith((".", "__MACOSX"))]
+        folders[:] = [name for name in sorted(folders) if not name.startswith((".", *_SYSTEM_FOLDERS))]
         relative = Path(folder).relative_to(root).as_posix()
         prefix = "" if relative == "." else f"{relative}/"
         for name in files:
@@ -134,9 +130,10 @@ def too_few_images(root: Path, contents: FolderContents) -> str:
     others = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in contents.others.most_common(5))
     instead = f"; files with other suffixes: {printable(others)}" if others else ""
     unopened = f"; cannot be opened: {contents.unopened[0]}" if contents.unopened else ""
+    suffixes = ", ".join(sorted(readable_suffixes()))
     return (
-        f"{printable(str(root))}: {len(contents.images)} image files found ({', '.join(sorted(SUFFIXES))}); at "
-        f"least 2 are needed, one to train on and one to validate on{instead}{unopened}"
+        f"{printable(str(root))}: {len(contents.images)} image files found ({suffixes}); at least 2 are needed, "
+        f"one to train on and one to validate on{instead}{unopened}"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from glcic_jax.data.folders import SUFFIXES, FileSource, list_folder, listed_files, split_folder, too_few_images
+from glcic_jax.data.folders import FileSource, list_folder, listed_files, split_folder, too_few_images
 from glcic_jax.data.tfds import (
     open_prepared,
     open_split,
@@ -17,6 +17,7 @@ from glcic_jax.data.tfds import (
     training_splits,
 )
 from glcic_jax.errors import ConfigError, DataError, lookup, printable
+from glcic_jax.pictures import readable_suffixes
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +77,6 @@ def open_images(
     split: str = "",
     *,
     option: str,
-    suffixes: frozenset[str] = SUFFIXES,
     validation_fraction: float = 0.02,
     tfds_dir: str = "",
     listing: str = "",
@@ -89,19 +89,18 @@ def open_images(
         (default) or "test". Samples: "train" or "validation" (default). TFDS: a split or a slice of one (default:
         the split that training validates on).
       option: The command-line option that takes the reference, up to its value; for errors.
-      suffixes: Lower-case suffixes of the image files of a folder.
       validation_fraction, tfds_dir, listing: As in `config.data`.
 
     Raises:
       ConfigError: The reference or the split is unknown, or a listing is given without a folder.
       DataError: The images do not exist or cannot be opened.
     """
-    return _opener(reference, _Options(option, suffixes, validation_fraction, tfds_dir, listing))(split)
+    return _opener(reference, _Options(option, validation_fraction, tfds_dir, listing))(split)
 
 
 def open_sources(data: Any) -> Sources:
     """Opens the training and validation images of `config.data`; raises the errors of `open_images`."""
-    options = _Options("--config.data.source=", SUFFIXES, data.validation_fraction, data.tfds_dir, data.listing)
+    options = _Options("--config.data.source=", data.validation_fraction, data.tfds_dir, data.listing)
     open_part = _opener(data.source, options)
     is_tfds = data.source.startswith("tfds:")
     splits = (data.train_split, data.validation_split) if is_tfds else ("train", "validation")
@@ -120,7 +119,6 @@ class _Options(NamedTuple):
     """The keyword arguments of `open_images`."""
 
     option: str
-    suffixes: frozenset[str]
     validation_fraction: float
     tfds_dir: str
     listing: str
@@ -170,14 +168,14 @@ def _open_folder(argument: str, options: _Options) -> _OpenPart:
         )
     if options.listing:
         return functools.partial(_open_listed, root, options.listing)
-    contents = list_folder(root, options.suffixes)
+    contents = list_folder(root)
     for folder in contents.unopened:
         _log.warning("skipped a folder that cannot be opened: %s", folder)
 
     def open_part(split: str) -> OpenedImages:
         if split in ("", "all"):
             if not contents.images:
-                suffixes = ", ".join(sorted(options.suffixes))
+                suffixes = ", ".join(sorted(readable_suffixes()))
                 raise DataError(f"{printable(str(root))}: no image files found ({suffixes})")
             return OpenedImages(FileSource(root, contents.images), "all")
         if len(contents.images) < 2:

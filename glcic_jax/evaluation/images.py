@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from glcic_jax.data import COMPLETION_SUFFIXES, ImageSource
+from glcic_jax.data import ImageSource
 from glcic_jax.data import open_images as open_source
 from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.evaluation.cropping import centre_square
@@ -73,7 +73,6 @@ def open_images(data: str, selection: Selection) -> EvaluationImages:
         data,
         selection.split,
         option="--data ",
-        suffixes=COMPLETION_SUFFIXES,
         validation_fraction=selection.validation_fraction,
         tfds_dir=selection.tfds_dir,
         listing=selection.listing,

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from glcic_jax.completion import Completer, WindowLimits, blending, stem_of
-from glcic_jax.data import COMPLETION_SUFFIXES, list_folder
+from glcic_jax.data import list_folder
 from glcic_jax.errors import DataError, printable
 from glcic_jax.evaluation.images import MaskedImage
 from glcic_jax.pictures import load_image, to_colour
@@ -126,7 +126,7 @@ class FolderMethod:
         self.description = "completed images from this folder, as they are"
         self._folder = folder
         by_stem: dict[str, list[str]] = collections.defaultdict(list)
-        for path in list_folder(folder, COMPLETION_SUFFIXES).images:
+        for path in list_folder(folder).images:
             by_stem[_stem(path)].append(path)
         stems = collections.Counter(map(_stem, names))
         self._files = {name: self._find(name, by_stem, stems) for name in names}

@@ -17,9 +17,10 @@ from glcic_jax.pictures.mask_files import (
     same_aspect,
 )
 from glcic_jax.pictures.metadata import fitting_profile
-from glcic_jax.pictures.opening import MAX_PIXELS, silence_decoders
+from glcic_jax.pictures.opening import MAX_PIXELS, readable_suffixes, silence_decoders
 from glcic_jax.pictures.picture import (
     Picture,
+    check_sides,
     encode_picture,
     fitted,
     format_for,
@@ -37,6 +38,7 @@ __all__ = [
     "MaskSettings",
     "Picture",
     "apply_settings",
+    "check_sides",
     "colour_channels",
     "coverage_note",
     "coverage_warning",
@@ -54,6 +56,7 @@ __all__ = [
     "random_hole",
     "read_mask",
     "read_picture",
+    "readable_suffixes",
     "same_aspect",
     "save_image",
     "silence_decoders",

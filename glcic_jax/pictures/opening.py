@@ -31,6 +31,9 @@ _FORMATS = (
 )
 
 
+_HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+
+
 @functools.cache
 def readable_formats() -> list[str]:
     """Returns the names in `_FORMATS` that this Pillow was built with."""
@@ -49,6 +52,14 @@ def heif_formats() -> list[str]:
     return ["HEIF"]
 
 
+@functools.cache
+def readable_suffixes() -> frozenset[str]:
+    """Returns the lower-case suffixes of the files that are read, such as ".jpg"."""
+    formats = {*readable_formats(), *heif_formats(), "MPO"}
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
+    return frozenset(suffixes) | _HEIF_SUFFIXES  # Without pillow_heif, the error of a HEIC names the package.
+
+
 def source_name(source: Source, name: str | None) -> str:
     """Returns the name of a source in errors: `name` if there is one, else the path."""
     if name is not None:
@@ -57,16 +68,13 @@ def source_name(source: Source, name: str | None) -> str:
 
 
 @contextlib.contextmanager
-def open_image(
-    source: Source, name: str, max_pixels: int = MAX_PIXELS, *, heif: bool = False
-) -> Iterator[Image.Image]:
+def open_image(source: Source, name: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Opens an image without decoding its pixels.
 
     Args:
       source: The file.
       name: Its name in errors.
       max_pixels: Larger images are refused.
-      heif: Whether HEIC files are opened too, if pillow_heif is installed.
 
     Raises:
       DataError: From the opening, and in place of every other error inside the block.
@@ -77,7 +85,7 @@ def open_image(
             warnings.simplefilter("ignore")
             if not isinstance(source, bytes) and os.path.exists(source) and not os.path.isfile(source):
                 raise DataError(f"{name}: cannot be read as an image (not a file)")
-            with _identified(source, [*readable_formats(), *(heif_formats() if heif else [])]) as (image, stream):
+            with _identified(source, [*readable_formats(), *heif_formats()]) as (image, stream):
                 check_size(image.size, name, max_pixels)
                 yield sound_image(image, stream)
     except DataError:

@@ -80,6 +80,7 @@ class _Capabilities(NamedTuple):
       grey, alpha, deep: Whether it is written with one channel, with transparency, with 16 bits.
       metadata: Whether it is written with colour profile, EXIF and XMP.
       iptc: Whether it is written with IPTC.
+      longest_side: Its largest width and height, in pixels.
     """
 
     suffixes: tuple[str, ...]
@@ -88,19 +89,20 @@ class _Capabilities(NamedTuple):
     deep: bool = False
     metadata: bool = True
     iptc: bool = False
+    longest_side: int = 2**31 - 1
 
 
 _FORMATS = {
     "PNG": _Capabilities((".png",), deep=True),
-    "JPEG": _Capabilities((".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False, iptc=True),
+    "JPEG": _Capabilities((".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False, iptc=True, longest_side=65_500),
     "TIFF": _Capabilities((".tif", ".tiff"), deep=True, iptc=True),
-    "WEBP": _Capabilities((".webp",), grey=False),
-    "AVIF": _Capabilities((".avif",)),
-    "HEIF": _Capabilities((".heic", ".heif", ".hif"), grey=False),
+    "WEBP": _Capabilities((".webp",), grey=False, longest_side=16_383),
+    "AVIF": _Capabilities((".avif",), longest_side=65_536),
+    "HEIF": _Capabilities((".heic", ".heif", ".hif"), grey=False, longest_side=65_535),
     "JPEG2000": _Capabilities((".jp2",), metadata=False),
     "BMP": _Capabilities((".bmp",), alpha=False, metadata=False),
     "PPM": _Capabilities((".ppm", ".pgm", ".pnm"), alpha=False, metadata=False),
-    "TGA": _Capabilities((".tga",), metadata=False),
+    "TGA": _Capabilities((".tga",), metadata=False, longest_side=65_535),
 }
 _TIFF_COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate")
 _JPEG_LIMITS = {"EXIF block": 65533, "XMP packet": 65504, "IPTC block": 65000}  # Bytes.
@@ -239,6 +241,16 @@ def without_metadata(picture: Picture) -> Picture:
     return dataclasses.replace(picture, exif=b"", xmp=b"", iptc=b"", texts=(), notes=notes)
 
 
+def check_sides(size: tuple[int, int], file_format: str, name: str) -> None:
+    """Raises DataError, which names the picture, if a result of (width, height) is too large for its format."""
+    longest = _FORMATS[file_format].longest_side
+    if max(size) > longest:
+        raise DataError(
+            f"{name}: is {size[0]} x {size[1]} pixels, and a {file_format} has at most {longest} on a side: write "
+            "a PNG or a TIFF"
+        )
+
+
 def encode_picture(picture: Picture, file_format: str, quality: int = 95, name: str = "image") -> bytes:
     """Encodes a picture with its metadata.
 
@@ -254,6 +266,7 @@ def encode_picture(picture: Picture, file_format: str, quality: int = 95, name: 
     """
     if not _can_write(file_format):
         raise DataError(f"results are not written as {printable(file_format)!r}")
+    check_sides(picture.size, file_format, name)
     picture = fitted(picture, file_format)
     try:
         if picture.format == "TIFF":

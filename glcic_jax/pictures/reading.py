@@ -84,7 +84,7 @@ def read_picture(source: Source, name: str | None = None, max_pixels: int = MAX_
     """
     name = source_name(source, name)
     try:
-        with open_image(source, name, max_pixels, heif=True) as image:
+        with open_image(source, name, max_pixels) as image:
             if isinstance(image, TiffImageFile):
                 check_tiff(image.tag_v2, name, max_pixels)
             frames = getattr(image, "n_frames", 1)

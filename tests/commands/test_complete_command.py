@@ -242,6 +242,24 @@ def test_transparency_as_the_mask_becomes_opaque(here):
     np.testing.assert_array_equal(np.asarray(Image.open("kept.png"))[..., 3], pixels[..., 3])
 
 
+def test_a_format_that_cannot_hold_the_size_is_refused_before_the_work(here):
+    save("wide.png", np.zeros((4, 16384, 3), np.uint8))
+    assert "at most 16383 on a side: write a PNG" in run("wide.png", "--random-mask", "-o", "a.webp", code=2)
+    save("long.png", np.zeros((4, 6000, 3), np.uint8))
+    options = ["--random-mask", "-o", "b.webp", "--save-comparison"]
+    assert "the comparison: is 18000 x 4 pixels" in run("long.png", *options, code=2)
+    assert not Path("a.webp").exists()
+    assert not Path("b.webp").exists()
+
+
+def test_an_output_that_names_a_folder_is_refused(here):
+    Path("there").mkdir()
+    for folder in ("results/", "there", "there/"):
+        assert "name a file in it" in run("photo.png", "mask.png", "-o", folder, code=2)
+    assert not Path("results").exists()
+    assert os.listdir("there") == []
+
+
 def test_a_seed_determines_the_random_hole(here):
     for name in ("a.png", "b.png"):
         run("photo.png", name, "--random-mask", "--seed", "7")

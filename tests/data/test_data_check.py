@@ -60,7 +60,7 @@ def damaged(tmp_path_factory) -> Path:
     with (root / "huge.jpg").open("wb") as file:
         file.truncate(2**31)
     (root / "folder.jpg").mkdir()
-    (root / "phone.HEIC").write_bytes(b"heic")
+    (root / "drawing.psd").write_bytes(b"heic")
     (root / "notes").write_bytes(b"text")
     (root / ".hidden.jpg").write_bytes(good)
     return root
@@ -98,7 +98,7 @@ def test_the_report_counts_what_is_there(checked, damaged):
     assert values["images"] == 9 + len(BAD)
     assert values["readable"] == 9
     paths = [path.relative_to(damaged).as_posix() for path in damaged.rglob("*.*") if path.name[0] != "."]
-    paths = [path for path in paths if not path.endswith((".HEIC", "folder.jpg"))]
+    paths = [path for path in paths if not path.endswith((".psd", "folder.jpg"))]
     train, validation = split_folder(sorted(paths), 0.02)
     assert values["parts"] == {"train": len(train), "validation": len(validation)}
     assert values["formats"] == {"JPEG": 8, "PNG": 1}
@@ -107,13 +107,13 @@ def test_the_report_counts_what_is_there(checked, damaged):
     assert values["sides"]["shorter_side"] == [30, 280, 280]
     assert values["enlarged"] == 2
     assert values["duplicates"] == 1
-    assert values["other_files"] == {".heic": 1, "": 1}
+    assert values["other_files"] == {".psd": 1, "": 1}
     assert values["hidden_files"] == 1
     assert values["training_would_stop"] is True
     good = [path for path in damaged.rglob("*") if path.is_file() and path.suffix in (".jpg", ".png")]
     good = [path for path in good if path.name not in BAD | {"new\nline.jpg", ".hidden.jpg"}]
     assert values["bytes"] == sum(path.stat().st_size for path in good)
-    for words in ("18: ", "(50.00%)", ".heic 1, no suffix 1; 1 hidden", "would stop"):
+    for words in ("18: ", "(50.00%)", ".psd 1", "no suffix 1", "; 1 hidden", "would stop"):
         assert words in done.stdout
 
 
@@ -168,13 +168,13 @@ def test_damage_is_found_at_any_size_of_decoding(progressive, restart):
 def test_a_command_without_images_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "phone").mkdir()
-    (tmp_path / "phone" / "a.heic").write_bytes(b"")
+    (tmp_path / "phone" / "a.psd").write_bytes(b"")
     (tmp_path / "a.jpg").write_bytes(picture())
     for path, words in (
         ("nowhere", "no such folder"),
         ("a.jpg", "is a file, not a folder"),
         ("empty", "0 image files found"),
-        ("phone", "files with other suffixes: 1 .heic"),
+        ("phone", "files with other suffixes: 1 .psd"),
     ):
         monkeypatch.setattr(sys, "argv", ["glcic", "data", "check", str(tmp_path / path)])
         with pytest.raises(SystemExit) as caught:

@@ -10,7 +10,7 @@ from helpers.common import load_config, one_line
 from helpers.images import open_with, png, short_names, write_png
 
 from glcic_jax.data import folders, sources
-from glcic_jax.data.folders import COMPLETION_SUFFIXES, FileSource, held_out
+from glcic_jax.data.folders import FileSource, held_out
 from glcic_jax.errors import ConfigError, DataError
 from glcic_jax.pictures.rgb_files import load_image
 
@@ -54,7 +54,7 @@ def test_open_images_opens_one_split(tmp_path, reference):
         write_png(tmp_path / name)
     folder = reference == "folder"
     reference = f"folder:{tmp_path}" if folder else reference
-    options = {"option": "--data ", "suffixes": COMPLETION_SUFFIXES, "validation_fraction": 0.5}
+    options = {"option": "--data ", "validation_fraction": 0.5}
     train, validation = (sources.open_images(reference, split, **options) for split in ("train", "validation"))
     assert train.split == ("train (validation fraction 0.5)" if folder else "train")
     default = sources.open_images(reference, **options)
@@ -70,7 +70,9 @@ def test_open_images_opens_one_split(tmp_path, reference):
 def test_a_folder_of_any_nesting(tmp_path):
     root = tmp_path / ".photos: mine"  # Hidden, and with a colon: the user chose it.
     wanted = ["a.jpg", "b/c/d/e.JPEG", "b/f.Png", "g.webp", "h.bmp", "i.tif", "j.TIFF", "k.gif", "sp ace/ü.ppm"]
+    wanted += ["l.jfif", "m.JPE", "n.tga", "o.pnm", "p.heic", "q.avif"]
     hidden = [".hidden.jpg", ".thumbnails/a.jpg", "b/.trash/c/a.jpg", "__MACOSX/a.jpg"]
+    hidden += ["@eaDir/a.jpg/b.jpg", "$RECYCLE.BIN/a.jpg"]
     for name in [*wanted, *hidden, "notes.txt", "jpg", "a.jpg.part"]:
         write_png(root / name)
     (root / "empty.jpg").mkdir()
@@ -176,10 +178,10 @@ def test_a_tiny_folder_gives_both_parts(tmp_path, count, fraction):
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_images_are_an_error_that_names_the_other_files(tmp_path, count):
-    (tmp_path / "phone.HEIC").write_bytes(b"")
+    (tmp_path / "phone.PSD").write_bytes(b"")
     for number in range(count):
         write_png(tmp_path / f"{number}.png")
-    words = rf"{count} image files found .*at least 2 are needed.*files with other suffixes: 1 \.heic"
+    words = rf"{count} image files found .*at least 2 are needed.*files with other suffixes: 1 \.psd"
     with pytest.raises(DataError, match=words) as caught:
         open_with(f"folder:{tmp_path}")
     assert one_line(caught).startswith(f"{tmp_path}: ")

@@ -23,8 +23,18 @@ from helpers.picture_files import (
 from PIL import Image
 
 from glcic_jax.errors import DataError
-from glcic_jax.pictures import Picture, encode_picture, fitted, format_for, opening, read_picture, suffix_for
+from glcic_jax.pictures import (
+    Picture,
+    encode_picture,
+    fitted,
+    format_for,
+    opening,
+    read_picture,
+    readable_suffixes,
+    suffix_for,
+)
 from glcic_jax.pictures.metadata import parse_exif, upright_exif
+from glcic_jax.pictures.picture import _FORMATS as picture_formats
 from glcic_jax.pictures.reading import decode
 from glcic_jax.pictures.rgb_files import load_image
 
@@ -208,7 +218,16 @@ def test_what_a_format_cannot_hold_is_left_out_and_reported():
     wide = Picture(np.zeros((1, 16384, 3), np.uint8), "PNG")
     with pytest.raises(DataError) as caught:
         encode_picture(wide, "WEBP")
-    assert one_line(caught).startswith("image: cannot be written as WEBP")
+    assert one_line(caught).startswith("image: is 16384 x 1 pixels, and a WEBP has at most 16383 on a side")
+
+
+def test_every_suffix_of_a_readable_format_counts_as_an_image():
+    suffixes = readable_suffixes()
+    assert suffixes >= {".jpg", ".jfif", ".jpe", ".tga", ".pnm", ".pbm", ".dib", ".ico", ".pcx", ".heic", ".tif"}
+    assert suffixes.isdisjoint({".eps", ".pdf", ".psd", ".txt", ".mp4"})
+    for suffix in (suffix for kind in picture_formats.values() for suffix in kind.suffixes):
+        if Image.registered_extensions().get(suffix) in opening.readable_formats():
+            assert suffix in suffixes
 
 
 def test_laying_over_white_rounds():

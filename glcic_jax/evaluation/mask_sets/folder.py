@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from glcic_jax.completion import masks_by_image, stem_of
-from glcic_jax.data import COMPLETION_SUFFIXES, list_folder
+from glcic_jax.data import list_folder
 from glcic_jax.errors import DataError, one_line, printable
 from glcic_jax.evaluation.cropping import centre_square
 from glcic_jax.evaluation.mask_sets.drawn import Size
-from glcic_jax.pictures import hole_from_pixels, read_mask, same_aspect
+from glcic_jax.pictures import hole_from_pixels, read_mask, readable_suffixes, same_aspect
 
 RECORD_FILE = "mask_set.json"
 _FORMAT = 1
@@ -192,11 +192,11 @@ def open_folder(name: str, folder: Path, images: Sequence[str] = ()) -> FolderMa
     where = printable(str(folder))
     if not folder.is_dir():
         raise DataError(f"{where}: no such folder of masks")
-    listing = list_folder(folder, COMPLETION_SUFFIXES)
+    listing = list_folder(folder)
     if listing.unopened:
         raise DataError(f"{where}: a folder in it cannot be opened: {listing.unopened[0]}")
     if not listing.images:
-        raise DataError(f"{where}: holds no mask files ({', '.join(sorted(COMPLETION_SUFFIXES))})")
+        raise DataError(f"{where}: holds no mask files ({', '.join(sorted(readable_suffixes()))})")
     record = read_record(folder)
     if record is not None:
         _verify(folder, listing.images, record)
