@@ -122,6 +122,8 @@ def _complete_one(request: _Request, settings: "Settings", options: dict[str, An
     from glcic_jax.completion import CompletionJob, read_input
 
     image, mask, output = request
+    if output is not None and output.endswith(("/", os.sep)):
+        raise DataError(f"{printable(output)}: is a folder: name a file in it")
     path = Path(image)
     job = CompletionJob.create(
         read_input(_source(image), _name(image), settings),

@@ -84,12 +84,12 @@ class Completer:
         """Completes one image of any supported type; see `inputs.open_image` and `inputs.open_hole`.
 
         Args:
-          image: A PIL image, an array, a path or encoded bytes.
+          image: A PIL image, an array, a path, encoded bytes or an open file.
           mask: The same; white, True or 1 marks the hole.
           strategy, max_side, blend: As in `fill`.
 
         Returns:
-          An image of the same type and size (a PIL image for paths and bytes); bit-identical outside the hole.
+          An image of the same type and size (a PIL image for files); bit-identical outside the hole.
 
         Raises:
           DataError: A file cannot be read, or an array is not a valid image or mask.

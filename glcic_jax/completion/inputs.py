@@ -1,6 +1,7 @@
 """Accepts images and masks as PIL images, arrays or files, and returns results of the same type."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,16 @@ def open_image(image: Any) -> InputImage:
     """Opens an image of any supported type.
 
     Args:
-      image: A path or encoded bytes, restored as an upright PIL image; a PIL image, restored upright in the same
-        mode, if that is L, LA, RGB, RGBA or I;16, and else in the nearest of these; or a NumPy or JAX array [H, W]
-        or [H, W, C] of uint8, uint16 or float in [0, 1], C = 1, 2 (grey + alpha), 3 or 4 (RGBA), restored as an
-        array of the same type, shape and dtype.
+      image: A path, encoded bytes or an open binary file, restored as an upright PIL image; a PIL image, restored
+        upright in the same mode, if that is L, LA, RGB, RGBA or I;16, and else in the nearest of these; or a NumPy
+        or JAX array [H, W] or [H, W, C] of uint8, uint16 or float in [0, 1], C = 1, 2 (grey + alpha), 3 or 4
+        (RGBA), restored as an array of the same type, shape and dtype.
 
     Raises:
       DataError: The file cannot be read, or the array is not an image.
     """
-    if isinstance(image, str | Path | bytes):
-        picture = read_picture(image)
+    if (source := _file_source(image)) is not None:
+        picture = read_picture(source)
         info = {name: getattr(picture, name) for name in _KEPT_INFO}
         return InputImage(picture.pixels, lambda completed: _to_pil(completed, info))
     if isinstance(image, Image.Image):
@@ -65,8 +66,8 @@ def open_hole(mask: Any, size: tuple[int, int]) -> np.ndarray:
     """Opens a mask of any supported type.
 
     Args:
-      mask: A path, encoded bytes, a PIL image, or an array as in `mask_files.hole_from_pixels`; white, True or 1
-        marks the hole.
+      mask: A path, encoded bytes, an open file, a PIL image, or an array as in `mask_files.hole_from_pixels`;
+        white, True or 1 marks the hole.
       size: (width, height) of the image.
 
     Returns:
@@ -77,9 +78,21 @@ def open_hole(mask: Any, size: tuple[int, int]) -> np.ndarray:
     """
     if isinstance(mask, Image.Image):
         mask = Picture(_from_pil(ImageOps.exif_transpose(mask)), format="")
-    if isinstance(mask, str | Path | bytes | Picture):
-        return read_mask(mask, size).hole
+    source = mask if isinstance(mask, Picture) else _file_source(mask)
+    if source is not None:
+        return read_mask(source, size).hole
     return hole_from_pixels(np.asarray(mask), size).hole
+
+
+def _file_source(value: Any) -> bytes | Path | None:
+    """Returns the bytes or the path of a file; None if the value is an image of another type."""
+    if isinstance(value, str | os.PathLike):
+        return Path(os.fsdecode(value))
+    if hasattr(value, "read"):
+        value = value.read()
+        if isinstance(value, str):
+            raise DataError("the file is open as text: open it with mode 'rb'")
+    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else None
 
 
 def check_range(pixels: np.ndarray, hole: np.ndarray) -> None:

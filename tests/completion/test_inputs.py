@@ -1,6 +1,7 @@
 """Images and masks as PIL images, arrays and files: what goes in comes back."""
 
 import io
+from pathlib import PurePath
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +125,22 @@ def test_files_and_pil_images_come_back_upright(completer, tmp_path):
             written = io.BytesIO()
             completed.save(written, "PNG", exif=completed.info.get("exif", b""))
             assert Image.open(written).getexif().get(0x0112, 1) == 1
+
+
+def test_every_way_to_hand_over_a_file_gives_the_same_picture(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels()).save(path)
+    content = path.read_bytes()
+    with open(path, "rb") as file:
+        for source in (path, str(path), PurePath(path), content, bytearray(content), io.BytesIO(content), file):
+            opened = open_image(source)
+            np.testing.assert_array_equal(opened.pixels, pixels())
+            assert isinstance(opened.restore(opened.pixels), Image.Image)
+    Image.fromarray(HOLE).save(path)
+    for source in (PurePath(path), io.BytesIO(path.read_bytes()), bytearray(path.read_bytes())):
+        np.testing.assert_array_equal(open_hole(source, (30, 21)), HOLE)
+    with open(path, encoding="latin-1") as file, pytest.raises(DataError, match="mode 'rb'"):
+        open_image(file)
 
 
 @pytest.mark.parametrize(
