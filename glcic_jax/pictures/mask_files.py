@@ -15,7 +15,6 @@ from glcic_jax.pictures.reading import read_picture
 _THRESHOLD = 128  # The darkest white, of 255.
 _LARGE_HOLE = 0.6
 _OPAQUE = 250  # The least alpha, of 255, that counts as opaque: lossy formats and tools round 255 down.
-_GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601.
 
 Size = tuple[int, int]  # (width, height)
 
@@ -118,8 +117,10 @@ def read_mask(
     if name is None:
         name = "mask" if isinstance(source, bytes | Picture) else str(source)
     mask = source if isinstance(source, Picture) else read_picture(source, name, max_pixels)
-    hole = hole_from_pixels(_over_black(mask), target, name=name, invert=invert, grow=grow, fit=fit)
-    return hole._replace(notes=(*(f"the mask: {note}" for note in mask.notes), *hole.notes))
+    notes = [f"the mask: {note}" for note in mask.notes]
+    pixels = _without_alpha(mask, notes)
+    hole = hole_from_pixels(pixels, target, name=name, invert=invert, grow=grow, fit=fit)
+    return hole._replace(notes=(*notes, *hole.notes))
 
 
 def hole_from_pixels(
@@ -217,10 +218,15 @@ def coverage_warning(hole: np.ndarray) -> str | None:
     return None
 
 
-def _over_black(mask: Picture) -> np.ndarray:
-    """Returns [H, W, 1 or 3] uint8 or uint16 with transparency laid over black."""
-    if mask.alpha is None:
+def _without_alpha(mask: Picture, notes: list[str]) -> np.ndarray:
+    """Returns [H, W, 1 or 3] uint8 or uint16: the mask over black, or its transparency if all else is black."""
+    if mask.alpha is None or (mask.alpha == np.iinfo(mask.pixels.dtype).max).all():
         return mask.colour
+    share = f"{100 * float((mask.alpha == 0).mean()):.2g} % of the mask is transparent"
+    if not mask.colour[mask.alpha > 0].any():
+        notes.append(f"{share}, and the rest is black, so the transparent part was taken for white")
+        return np.iinfo(mask.pixels.dtype).max - mask.alpha[..., None]
+    notes.append(f"{share} and was taken for black")
     peak = np.iinfo(mask.pixels.dtype).max
     laid = mask.colour.astype(np.uint32) * mask.alpha[..., None].astype(np.uint32)
     return ((laid + peak // 2) // peak).astype(mask.pixels.dtype)
@@ -250,14 +256,17 @@ def _threshold(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
             notes.append("the mask has 16 bits and its largest value fits 8, so 255 was taken for white")
             peak = 255
     threshold = 0.5 if peak == 1 else _THRESHOLD * peak / 255
-    if mask.ndim == 3 and mask.shape[-1] == 3:
-        grey = mask.astype(np.float32) @ np.array(_GREY_WEIGHTS, np.float32)
-        threshold -= 1e-3 * peak / 255  # The weights' rounded sum puts a grey just below its own value.
-    else:
-        grey = mask.reshape(mask.shape[:2])
-    if largest > 0 and grey.max() < threshold:
-        notes.append(f"nothing in the mask is white: its brightest value is {float(grey.max()):.3g} of {peak}")
-    return grey >= threshold
+    # The brightest channel: a mask may be painted in any colour.
+    value = mask.max(axis=-1) if mask.ndim == 3 else mask
+    white = value >= threshold
+    if mask.ndim == 3 and (mask.min(axis=-1)[white] < threshold).any():
+        notes.append("the mask has colours, which were taken for white where their brightest channel is")
+    if largest > 0 and not white.any():
+        if ((value == 0) | (value == largest)).all():
+            notes.append(f"the mask has one value beside 0, so {largest:g} of {peak} was taken for white")
+            return value == largest
+        notes.append(f"nothing in the mask is white: its brightest value is {float(largest):.3g} of {peak}")
+    return white
 
 
 def _resize(hole: np.ndarray, target: Picture | Size, name: str, fit: bool, notes: list[str]) -> np.ndarray:

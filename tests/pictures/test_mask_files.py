@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers.common import one_line
-from helpers.picture_files import encode, noise
+from helpers.picture_files import encode, encode_tiff, noise
 from PIL import Image
 
 from glcic_jax.errors import DataError
@@ -190,6 +190,46 @@ def test_the_order_is_invert_then_resize_then_grow():
         hole_from_pixels(mask, grow=-1)
 
 
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 0, 255), (128, 0, 0), (255, 255, 0)])
+def test_a_mask_may_be_painted_in_any_colour(colour):
+    hole = read_mask(encode(BOX[..., None] * np.array(colour, np.uint8), "PNG"), SIZE)
+    np.testing.assert_array_equal(hole.hole, BOX)
+    assert "has colours" in hole.notes[0]
+
+
+@pytest.mark.parametrize("value", [2, 100, 127])
+def test_the_only_value_beside_0_is_white(value):
+    for mask in (BOX * np.uint8(value), BOX * np.uint16(value * 257)):
+        hole = hole_from_pixels(mask)
+        np.testing.assert_array_equal(hole.hole, BOX)
+        assert "one value beside 0" in hole.notes[0]
+    several = BOX * np.uint8(value)
+    several[0, 0] = 1
+    assert not hole_from_pixels(several).hole.any()
+    assert "nothing in the mask is white" in hole_from_pixels(several).notes[0]
+
+
+def test_a_clear_hole_in_black_is_the_hole_and_other_transparency_is_black_with_a_note():
+    clear = np.where(BOX, 0, 255).astype(np.uint8)
+    black = np.dstack([np.zeros((20, 30, 3), np.uint8), clear])
+    hole = read_mask(encode(black, "PNG"), SIZE)
+    np.testing.assert_array_equal(hole.hole, BOX)
+    assert "taken for white" in hole.notes[0]
+    white = np.dstack([np.full((20, 30, 3), 255, np.uint8), clear])
+    hole = read_mask(encode(white, "PNG"), SIZE)
+    np.testing.assert_array_equal(hole.hole, ~BOX)
+    assert "20 % of the mask is transparent and was taken for black" in hole.notes[0]
+
+
+@pytest.mark.parametrize("compression", ["raw", "group4", "tiff_lzw"])
+def test_one_bit_tiffs_are_white_where_they_are_shown_white(compression):
+    for photometric in (0, 1):  # 0 is white, or black.
+        content = encode(Image.fromarray(BOX), "TIFF", tiffinfo={262: photometric}, compression=compression)
+        np.testing.assert_array_equal(read_mask(content, SIZE).hole, BOX)
+    content = encode_tiff(~BOX, photometric="miniswhite")
+    np.testing.assert_array_equal(read_mask(content, SIZE).hole, BOX)
+
+
 def test_the_hole_of_alpha_is_all_that_is_not_opaque():
     for dtype, values in ((np.uint8, [0, 249, 250, 255]), (np.uint16, [0, 249 * 257, 250 * 257, 65535])):
         pixels = np.zeros((1, 4, 4), dtype)
@@ -252,11 +292,12 @@ def test_random_holes(size):
 
 
 @pytest.mark.parametrize(
-    ("colour", "words"), [((128, 0, 0), "38.3 of 255"), ((100, 100, 100), "100 of 255"), ((0, 0, 0), "")]
+    ("colour", "words"), [((120, 0, 0), "120 of 255"), ((100, 100, 100), "100 of 255"), ((0, 0, 0), "")]
 )
 def test_a_mask_without_white_says_how_bright_it_is(colour, words):
     mask = np.zeros((4, 5, 3), np.uint8)
     mask[1] = colour
+    mask[2] = np.array(colour) // 2
     hole = hole_from_pixels(mask)
     assert not hole.hole.any()
     assert [note for note in hole.notes if "nothing in the mask is white" in note and words in note] == list(
