@@ -20,6 +20,7 @@ from glcic_jax.pictures.damage import sound_image
 Source = bytes | str | Path  # A file's bytes, or its path.
 
 MAX_PIXELS = 178_956_970  # Pillow's limit, above which it suspects a decompression bomb.
+_SHORTEST = 4  # Bytes; no format has a shorter signature.
 _BYTES_PER_PIXEL = 12  # RGB as 32-bit floats.
 _TILE_WIDTH, _TILE_LENGTH, _DEPTH = 322, 323, 32997  # Tags of TIFF.
 
@@ -93,7 +94,8 @@ def open_image(source: Source, name: str, max_pixels: int = MAX_PIXELS) -> Itera
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{name}: cannot be read as an image (no known format)") from error
+        formats = ", ".join(readable_formats())
+        raise DataError(f"{name}: cannot be read as an image (no known format: none of {formats})") from error
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged input.
         raise DataError(f"{name}: cannot be read as an image ({printable(one_line(error))})") from error
 
@@ -106,8 +108,8 @@ def _identified(source: Source, formats: list[str]) -> Iterator[tuple[ImageFile,
             io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(open(source, "rb"))
         )
         start = stream.read(16)
-        if not start:
-            raise OSError("the file is empty")
+        if len(start) < _SHORTEST:
+            raise OSError(f"the file has only {len(start)} bytes" if start else "the file is empty")
         refusals = []
         for name in formats:
             factory, accept = Image.OPEN[name]

@@ -59,6 +59,7 @@ _HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 )
 
+_NEW_SUBFILE_TYPE, _REDUCED_OR_MASK = 254, 1 | 4  # A tag of TIFF, and bits of its value.
 _MOST_LOST = 0.1  # Share of values that become black because they are no brightness.
 
 _log = logging.getLogger(__name__)
@@ -88,13 +89,25 @@ def read_picture(source: Source, name: str | None = None, max_pixels: int = MAX_
             if isinstance(image, TiffImageFile):
                 check_tiff(image.tag_v2, name, max_pixels)
             frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":
+            if frames > 1 and image.format != "MPO" and not _has_one_full_page(image):
                 raise DataError(
                     f"{name}: has {frames} frames or pages: save the frame or page to complete as a separate file"
                 )
             return decode(image, source)
     except DataError as error:
         return decode_rare_tiff(source, name, error, max_pixels)
+
+
+def _has_one_full_page(image: Image.Image) -> bool:
+    """Returns whether all pages of a TIFF but the first are reduced copies of it or its masks."""
+    if not isinstance(image, TiffImageFile):
+        return False
+    kinds = []
+    for page in range(1, image.n_frames):
+        image.seek(page)
+        kinds.append(image.tag_v2.get(_NEW_SUBFILE_TYPE, 0))
+    image.seek(0)
+    return all(kind & _REDUCED_OR_MASK for kind in kinds)
 
 
 def decode(image: Image.Image, source: Source) -> Picture:

@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from helpers.common import one_line
 from helpers.picture_files import (
     STORED,
@@ -275,6 +276,23 @@ def test_files_that_are_no_pictures_are_refused(tmp_path, content):
 def test_animations_and_pages_are_refused(kind):
     frames = [Image.new("RGB", (16, 12), colour) for colour in ("red", "lime", "blue")]
     assert "3 frames" in refusal(encode(frames[0], kind, save_all=True, append_images=frames[1:]))
+
+
+def test_reduced_pages_of_a_tiff_are_no_pages():
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(noise(3), photometric="rgb")
+        writer.write(noise(3)[::2, ::2], photometric="rgb", subfiletype=1)
+    np.testing.assert_array_equal(read_picture(file.getvalue()).pixels, noise(3))
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(noise(3), photometric="rgb")
+        writer.write(noise(3), photometric="rgb")
+    assert "2 frames or pages" in refusal(file.getvalue())
+
+
+def test_a_file_of_a_few_bytes_is_said_to_be_short():
+    assert "the file has only 1 bytes" in refusal(b"\xff")
 
 
 def test_heic_without_its_package_names_the_extra(monkeypatch):
