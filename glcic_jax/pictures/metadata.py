@@ -209,7 +209,7 @@ def read_texts(image: Any, notes: list[str]) -> tuple[tuple[str, str], ...]:
     """Returns the texts of a decoded image, as `Picture.texts`; others that hold metadata are noted."""
     texts = dict(getattr(image, "text", {}))
     comment = image.info.get("comment")
-    if isinstance(comment, bytes):
+    if isinstance(comment, bytes) and image.format != "JPEG2000":  # There, the encoder gives its own name.
         try:
             texts[COMMENT] = comment.decode()
         except UnicodeDecodeError:

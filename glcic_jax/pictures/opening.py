@@ -109,7 +109,8 @@ def _identified(source: Source, formats: list[str]) -> Iterator[tuple[ImageFile,
         )
         start = stream.read(16)
         if len(start) < _SHORTEST:
-            raise OSError(f"the file has only {len(start)} bytes" if start else "the file is empty")
+            length = f"ends after {len(start)} of at least {_SHORTEST} bytes" if start else "is empty"
+            raise OSError(f"the file {length}")
         refusals = []
         for name in formats:
             factory, accept = Image.OPEN[name]

@@ -246,7 +246,7 @@ def check_sides(size: tuple[int, int], file_format: str, name: str) -> None:
     longest = _FORMATS[file_format].longest_side
     if max(size) > longest:
         raise DataError(
-            f"{name}: is {size[0]} x {size[1]} pixels, and a {file_format} has at most {longest} on a side: write "
+            f"{name}: is {size[0]} x {size[1]} pixels, and {file_format} holds at most {longest} on a side: write "
             "a PNG or a TIFF"
         )
 

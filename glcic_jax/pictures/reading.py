@@ -60,7 +60,7 @@ _HEIC_BRANDS = frozenset(
 )
 
 _NEW_SUBFILE_TYPE, _REDUCED_OR_MASK = 254, 1 | 4  # A tag of TIFF, and bits of its value.
-_MOST_LOST = 0.1  # Share of values that become black because they are no brightness.
+_MOST_LOST = 0.25  # Share of values that become black because they are no brightness.
 
 _log = logging.getLogger(__name__)
 

@@ -214,14 +214,6 @@ def test_messages_of_decoders_are_not_shown(here, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_comparison_that_cannot_be_written_does_not_lose_the_result(here):
-    save("wide.webp", picture(8, 6000))
-    save("wide_mask.png", np.eye(8, 6000, dtype=np.uint8) * 255)
-    message = run("wide.webp", "wide_mask.png", "out.webp", "--save-comparison", code=2)
-    assert message.startswith("out_comparison.webp: cannot be written as WEBP")
-    assert Image.open("out.webp").size == (6000, 8)
-
-
 def test_mask_options_and_notes(here):
     save("small.png", mask()[::2, ::2])
     result = run("photo.png", "small.png", "a.png")
