@@ -1,12 +1,16 @@
-"""Shared by the command lines: errors become one line on stderr and an exit code; finite floats as options."""
+"""Shared by the command lines: errors become one line on stderr and an exit code; types of options; Ctrl-C."""
 
+import contextlib
 import io
 import logging
 import math
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -34,6 +38,30 @@ class UserPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(os.path.expanduser(value), param, ctx)
+
+
+@contextlib.contextmanager
+def keep_interrupts() -> Iterator[Callable[[], None]]:
+    """Yields a function that raises KeyboardInterrupt if Ctrl-C was pressed before and that exception was lost.
+
+    Python drops an exception that a signal raises within a destructor or a callback from C.
+    """
+    pressed = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run(command: click.Command) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from glcic_jax.command_line import keep_interrupts
 from glcic_jax.errors import DataError, printable
 
 if TYPE_CHECKING:
@@ -169,14 +170,14 @@ def _complete_folder(request: _Request, settings: "Settings", options: dict[str,
         _log(f"weights: {completer.name}")
         return completer
 
-    result = complete_folder(
-        load,
-        pair_files(Path(image), None if mask is None else Path(mask), directory),
-        lambda mask: _chooser(None if mask is None else str(mask), settings, options),
-        directory,
-        settings,
-        _log,
-    )
+    with keep_interrupts() as check:
+
+        def choose(mask: Path | None) -> "ChooseHole":
+            check()  # Before each image.
+            return _chooser(None if mask is None else str(mask), settings, options)
+
+        pairing = pair_files(Path(image), None if mask is None else Path(mask), directory)
+        result = complete_folder(load, pairing, choose, directory, settings, _log)
     _log(f"{result.completed} completed, {result.skipped} skipped (results exist), {result.failed} failed")
     if result.failed:
         _log(f"failures are listed in {printable(str(directory / FAILURES))}")

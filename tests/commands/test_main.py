@@ -1,12 +1,15 @@
 """`glcic doctor`, `glcic inspect`, and what all commands print."""
 
 import os
+import signal
 import subprocess
 import sys
 
+import pytest
 from helpers.common import ROOT, command_runner
 from helpers.tiny import tiny_weights
 
+from glcic_jax.command_line import keep_interrupts
 from glcic_jax.commands.main import cli
 from glcic_jax.weights import from_run
 
@@ -47,3 +50,13 @@ def test_characters_that_stdout_lacks_are_escaped():
         capture_output=True,
     )
     assert process.stdout == b"L1 \\u2193, \xe9\n"
+
+
+def test_a_lost_interrupt_is_raised_later():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), keep_interrupts() as check:  # noqa: PT012 - the second one counts.
+        check()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        check()
+    assert signal.getsignal(signal.SIGINT) == before

@@ -175,6 +175,14 @@ def jpeg_with(segment: bytes, marker: int = 0xED, **options) -> bytes:
     return content[:2] + head + content[2:]
 
 
+def test_a_large_text_of_a_png_is_no_reason_to_refuse_it():
+    info = PngInfo()
+    info.add_text("Comment", "a" * (3 << 20), zip=True)
+    picture = read_picture(encode(noise(3), "PNG", pnginfo=info))
+    np.testing.assert_array_equal(picture.pixels, noise(3))
+    assert [len(text) for _, text in picture.texts] == [3 << 20]
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_texts_of_a_png_are_kept(dtype):
     info = PngInfo()
