@@ -44,8 +44,13 @@ class UserPath(click.Path):
 def keep_interrupts() -> Iterator[Callable[[], None]]:
     """Yields a function that raises KeyboardInterrupt if Ctrl-C was pressed before and that exception was lost.
 
-    Python drops an exception that a signal raises within a destructor or a callback from C.
+    Python drops an exception that a signal raises within a destructor or a callback from C. A process that ignores
+    Ctrl-C, such as one that a script runs in the background, goes on ignoring it.
     """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield lambda: None
+        return
     pressed = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -57,7 +62,7 @@ def keep_interrupts() -> Iterator[Callable[[], None]]:
         if pressed:
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
     try:
         yield check
     finally:

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import logging
 import os
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,10 @@ def start_backend() -> None:
     except (RuntimeError, AssertionError) as error:  # An AssertionError without text: no plugin for the platform.
         platforms = os.environ.get("JAX_PLATFORMS", "")
         reason = f" ({one_line(error)})" if str(error) else ""
+        if not platforms:
+            raise ConfigError(
+                f"JAX cannot start its devices{reason}: set JAX_PLATFORMS=cpu to go on without them"
+            ) from error
         raise ConfigError(
             f"JAX finds no device of JAX_PLATFORMS={printable(platforms)} here{reason}: unset it, set "
             "JAX_PLATFORMS=cpu, or install JAX for that device (pip install 'glcic-jax[cuda13]')"
@@ -165,25 +170,34 @@ def enable_compile_cache(directory: Path) -> None:
         directory = directory.expanduser()
         directory.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home directory.
-        _log.warning("compiled programs cannot be kept in %s: %s", directory, one_line(error))
+        reason = getattr(error, "strerror", None) or one_line(error)
+        _log.warning("compiled programs cannot be kept in %s: %s", directory, reason)
         return
     if not os.access(directory, os.W_OK):
         _log.warning("compiled programs cannot be kept in %s: it cannot be written", directory)
         return
-    _remove_torn_entries(directory)
+    try:
+        _remove_torn_entries(directory)
+    except OSError as error:
+        _log.warning("damaged programs in %s were not looked for: %s", directory, one_line(error))
     jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
 def _remove_torn_entries(cache: Path) -> None:
-    """Removes what a full disk or a kill left: JAX never replaces an entry, and warns of it at every start."""
+    """Removes what a full disk or a kill left: JAX never replaces an entry, and warns of it at every start.
+
+    Entries in Zstandard format, which JAX writes where that package is installed, are not checked.
+    """
     checked = cache / ".checked"
     since = checked.stat().st_mtime if checked.exists() else 0.0
-    checked.touch()
+    started = time.time()
     for entry in cache.glob("*-cache"):
         with contextlib.suppress(FileNotFoundError):  # Another process removed it.
             # JAX does not change finished entries.
             if entry.stat().st_mtime >= since and not _decompresses(entry.read_bytes()):
                 entry.unlink()
+    checked.touch()
+    os.utime(checked, (started, started))  # Another process may have written entries since.
 
 
 def _decompresses(entry: bytes) -> bool:

@@ -299,4 +299,5 @@ def _last_row(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     with path.open() as file:
-        return list(csv.DictReader(file))[-1]
+        rows = list(csv.DictReader(file))  # None, if the training was stopped before its first row.
+    return rows[-1] if rows else {}

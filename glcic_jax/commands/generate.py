@@ -5,16 +5,17 @@ from pathlib import Path
 
 import click
 
+from glcic_jax.command_line import UserPath
 from glcic_jax.errors import DataError, printable
+
+_MOST = 100_000  # Images.
 
 
 @click.command()
 @click.argument("run", metavar="RUN")
-@click.option("--count", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Number of images.")
+@click.option("--count", type=click.IntRange(1, _MOST), default=64, show_default=True, help="Number of images.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the latents.")
-@click.option(
-    "-o", "--output", metavar="OUT", type=click.Path(path_type=Path), required=True, help="The file to write."
-)
+@click.option("-o", "--output", metavar="OUT", type=UserPath(), required=True, help="The file to write.")
 @click.option(
     "--format",
     "form",
@@ -39,10 +40,16 @@ def generate(
     RUN is the workdir of a run, one of its checkpoints, or a file that 'glcic weights export' wrote. The same seed
     gives the same latents, the first ones for any COUNT.
     """
-    if output.exists() and (output.is_dir() or not overwrite):
+    if output.is_dir():
+        raise DataError(f"{printable(str(output))} is a folder: name a file in it")
+    if output.exists() and not overwrite:
         raise DataError(f"{printable(str(output))} exists: name another file, or give --overwrite")
     if points is not None and count < 2:
         raise DataError("--walk needs the latents of at least two images: give --count 2 or more")
+    if points is not None and (count - 1) * points > _MOST:
+        raise DataError(
+            f"{count - 1:,} lines of {points:,} images are more than {_MOST:,}: lower --count or --walk"
+        )
     import jax
     import numpy as np
 

@@ -70,22 +70,17 @@ def blend(image: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> np.ndar
     return result
 
 
-def blend_thick_parts(image: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Blends the parts of a hole that are at least 12 px thick and at most a million px large; see `blend`.
+def thick_parts(hole: np.ndarray) -> np.ndarray:
+    """Returns the parts of a hole [H, W] bool that are at least 12 px thick and at most a million px large.
 
     The thickness of a connected part is twice the distance from its innermost pixel to its edge.
     """
-    composed = _keep(image, completed, hole)
     binary = hole.astype(np.uint8)
     _, label, boxes, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
     chosen = boxes[:, cv2.CC_STAT_AREA] <= _LARGE
     thick = np.zeros(len(boxes), bool)
     thick[label[cv2.distanceTransform(binary, cv2.DIST_L2, cv2.DIST_MASK_5) >= _THICK / 2]] = True
-    return blend(composed, completed, (chosen & thick)[label] & hole)
-
-
-def _keep(image: np.ndarray, completed: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    return np.where(hole[..., None], completed, image)
+    return (chosen & thick)[label] & hole
 
 
 def _require_finite(values: np.ndarray, what: str) -> None:
@@ -196,9 +191,9 @@ def _right_side(difference: np.ndarray, middle: np.ndarray) -> np.ndarray:
     return sums
 
 
-# How a completion is blended: `(image, completed, hole) -> result`, all as in `blend`.
-BLENDS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
-    "auto": blend_thick_parts,
-    "on": blend,
-    "off": _keep,
+# The part of a hole [H, W] bool that is blended.
+BLENDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "auto": thick_parts,
+    "on": lambda hole: hole,
+    "off": np.zeros_like,
 }

@@ -172,8 +172,7 @@ class Completer:
             raw = pixels.copy() if keep_raw else None
             if plan.windows:
                 fill = self._run_windows(pixels, hole, plan, raw, on_window)
-                if blend != "off":
-                    fill = _blend(pixels, hole, fill, blend)
+                fill = _blend(pixels, hole, fill, blend)
                 region = bounds(hole).slices
                 inside = hole[region]
                 replaced = completed[region][inside]
@@ -284,8 +283,11 @@ def _blend(pixels: np.ndarray, hole: np.ndarray, fill: np.ndarray, how: str) -> 
     margin = 8  # Enough for the gradients at the hole's edge.
     top, left = max(0, region.top - margin), max(0, region.left - margin)
     around = slice(top, region.bottom + margin), slice(left, region.right + margin)
+    chosen = blending.BLENDS[how](hole[around])
+    if not chosen.any():
+        return fill
     inside = slice(region.top - top, region.bottom - top), slice(region.left - left, region.right - left)
-    image = to_colour(pixels[around])
-    completed = image.copy()
+    completed = to_colour(pixels[around]).copy()
     completed[inside] = np.where(hole[region.slices][..., None], fill, completed[inside])
-    return blending.BLENDS[how](image, completed, hole[around])[inside]
+    # What is not chosen counts as known.
+    return blending.blend(completed, completed, chosen)[inside]

@@ -17,7 +17,9 @@ from glcic_jax.files import sha256_of
 from glcic_jax.pictures import readable_suffixes
 
 # Thumbnails, snapshots and bins of macOS, Windows and network storage.
-_SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "lost+found")
+_SYSTEM_FOLDERS = frozenset(
+    {"__MACOSX", "@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot", "$RECYCLE.BIN", "lost+found"}
+)
 
 LARGE_FILE = 2**27  # Bytes.
 _MAX_FILE = 2**30  # Bytes: the largest decodable image, 178 megapixels of 3 x 16 bits, stored uncompressed.
@@ -111,7 +113,7 @@ def list_folder(root: Path) -> FolderContents:
             continue
         visited.add(real)
         # Sorted, so that every machine reaches a linked folder by the same path.
-        folders[:] = [name for name in sorted(folders) if not name.startswith((".", *_SYSTEM_FOLDERS))]
+        folders[:] = [name for name in sorted(folders) if name not in _SYSTEM_FOLDERS and name[0] != "."]
         relative = Path(folder).relative_to(root).as_posix()
         prefix = "" if relative == "." else f"{relative}/"
         for name in files:

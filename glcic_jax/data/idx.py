@@ -38,7 +38,7 @@ class IdxSource:
         return f"{self._name}[{index}]"
 
     def short_name(self, index: int) -> str:
-        return str(index)
+        return f"{index}-{zlib.crc32(self._image[index]):08x}"  # All files have the same names and sizes.
 
     def size(self, index: int) -> int:
         return len(self.read(index))

@@ -126,7 +126,8 @@ def open_sources(data: Any) -> Sources:
 def fingerprint(source: ImageSource) -> dict[str, int]:
     """Identifies images wherever they lie: the sizes of up to 64 of them, in bytes, by the hashes of their names.
 
-    They are those with the smallest hashes, so most of them remain when images are added or removed.
+    They are those with the smallest hashes, so some remain when images are added or removed, unless the set grows
+    or shrinks more than about tenfold.
     """
     names = ((name_hash(source.short_name(index)), index) for index in range(len(source)))
     sizes = {}
@@ -226,7 +227,7 @@ def _open_listed(root: Path, listing: str, split: str) -> OpenedImages:
 
 
 def _open_idx(argument: str, options: _Options) -> _OpenPart:
-    folder = Path(argument).expanduser()
+    folder = expand_home(argument)
     if not argument or not folder.is_dir():
         raise DataError(f"idx:{printable(argument)}: no such folder; give {options.option}idx:/path/to/mnist")
 

@@ -92,13 +92,13 @@ def rectangles(
         raise ConfigError(
             f"mask.rectangles.max_side is {max_side} px, larger than the image of {min(image_size)} px: lower it"
         )
-    number, place, size = jax.random.split(key, 3)
+    number, place, size, centre = jax.random.split(key, 4)
     sides = _uniform_integer(size, (min_side, max_side), (count[1], 2))
     corners = jax.random.randint(place, sides.shape, 0, jnp.array(image_size) - sides + 1)
     boxes = jax.vmap(functools.partial(_fill_box, image_size))(corners, sides)
     drawn = jnp.arange(count[1]) < _uniform_integer(number, count)
     hole = jnp.any(boxes & drawn[:, None, None], axis=0)
-    return _as_mask(hole), _local_box_on_hole(jax.random.fold_in(key, 1), hole, local_size)
+    return _as_mask(hole), _local_box_on_hole(centre, hole, local_size)
 
 
 def free_form(
@@ -127,7 +127,7 @@ def free_form(
     """
     shorter = min(image_size)
     limits = jnp.array(image_size, jnp.float32)
-    number, *keys = jax.random.split(key, strokes[1] + 1)
+    number, *keys, centre = jax.random.split(key, strokes[1] + 2)
     rows = jnp.arange(image_size[0], dtype=jnp.float32)[:, None] + 0.5
     columns = jnp.arange(image_size[1], dtype=jnp.float32)[None, :] + 0.5
 
@@ -159,7 +159,7 @@ def free_form(
     segments = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (starts, ends, radii, drawn))
     # One segment at a time: all together would hold strokes * vertices images in memory.
     hole, _ = jax.lax.scan(paint, jnp.zeros(image_size, bool), segments)
-    return _as_mask(hole), _local_box_on_hole(jax.random.fold_in(key, 1), hole, local_size)
+    return _as_mask(hole), _local_box_on_hole(centre, hole, local_size)
 
 
 def create_sampler(name: str, options: Mapping[str, Mapping[str, Any]]) -> Sampler:

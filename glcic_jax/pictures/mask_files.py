@@ -262,7 +262,7 @@ def _threshold(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     if mask.ndim == 3 and (mask.min(axis=-1)[white] < threshold).any():
         notes.append("the mask has colours, which were taken for white where their brightest channel is")
     if largest > 0 and not white.any():
-        if ((value == 0) | (value == largest)).all():
+        if (value == 0).any() and ((value == 0) | (value == largest)).all():
             notes.append(f"the mask has one value beside 0, so {largest:g} of {peak} was taken for white")
             return value == largest
         notes.append(f"nothing in the mask is white: its brightest value is {float(largest):.3g} of {peak}")

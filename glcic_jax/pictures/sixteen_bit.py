@@ -7,7 +7,7 @@ import logging
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image, TiffTags
@@ -190,8 +190,8 @@ def _compress(pixels: np.ndarray, compression: str) -> tuple[int, list[bytes]]:
     stored = pixels.astype(pixels.dtype.newbyteorder("<")).reshape(len(pixels), -1).view(np.uint8)
     content = io.BytesIO()
     Image.fromarray(stored).save(content, "TIFF", compression=compression)
-    with Image.open(content) as image:
-        tags = cast(TiffImageFile, image).tag_v2
+    with TiffImageFile(content) as image:  # Not Image.open, which limits the pixels of a whole process.
+        tags = image.tag_v2
         starts, sizes, rows = tags[273], tags[279], tags[278]
     data = content.getbuffer()
     return rows, [bytes(data[start : start + size]) for start, size in zip(starts, sizes, strict=True)]

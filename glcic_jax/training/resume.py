@@ -188,7 +188,7 @@ def _check_images(meta: dict[str, Any], images: Images, fixed: tuple[str, ...]) 
     if not old["train"].items() & images["train"].items():
         source = meta["config"]["data"]["source"]
         raise ConfigError(
-            f"the run to resume was trained on other images, then found at {source} (no name and size in common): "
+            f"the run to resume has no image in common with these, by names and sizes; its own were at {source}: "
             f"give their place, or another --workdir; {_OTHER_IMAGES}"
         )
     return tuple(key for key in fixed if key not in _IMAGES) if old == images else fixed

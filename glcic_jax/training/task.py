@@ -39,7 +39,10 @@ class State(Protocol):
         """What is saved beside the arrays, as JSON values by name."""
 
     def restored(self, items: Mapping[str, Any], meta: Mapping[str, Any]) -> Self:
-        """Returns the state at `meta["step"]` with the facts in `meta`; an item left out stays as it is."""
+        """Returns the state at `meta["step"]` with the facts in `meta`.
+
+        Items of `Task.untrained_items` may be left out, and stay as they are.
+        """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,7 @@ class ResumeKeys:
 
 
 class Task(Protocol):
-    """A system to train, built from a configuration by `tasks.create_task`.
+    """A system to train, built from a configuration by `tasks.task_of(config)(config, axis_name)`.
 
     Attributes:
       steps: The update of each phase by its name, in order of training; `config.phases` has their numbers.

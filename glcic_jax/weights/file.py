@@ -22,7 +22,7 @@ import safetensors.numpy
 from flax import traverse_util
 from flax.errors import FlaxError
 
-from glcic_jax.errors import WeightsError, lookup, one_line, printable
+from glcic_jax.errors import ConfigError, WeightsError, lookup, one_line, printable
 from glcic_jax.files import write_atomically
 from glcic_jax.model.gans import GANS
 from glcic_jax.model.images import INPUT_FORMS, OUTPUT_ACTIVATIONS
@@ -129,7 +129,8 @@ def check_arrays(weights: Weights, name: str) -> Weights:
     start_backend()
     try:
         shapes = _shapes(weights.network, weights.description)
-    except (FlaxError, ArithmeticError, TypeError, ValueError) as error:  # Fields may fit no network together.
+    # Fields may fit no network together.
+    except (ConfigError, FlaxError, ArithmeticError, TypeError, ValueError) as error:
         raise WeightsError(f"{name}: no such network can be built ({printable(one_line(error))})") from error
     expected = {path: leaf.shape for path, leaf in _flatten(shapes).items()}
     found = _flatten(weights.variables)

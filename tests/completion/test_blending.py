@@ -265,35 +265,15 @@ def test_shapes_that_do_not_fit_are_refused(shapes):
         blending.blend(image, completed, hole.astype(bool))
 
 
-def test_auto_blends_thick_parts_and_keeps_thin_ones():
-    rng = np.random.default_rng(20)
-    image, completed = rng.random((2, 80, 100, 3), np.float32)
-    thick, thin = np.zeros((2, 80, 100), bool)
-    thick[10:30, 10:40] = thick[70:, 60:] = True
-    thin[50:59, 5:95] = thin[5:45, 60:64] = True
-    hole = thick | thin
-    result = blending.BLENDS["auto"](image, completed, hole)
-    np.testing.assert_array_equal(result[thin], completed[thin])
-    np.testing.assert_array_equal(result[~hole], image[~hole])
-    surroundings = np.where(thin[..., None], completed, image)
-    np.testing.assert_allclose(result[thick], blending.blend(surroundings, completed, thick)[thick], atol=1e-6)
-    assert np.abs(result - completed)[thick].max() > 0.1
-
-
-def test_auto_keeps_parts_that_take_seconds(monkeypatch):
+def test_thick_parts_are_told_from_thin_and_large_ones(monkeypatch):
     monkeypatch.setattr(blending, "_LARGE", 600)
-    rng = np.random.default_rng(21)
-    image, completed = rng.random((2, 60, 90, 3), np.float32)
-    hole = np.zeros((60, 90), bool)
-    hole[5:30, 5:30] = hole[5:30, 40:65] = True
-    hole[5, 5] = False  # 624 and 625 pixels.
-    result = blending.BLENDS["auto"](image, completed, hole)
-    np.testing.assert_array_equal(result[hole], completed[hole])
+    thick, others = np.zeros((2, 80, 100), bool)
+    thick[10:30, 10:40] = thick[70:, 60:] = True
+    others[50:59, 5:95] = others[5:45, 60:64] = True
+    others[5:30, 70:95] = True  # 625 pixels.
+    np.testing.assert_array_equal(blending.thick_parts(thick | others), thick)
 
 
-@pytest.mark.parametrize("hole", [np.ones((20, 20), bool), np.zeros((20, 20), bool)])
-def test_auto_with_all_or_nothing_to_fill(hole):
-    image, completed = np.random.default_rng(22).random((2, 20, 20, 3), np.float32)
-    np.testing.assert_array_equal(
-        blending.BLENDS["auto"](image, completed, hole), completed if hole.all() else image
-    )
+@pytest.mark.parametrize("whole", [True, False])
+def test_thick_parts_of_all_or_nothing(whole):
+    assert (blending.thick_parts(np.full((20, 20), whole)) == whole).all()

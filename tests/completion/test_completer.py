@@ -262,6 +262,13 @@ def test_blending_is_applied_to_the_fill(completer):
     np.testing.assert_allclose(blended, blending.blend(pixels, plain, hole), atol=1e-6)
 
 
+def test_thin_parts_of_a_hole_keep_the_fill(completer):
+    pixels, hole = picture(60, 60, dtype=np.float32), hole_of((60, 60), (10, 0, 40, 30), (45, 5, 50, 55))
+    plain, blended = (completer.fill(pixels, hole, blend=blend).pixels for blend in ("off", "auto"))
+    np.testing.assert_array_equal(plain[45:50], blended[45:50])
+    assert np.abs(plain - blended)[10:40].max() > 0.01
+
+
 def test_weights_with_an_output_that_is_not_finite_are_an_error(weights):
     broken = jax.tree.map(np.copy, weights.variables)
     broken["params"]["conv1"]["kernel"] *= np.float32(1e38)

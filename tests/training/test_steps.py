@@ -22,7 +22,7 @@ from glcic_jax.model.gradient_balance import PLACES, Balance, balance_gradients,
 from glcic_jax.model.networks import LAST_COMPLETION_LAYER, CompletionNetwork, ContextDiscriminator
 from glcic_jax.training.tasks.completion import STEPS, TrainState, create_spec, create_state, steps
 from glcic_jax.training.tasks.completion.steps import JointMetrics
-from glcic_jax.training.updates import OPTIMIZERS, NetworkState
+from glcic_jax.training.updates import NetworkState
 
 KEY = jax.random.key(1)
 EMA_DECAY = 0.75
@@ -475,7 +475,7 @@ def _gradients(optimizer, grads, params, steps_done):
         yield updates
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["adadelta", "adam"])
 @pytest.mark.parametrize("network", ["completion_optimizer", "discriminator_optimizer"])
 def test_optimizers_move_against_the_gradient(name, network, config):
     config.optimizer.name = name
@@ -545,7 +545,7 @@ def test_adam_learning_rate_decays_to_a_tenth_by_a_cosine(network, config):
     np.testing.assert_allclose(found, 0.01 * fractions, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["adadelta", "adam"])
 def test_repeated_updates_lower_each_networks_loss(name, config, batch):
     config.optimizer.name = name
     config.optimizer.adam.learning_rate = 0.01

@@ -189,7 +189,8 @@ class FixedLatents:
     def evaluate(self, state: GenerationState) -> Findings:
         """See `task.Examples`; the grid shows the images of the first latents."""
         samples = generate(self._generator, state.generator.variables, self._latents)
-        diversity = _mean_distance(samples[: len(self._image)]) / _mean_distance(self._image)
+        of_samples, of_images = _mean_distance(samples[: len(self._image)]), _mean_distance(self._image)
+        diversity = of_samples / of_images if of_images else math.nan  # All held-out images may be alike.
         return Findings({"diversity": diversity}, tile_all(samples[: self._shown]))
 
     def summarise(self, workdir: Path, state: GenerationState) -> list[str]:
