@@ -3,7 +3,8 @@
 Command: python main.py --config=configs/vanilla_gan.py --config.data.source=idx:/path/to/mnist
 MNIST of TFDS: --config.data.source=tfds:mnist --config.data.validation_split=test
 Hardware: a GPU, or one CPU core with --config=configs/vanilla_gan.py:small.
-Time, result: not measured yet.
+Time: small: digits after four minutes, 23 minutes in all.
+Result: glcic_jax/training/README.md.
 """
 
 from ml_collections import ConfigDict

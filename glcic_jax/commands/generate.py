@@ -2,13 +2,20 @@
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from glcic_jax.command_line import UserPath
 from glcic_jax.errors import DataError, printable
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
 _MOST = 100_000  # Images.
+_BATCH = 50  # Images whose features are computed together.
 
 
 @click.command()
@@ -31,9 +38,21 @@ _MOST = 100_000  # Images.
     type=click.IntRange(2, 1_000),
     help="Instead: N images along each line from one of COUNT latents to the next.",
 )
+@click.option("--fid", metavar="FILE", type=UserPath(), help="Also show the FID from --data, by this network.")
+@click.option(
+    "--data", metavar="DATA", help="Real images, as those of 'glcic evaluate'; IDX: the validation part."
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def generate(
-    run: str, count: int, seed: int, output: Path, form: str, points: int | None, overwrite: bool
+    run: str,
+    count: int,
+    seed: int,
+    output: Path,
+    form: str,
+    points: int | None,
+    fid: Path | None,
+    data: str | None,
+    overwrite: bool,
 ) -> None:
     """Draw images with a trained GAN.
 
@@ -50,6 +69,8 @@ def generate(
         raise DataError(
             f"{count - 1:,} lines of {points:,} images are more than {_MOST:,}: lower --count or --walk"
         )
+    if (fid is None) != (data is None) or (fid is not None and points is not None):
+        raise DataError("FID needs --fid and --data, and no --walk")
     import jax
     import numpy as np
 
@@ -59,6 +80,7 @@ def generate(
     from glcic_jax.weights import find_generator
 
     network, variables, _ = find_generator(run).weights
+    distance = None if fid is None or data is None else _distance_from(fid, data)  # Fails before the work.
     latents = gans.draw_latents(network, jax.random.key(seed), count)
     if points is None:
         images = gans.generate(network, variables, latents)
@@ -71,3 +93,37 @@ def generate(
     else:
         save_image(tile_all(images) if points is None else tile(list(images.swapaxes(0, 1))), output)
     click.echo(f"written {printable(str(output))}: {' x '.join(map(str, images.shape))}")
+    if distance is not None:
+        click.echo(distance(images))
+
+
+def _distance_from(fid: Path, data: str) -> "Callable[[np.ndarray], str]":
+    """Opens FID's network and real images; returns a function from images [N, S, S, C] uint8 to a line of text."""
+    import numpy as np
+
+    from glcic_jax.data import open_images
+    from glcic_jax.evaluation.cropping import centre_square
+    from glcic_jax.evaluation.perceptual import fid as room
+    from glcic_jax.pictures import load_image
+
+    inception, source = room.load(fid), open_images(data, option="--data ").source
+
+    def show(images: np.ndarray) -> str:
+        statistics = [room.Statistics(), room.Statistics()]
+        for start in range(0, len(images), _BATCH):
+            colour = np.broadcast_to(
+                images[start : start + _BATCH], (*images[start : start + _BATCH].shape[:3], 3)
+            )
+            statistics[0].add(inception.features(colour))
+        for start in range(0, len(source), _BATCH):
+            real = (
+                load_image(source.read(index), source.name(index))
+                for index in range(start, min(start + _BATCH, len(source)))
+            )
+            squares = np.stack([centre_square(image, images.shape[1]) for image in real])
+            statistics[1].add(inception.features(squares))
+        distance = room.frechet_distance(*statistics)
+        note = room.bias_note(min(len(images), len(source)))
+        return f"FID from {len(source):,} images of {data}: {distance:.2f}" + (f" ({note})" if note else "")
+
+    return show

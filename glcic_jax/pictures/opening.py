@@ -22,8 +22,8 @@ Source = bytes | str | Path  # A file's bytes, or its path.
 MAX_PIXELS = 178_956_970  # Pillow's limit, above which it suspects a decompression bomb.
 _SHORTEST = 4  # Bytes; no format has a shorter signature.
 _BYTES_PER_PIXEL = 12  # RGB as 32-bit floats.
-# One text of a PNG may be as large as all together, 64 MiB: for more than 1 MiB, Pillow would refuse the picture.
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+# Bytes of one compressed text or profile of a PNG: for more than 1 MiB, Pillow would refuse the picture.
+PngImagePlugin.MAX_TEXT_CHUNK = 8 << 20
 _TILE_WIDTH, _TILE_LENGTH, _DEPTH = 322, 323, 32997  # Tags of TIFF.
 
 # Some of Pillow's other formats run programs, and most are never photographs. JPEG includes MPO. TGA is last: it

@@ -190,6 +190,7 @@ def _compress(pixels: np.ndarray, compression: str) -> tuple[int, list[bytes]]:
     stored = pixels.astype(pixels.dtype.newbyteorder("<")).reshape(len(pixels), -1).view(np.uint8)
     content = io.BytesIO()
     Image.fromarray(stored).save(content, "TIFF", compression=compression)
+    content.seek(0)
     with TiffImageFile(content) as image:  # Not Image.open, which limits the pixels of a whole process.
         tags = image.tag_v2
         starts, sizes, rows = tags[273], tags[279], tags[278]

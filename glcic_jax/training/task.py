@@ -132,6 +132,7 @@ class Task(Protocol):
       symptoms: What warns of a training that goes wrong.
       display: How its numbers and grids are shown.
       resume_keys: What may not change within a run.
+      sections: The sections of the configuration that it needs.
       inference_item: The item of a state that holds the network that inference uses.
       memory_remedy: What to do if a batch does not fit into memory, in words.
     """
@@ -144,6 +145,7 @@ class Task(Protocol):
     symptoms: tuple[Symptom, ...]
     display: Display
     resume_keys: ResumeKeys
+    sections: tuple[str, ...]
     inference_item: str
     memory_remedy: str
 

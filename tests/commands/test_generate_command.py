@@ -8,6 +8,7 @@ from helpers.common import load_config, shrink_gan
 from helpers.tiny import tiny_weights
 from PIL import Image
 
+from glcic_jax.evaluation.perceptual import fid
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.tasks.generation import GenerationTask
 from glcic_jax.weights import find_generator, load_weights, save_weights
@@ -64,6 +65,35 @@ def test_a_walk_begins_and_ends_at_images(run, tmp_path):
     assert Image.open(tmp_path / "walk.png").size == (4 * 18 - 2, 2 * 18 - 2)
 
 
+class FirstColumns:
+    """In place of Inception: the means of the first columns, which are few enough for a sound covariance."""
+
+    def features(self, image):
+        return image[:, :, :3].mean(axis=1).reshape(len(image), -1) / 255
+
+
+def test_fid_is_that_of_generated_and_real_images(run, tmp_path, monkeypatch):
+    workdir, _ = run
+    monkeypatch.setattr(fid, "load", lambda path: FirstColumns())
+    real = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), np.uint8)
+    (tmp_path / "real").mkdir()
+    for index, image in enumerate(real):
+        Image.fromarray(image).save(tmp_path / "real" / f"{index:02}.png")
+    options = ("--fid", "x.pth", "--data", f"folder:{tmp_path / 'real'}")
+    done = glcic("generate", workdir, "--count", 70, "--format", "npy", "-o", tmp_path / "a.npy", *options)
+    generated = np.broadcast_to(np.load(tmp_path / "a.npy"), (70, 16, 16, 3))
+    statistics = []
+    for images in (generated, real):
+        statistics.append(fid.Statistics())
+        statistics[-1].add(FirstColumns().features(images))
+    expected = fid.frechet_distance(*statistics)
+    assert f"FID from 60 images of folder:{tmp_path / 'real'}: {expected:.2f} (" in done.stdout
+    assert "biased" in done.stdout
+    refused = glcic("generate", workdir, "--fid", "x.pth", "-o", tmp_path / "b.png")
+    assert refused.code == 2
+    assert "FID needs --fid and --data" in refused.error
+
+
 def test_exported_weights_generate_the_same_images(run, tmp_path):
     workdir, channels = run
     file = tmp_path / "g.safetensors"
@@ -106,7 +136,7 @@ def test_networks_of_other_kinds_are_refused(run, tmp_path):
     [
         (("missing", "-o", "grid.png"), "missing: no such file, run or name"),
         (("{run}", "-o", "grid.xyz"), "use a suffix like .png"),
-        (("{run}", "-o", "{run}"), "exists: name another file"),
+        (("{run}", "-o", "{run}"), "is a folder: name a file in it"),
         (("{run}", "-o", "grid.png", "--walk", "3", "--count", "1"), "at least two images"),
     ],
 )

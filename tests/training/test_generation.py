@@ -21,6 +21,7 @@ from glcic_jax.model.losses import discriminator_loss
 from glcic_jax.training import loop
 from glcic_jax.training.checkpoints import Checkpoints
 from glcic_jax.training.distributed import AXIS, pmap_step, replicate, shard_batch, unreplicate
+from glcic_jax.training.tasks import check_values, task_of
 from glcic_jax.training.tasks.generation import GenerationTask, adversarial_step
 
 pytestmark = pytest.mark.long_setup
@@ -202,8 +203,6 @@ def test_a_run_of_a_version_without_tasks_is_completion(finished_run, config, tm
     shutil.copytree(finished_run, tmp_path / "run")
     meta = json.loads((tmp_path / "run" / "checkpoints" / "3" / "meta" / "metadata").read_text())
     assert meta["config"].pop("task") == "completion"
-    from glcic_jax.training.tasks import task_of
-
     assert task_of(meta["config"]).inference_item == "completion"
     with pytest.raises(ConfigError, match="unknown task 'inpainting': choose one of completion, generation"):
         task_of({"task": "inpainting"})
@@ -289,3 +288,13 @@ def test_a_generators_gradient_vanishes_with_the_minimax_loss_alone():
 
 if __name__ == "__main__":
     _train_on_devices(sys.argv[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "section"), [("dcgan", "completion", "mask"), ("joint", "generation", "network")]
+)
+def test_a_configuration_of_another_task_is_refused(name, task, section):
+    config = load_config(name)
+    config.task = task
+    with pytest.raises(ConfigError, match=f"task is '{task}', and the configuration has no section '{section}'"):
+        check_values(config)

@@ -132,7 +132,9 @@ def test_other_images_under_the_same_name_are_refused(run, config, photographs):
     save(run.checkpoints, run.state, config, 4, fingerprints=fingerprints(photographs))
     for path in photographs.iterdir():
         path.write_bytes(bytes(1_000))
-    with pytest.raises(ConfigError, match=r"was trained on other images.*--config\.start_from=RUN") as caught:
+    with pytest.raises(
+        ConfigError, match=r"has no image in common with these.*--config\.start_from=RUN"
+    ) as caught:
         run({}, images=fingerprints(photographs))
     one_line(caught)
 

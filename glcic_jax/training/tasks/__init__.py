@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from glcic_jax.errors import lookup
+from glcic_jax.errors import ConfigError, lookup
 from glcic_jax.training.config_checks import check_shared_values
 from glcic_jax.training.task import Task
 from glcic_jax.training.tasks.completion import CompletionTask
@@ -24,8 +24,15 @@ def check_values(config: ConfigDict) -> None:
     Raises:
       ConfigError: A number is out of range, two do not fit together, or a name that selects numbers is unknown.
     """
+    task = task_of(config)
+    missing = [section for section in task.sections if section not in config]
+    if missing:
+        raise ConfigError(
+            f"task is {config.task!r}, and the configuration has no section {missing[0]!r}: choose another "
+            "configuration instead of another task"
+        )
     check_shared_values(config)
-    task_of(config).check(config)
+    task.check(config)
 
 
 TASKS: dict[str, type[Any]] = {"completion": CompletionTask, "generation": GenerationTask}

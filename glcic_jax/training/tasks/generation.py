@@ -4,7 +4,6 @@ Reference: Goodfellow et al. 2014, Algorithm 1.
 """
 
 import dataclasses
-import math
 import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -189,9 +188,10 @@ class FixedLatents:
     def evaluate(self, state: GenerationState) -> Findings:
         """See `task.Examples`; the grid shows the images of the first latents."""
         samples = generate(self._generator, state.generator.variables, self._latents)
-        of_samples, of_images = _mean_distance(samples[: len(self._image)]), _mean_distance(self._image)
-        diversity = of_samples / of_images if of_images else math.nan  # All held-out images may be alike.
-        return Findings({"diversity": diversity}, tile_all(samples[: self._shown]))
+        of_images = _mean_distance(self._image)
+        # There may be one held-out image, or all may be alike.
+        metrics = {"diversity": _mean_distance(samples[: len(self._image)]) / of_images} if of_images else {}
+        return Findings(metrics, tile_all(samples[: self._shown]))
 
     def summarise(self, workdir: Path, state: GenerationState) -> list[str]:
         """See `task.Examples`; writes samples.png, real.png and walk.png."""
@@ -204,16 +204,19 @@ class FixedLatents:
         return [
             "## Samples\n\nGenerated images, of the latents of all grids, and held-out ones.\n\n"
             "![samples](samples.png) ![real images](real.png)",
-            f"Mean distance between two generated images, divided by that of held-out ones: "
-            f"{metrics['diversity']:.3f}. Near 0, G makes one image of all latents.",
+            *(
+                f"Mean distance between two generated images, divided by that of held-out ones: {value:.3f}. "
+                "Near 0, G makes one image of all latents."
+                for value in metrics.values()
+            ),
             "## Walks between latents\n\nEach row: from one of the latents to the next.\n\n![walk](walk.png)",
         ]
 
 
 def _mean_distance(image: np.ndarray) -> float:
-    """The mean Euclidean distance of neighbours in a batch of images; NaN for fewer than two."""
+    """The mean Euclidean distance of neighbours in a batch of images; 0 for fewer than two."""
     flat = image.reshape(len(image), -1).astype(np.float32)
-    return float(np.linalg.norm(flat[1:] - flat[:-1], axis=1).mean()) if len(flat) > 1 else math.nan
+    return float(np.linalg.norm(flat[1:] - flat[:-1], axis=1).mean()) if len(flat) > 1 else 0.0
 
 
 class GenerationTask:
@@ -261,6 +264,7 @@ class GenerationTask:
     resume_keys = ResumeKeys(
         shapes=("network.name", "network.width", "network.latent_size", "data.grey"), fixed=(), on_or_off=()
     )
+    sections = ("network", "loss")
     inference_item = "generator"
     memory_remedy = (
         "raise --config.accumulation_steps, lower --config.batch_size, or take --config.compute_dtype=bfloat16"

@@ -114,6 +114,7 @@ class CompletionTask:
         on_or_off=("completion.ema_decay",),
         earlier={"discriminator.texture_channels": [64, 128, 256]},
     )
+    sections = ("mask", "completion", "discriminator", "loss", "balance")
     inference_item = "completion"
     memory_remedy = (
         "take --config.remat=activations, raise --config.accumulation_steps, lower --config.batch_size, or take "
