@@ -3,7 +3,8 @@
 Command: python main.py --config=configs/dcgan.py
 Faces in a folder: --config.data.source=folder:/path/to/faces --config.data.centre_crop=0
 Hardware: a GPU, or a CPU with --config=configs/dcgan.py:small.
-Time, result: not measured yet.
+Time: small: rough faces after half an hour of two cores.
+Result: glcic_jax/training/README.md.
 """
 
 from ml_collections import ConfigDict
