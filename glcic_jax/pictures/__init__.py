@@ -17,7 +17,7 @@ from glcic_jax.pictures.mask_files import (
     same_aspect,
 )
 from glcic_jax.pictures.metadata import fitting_profile
-from glcic_jax.pictures.opening import MAX_PIXELS, readable_suffixes, silence_decoders
+from glcic_jax.pictures.opening import MAX_PIXELS, readable_suffixes, silence_decoders, silence_libtiff
 from glcic_jax.pictures.picture import (
     Picture,
     check_sides,
@@ -61,6 +61,7 @@ __all__ = [
     "same_aspect",
     "save_image",
     "silence_decoders",
+    "silence_libtiff",
     "suffix_for",
     "tile",
     "tile_all",

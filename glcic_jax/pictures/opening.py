@@ -1,6 +1,7 @@
 """Opens picture files of allowed formats and sizes; turns every failure into one line that names the file."""
 
 import contextlib
+import ctypes
 import functools
 import importlib.util
 import io
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import PIL
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
@@ -187,6 +189,20 @@ def read_whole(source: Source, name: str, max_pixels: int) -> bytes:
     if not content or len(content) > limit:
         raise DataError(f"{name}: cannot be read as an image (at most {limit:,} bytes of its kind are read)")
     return content
+
+
+def silence_libtiff() -> None:
+    """Keeps libtiff from printing on standard error, in this process; the raised errors say more.
+
+    Finds the libtiff in Pillow's wheels for Linux and macOS, and leaves any other as it is.
+    """
+    package = Path(PIL.__file__).parent
+    for folder in (package.parent / "pillow.libs", package / ".dylibs"):
+        for path in folder.glob("libtiff*"):
+            library = ctypes.CDLL(str(path))
+            for setter in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+                setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+                setter(None)
 
 
 @contextlib.contextmanager

@@ -74,12 +74,14 @@ def run_training(
 
     if runs_on_cpu():
         keep_freed_memory()  # Before there are threads.
+    from glcic_jax.pictures import silence_libtiff
     from glcic_jax.training import distributed
     from glcic_jax.training.loop import train
     from glcic_jax.training.workdir import usable_workdir
 
     # Orbax logs tracebacks of errors that the user sees as one line. After the imports, as Grain sets the level.
     logging.getLogger("absl").setLevel(logging.INFO if debug else logging.CRITICAL)
+    silence_libtiff()  # Damaged files are listed in skipped.txt.
     code = 1
     try:
         workdir = usable_workdir(workdir)

@@ -1,10 +1,13 @@
 """Files whose missing pixels decoders invent are refused, by completion and by training; intact ones are read."""
 
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from helpers.common import one_line
+from helpers.common import ROOT, one_line
 from helpers.picture_files import encode, noise, smooth_picture
 from PIL import Image
 
@@ -113,3 +116,23 @@ def test_small_and_flat_pictures_are_no_damage():
             for kind in ("JPEG", "PNG", "WEBP"):
                 for options in ({}, {"JPEG": {"progressive": True}, "WEBP": {"lossless": True}}.get(kind, {})):
                     np.testing.assert_array_equal(load_image(encode(pixels, kind, **options)), pixels)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_libtiff_prints_nothing_once_it_is_silenced(tmp_path, silent):
+    content = encode(noise(3, height=64, width=64), "TIFF", compression="tiff_lzw")
+    with Image.open(io.BytesIO(content)) as image:
+        start, size = image.tag_v2[273][0], image.tag_v2[279][0]
+    (tmp_path / "a.tif").write_bytes(
+        content[: start + size // 2] + bytes(size - size // 2) + content[start + size :]
+    )
+    code = (
+        "from pathlib import Path; from glcic_jax.pictures import load_image, silence_libtiff; "
+        f"{'silence_libtiff(); ' if silent else ''}load_image(Path('a.tif').read_bytes(), 'a.tif')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(
+        [sys.executable, "-c", code], check=False, cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert "DataError" in process.stderr
+    assert process.stderr.startswith("Traceback") == silent, process.stderr
