@@ -149,7 +149,7 @@ def test_options_have_the_effect_of_the_command_line(visit, tmp_path, weights):
     one.drag((0.4, 0.4), (0.5, 0.5))
     one.mask(tmp_path / "mask.png")
     one.page.get_by_text("Options", exact=True).click()
-    one.page.get_by_label("Blend the fill").check()
+    one.page.get_by_label("Blend the fill").select_option("on")
     one.page.get_by_label("Keep EXIF").check()
     one.page.get_by_label("Grow the painted area").fill("-4")
     one.one("fill").click()
