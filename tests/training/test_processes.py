@@ -51,7 +51,8 @@ def history(tmp_path_factory):
 def train_pairs(workdir):
     """Trains a pair that is stopped, a pair that goes on until it loses a process, and one process that goes on.
 
-    `stopped` is the step at which the first pair stopped, `last` the last one that is compared.
+    `stopped` is the step at which the first pair stopped, `resumed` the one from which the others go on, `last`
+    the last that is compared.
     """
     alone = workdir.with_name("alone")
     found = {"workdir": workdir, "alone": alone}
@@ -60,20 +61,24 @@ def train_pairs(workdir):
         wait_for_checkpoint(workdir, 2, pair)
         pair[1].send_signal(signal.SIGTERM)
         found["stop"] = [(process.communicate(timeout=600)[1], process.returncode) for process in pair]
-        found["stopped"] = stopped = max(saved_steps(workdir))
-        found["last"] = stopped + 6
+        found["stopped"] = max(saved_steps(workdir))
+        # What follows begins at the same step, whenever the signal arrived.
+        found["resumed"] = resumed = 2
+        for later in (step for step in saved_steps(workdir) if step > resumed):
+            shutil.rmtree(workdir / "checkpoints" / str(later))
+        found["last"] = resumed + 6
 
         shutil.copytree(workdir, alone)
-        overrides = (f"phases.completion={stopped + 2}", "phases.discriminator=2", *INTERVALS)
+        overrides = (f"phases.completion={resumed + 2}", "phases.discriminator=2", *INTERVALS)
         pair = start_pair(workdir, (*overrides, f"phases.joint={ENDLESS}"))
         processes = [*pair, start_main(alone, (*overrides, "phases.joint=2"))]
-        wait_for_checkpoint(workdir, stopped + 6, pair)
+        wait_for_checkpoint(workdir, resumed + 6, pair)
         pair[1].kill()
         killed = time.monotonic()
         errors = pair[0].communicate(timeout=600)[1]
         found["lost"] = errors, pair[0].returncode, time.monotonic() - killed
         for text in (errors, finish(processes[-1])):
-            assert f"resuming from step {stopped} of" in text
+            assert f"resuming from step {resumed} of" in text
     finally:
         for process in processes:
             process.kill()
@@ -95,7 +100,7 @@ def test_process_that_loses_the_other_ends_within_a_minute(history):
 
 
 def rows_after_stop(history, name):
-    return [row for row in read_rows(history[name]) if history["stopped"] < row["step"] <= history["last"]]
+    return [row for row in read_rows(history[name]) if history["resumed"] < row["step"] <= history["last"]]
 
 
 def test_only_the_lead_process_writes_logs(history):
@@ -125,10 +130,8 @@ def test_pair_and_one_device_reach_the_same_data_and_nearly_the_same_state(histo
     assert pair_data == {"next_index": [2 * step, 2 * step]}
     assert alone_data == {"next_index": [4 * step]}
     params = [jax.tree.leaves(arrays["completion"]["params"]) for arrays in (pair, alone)]
-    # How far single values drift apart depends on the step at which the signal arrives.
     for one, other in zip(*params, strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-2)
-        assert (np.abs(one - other) > 5e-3).mean() < 0.01
+        np.testing.assert_allclose(one, other, atol=5e-3)
 
 
 @pytest.mark.parametrize(
