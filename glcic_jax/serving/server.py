@@ -108,8 +108,8 @@ class _Server(uvicorn.Server):
         """Python cannot end while a compiler runs in a thread."""
         if not self._loading.is_alive():
             return
-        self._write("waiting for the compiler: press Ctrl-C to end at once")
         try:
+            self._write("waiting for the compiler: press Ctrl-C to end at once")
             self._loading.join()
         except (SystemExit, KeyboardInterrupt):
             os._exit(0)

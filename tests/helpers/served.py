@@ -83,7 +83,9 @@ class Served(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(folder: Path, weights: Path, *arguments: str, ready: bool = True, listening: bool = True):
+def served(
+    folder: Path, weights: Path, *arguments: str, ready: bool = True, listening: bool = True, before: str = ""
+):
     """Starts a service on a free port; kills it in the end if it still runs.
 
     Args:
@@ -92,12 +94,13 @@ def served(folder: Path, weights: Path, *arguments: str, ready: bool = True, lis
       *arguments: Of `glcic serve`.
       ready: Whether to wait until it is warm.
       listening: Whether to wait until it listens; the url is empty otherwise.
+      before: Python statements that run before the command.
     """
     temporary = folder / "tmp"
     temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary), "GLCIC_HOME": str(folder / "home")}
     options = ["--port", "0", "--warmup", "48x48", "--weights", str(weights), *arguments]
-    code = "from glcic_jax.commands.main import main; main()"
+    code = f"{before}\nfrom glcic_jax.commands.main import main; main()"
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", code, "serve", *options], cwd=ROOT, env=environment, stderr=log

@@ -349,9 +349,10 @@ def test_sigterm_ends_a_service_that_is_not_ready(tmp_path, weights, listening):
 
 
 def test_second_signal_does_not_wait_for_the_compiler(tmp_path, weights):
-    sizes = ",".join(f"{side}x{side}" for side in range(64, 640, 16))
-    with served(tmp_path, weights, "--warmup", sizes, ready=False) as service:
-        service.wait_for("compiled for windows")
+    # A compiler that would end by itself could do so between the two signals.
+    slow = "from glcic_jax.completion import Completer; Completer.warmup = lambda *_, **__: time.sleep(600)"
+    with served(tmp_path, weights, ready=False, before=f"import time; {slow}") as service:
+        service.wait_for("weights:")
         service.process.send_signal(signal.SIGTERM)
         service.wait_for("waiting for the compiler")
         service.process.send_signal(signal.SIGINT)
