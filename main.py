@@ -8,6 +8,7 @@ configs/quickstart.py needs no data and takes minutes on a CPU.
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -44,11 +45,18 @@ def main(arguments: list[str]) -> int:
     return launch.run_training(
         _CONFIG.value,
         Path(_WORKDIR.value or Path("runs") / name),
+        load_weights=_load_weights,
         coordinator=_COORDINATOR.value,
         process_count=_PROCESS_COUNT.value,
         process_id=_PROCESS_ID.value,
         debug=_DEBUG.value,
     )
+
+
+def _load_weights(reference: str) -> Any:
+    from glcic_jax.weights import find_weights  # Imports JAX.
+
+    return find_weights(reference).weights
 
 
 if __name__ == "__main__":

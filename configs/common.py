@@ -46,6 +46,8 @@ def get_config() -> ConfigDict:
     completion.layer_order = "conv_bn_relu"  # [A]; or "conv_relu_bn" [O].
     completion.input_form = "mean_subtracted"  # [A]; or "mean_filled" [O], "signed", "smooth_filled" (ours).
     completion.output_activation = "sigmoid"  # [A]; or "clip", "residual" (ours: adds to the filled input).
+    # Weights that C begins with: a name that `glcic weights list` shows, a file or a run; "": random parameters.
+    completion.initial_weights = ""
     completion.ema_decay = 0.0  # Decay of a moving average of C's weights, used for inference; 0: off [P].
 
     config.discriminator = discriminator = ConfigDict()

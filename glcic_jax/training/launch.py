@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -53,6 +54,7 @@ def run_training(
     config: Any,
     workdir: Path,
     *,
+    load_weights: Callable[[str], Any] | None = None,
     coordinator: str | None = None,
     process_count: int | None = None,
     process_id: int | None = None,
@@ -63,6 +65,7 @@ def run_training(
     Args:
       config: The configuration.
       workdir: The run's directory.
+      load_weights: See `loop.train`.
       coordinator, process_count, process_id: See `distributed.initialize`.
       debug: Whether to show tracebacks.
 
@@ -86,7 +89,7 @@ def run_training(
     try:
         workdir = usable_workdir(workdir)
         distributed.initialize(coordinator, process_count, process_id)
-        train(config, workdir)
+        train(config, workdir, load_weights)
         _handle_signals(signal.SIG_IGN)  # Everything is done.
         return 0
     except Stopped as stopped:

@@ -25,6 +25,10 @@ the key, the step and the place alone. Metrics are a dataclass of float32 scalar
 """
 
 
+LoadWeights = Callable[[str], Any]
+"""Reads weights by their name, file or run; returns a `weights.Weights`."""
+
+
 class State(Protocol):
     """The whole training state at one step: a frozen pytree."""
 
@@ -55,6 +59,7 @@ class TrainingData:
       sources: The images.
       skipped: Receives images that cannot be read.
       log: Shows the user one line.
+      load_weights: See `loop.train`.
     """
 
     config: ConfigDict
@@ -62,6 +67,7 @@ class TrainingData:
     sources: Sources
     skipped: SkippedFiles
     log: Callable[[str], None]
+    load_weights: LoadWeights | None
 
 
 class Findings(NamedTuple):
@@ -160,7 +166,12 @@ class Task(Protocol):
         """Returns a new state at step 0."""
 
     def begin(self, state: Any, data: TrainingData) -> Any:
-        """Returns the state of a new run, with what the task measures in its data; all processes call it."""
+        """Returns the state of a new run, with what the task measures in its data; all processes call it.
+
+        Raises:
+          ConfigError: The weights that it is to begin with are of another network.
+          WeightsError: They cannot be read.
+        """
 
     def untrained_items(self, phases: Iterable[str]) -> frozenset[str]:
         """Returns the items of a state that these phases do not train; their networks may still change."""

@@ -146,7 +146,7 @@ def _resolve_built_in(name: str) -> Found:
         return _found(load_weights(path), f"{name}, built in", path)
     except WeightsError as error:
         raise WeightsError(
-            f"the installation is incomplete ({error}): install glcic-jax again, or name weights with --weights"
+            f"the installation is incomplete ({error}): install glcic-jax again, or name a file of weights"
         ) from error
 
 
@@ -316,7 +316,7 @@ def _alternatives() -> str:
         if names:
             listed.append(f"{kind} {', '.join(names[:_MAX_LISTED])}{more}")
     choices = f", or one of these: {'; '.join(listed)}" if listed else ""
-    return f"; name a file with --weights{choices}"
+    return f"; name a file of weights{choices}"
 
 
 def _is_built_in(name: str) -> bool:

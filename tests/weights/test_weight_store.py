@@ -278,7 +278,7 @@ def test_an_incomplete_installation_is_reported(monkeypatch, tmp_path):
         with pytest.raises(WeightsError, match=r"photos\.safetensors: no such file.*install glcic-jax") as caught:
             find(reference)
         one_line(caught)
-    with pytest.raises(WeightsError, match=r"no such file, run or name; name a file with --weights$"):
+    with pytest.raises(WeightsError, match=r"no such file, run or name; name a file of weights$"):
         find_weights("a")
     assert caught.value.exit_code == 3
 

@@ -162,11 +162,34 @@ class CompletionTask:
     def begin(self, state: TrainState, data: TrainingData) -> TrainState:
         from glcic_jax.data.input_pipeline import kept_mean_pixel  # Imports OpenCV and Grain.
 
+        if self._config.completion.initial_weights:
+            return self._with_initial_weights(state, data)
         mean_pixel = None
         if is_lead_process():
             path = data.workdir / "mean_pixel.json"
             mean_pixel = kept_mean_pixel(path, data.sources.train, data.config, data.skipped, data.log).tolist()
         return state.replace(mean_pixel=jnp.asarray(broadcast_from_first(mean_pixel), jnp.float32))
+
+    def _with_initial_weights(self, state: TrainState, data: TrainingData) -> TrainState:
+        """Returns the state with the arrays and the mean pixel of weights, which must be of the same network."""
+        name = self._config.completion.initial_weights
+        if data.load_weights is None:
+            raise ConfigError(f"completion.initial_weights is {name!r}, and `train` was given no `load_weights`")
+        weights = data.load_weights(name)
+        wanted = {key: self._config.completion[key] for key in ("width", "layer_order", "output_activation")}
+        found = {key: getattr(weights.network, key) for key in wanted}
+        wanted["input_form"], found["input_form"] = self.spec.input_form, weights.description.input_form
+        differing = [key for key in wanted if wanted[key] != found[key]]
+        if differing:
+            options = " ".join(f"--config.completion.{key}={found[key]}" for key in differing)
+            raise ConfigError(f"completion.initial_weights: {name} is of another network: it needs {options}")
+        data.log(f"the completion network begins with the weights {name}")
+        variables = jax.tree.map(jnp.asarray, weights.variables)
+        return state.replace(
+            mean_pixel=jnp.asarray(weights.description.mean_pixel, jnp.float32),
+            completion=state.completion.replace(**variables),
+            ema=variables if self.spec.ema_decay else None,
+        )
 
     def untrained_items(self, phases: Iterable[str]) -> frozenset[str]:
         return frozenset() if set(phases) - {"completion"} else frozenset({"discriminator"})

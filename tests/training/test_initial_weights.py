@@ -1,0 +1,59 @@
+"""A run that begins with weights."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.common import ROOT
+
+from glcic_jax.errors import ConfigError
+from glcic_jax.training.setup import create_run
+from glcic_jax.weights import find_weights
+
+
+@pytest.fixture
+def config(unbroken_run, unbroken_config):
+    unbroken_config.completion.initial_weights = str(unbroken_run)
+    return unbroken_config
+
+
+def load_weights(reference):
+    return find_weights(reference).weights
+
+
+def test_run_begins_with_the_weights_of_another(config, tmp_path):
+    run, state = create_run(config, tmp_path / "run", load_weights)
+    with run:
+        weights = load_weights(config.completion.initial_weights)
+        jax.tree.map(np.testing.assert_array_equal, state.inference_variables, weights.variables)
+        jax.tree.map(np.testing.assert_array_equal, state.completion.variables, weights.variables)
+        np.testing.assert_array_equal(state.mean_pixel, jnp.float32(weights.description.mean_pixel))
+        assert int(state.step) == 0
+
+
+def test_weights_of_another_network_are_refused_with_the_options_they_need(config, tmp_path):
+    config.completion.width = 1 / 8
+    config.completion.input_form = "signed"
+    with pytest.raises(ConfigError) as error:
+        create_run(config, tmp_path / "run", load_weights)
+    assert "--config.completion.width=0.0625 --config.completion.input_form=mean_subtracted" in str(error.value)
+
+
+def test_program_without_a_reader_of_weights_is_told(config, tmp_path):
+    with pytest.raises(ConfigError, match="was given no `load_weights`"):
+        create_run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"), [("photos", "it needs --config.completion"), ("phtos", "phtos: no such file, run or name")]
+)
+def test_main_reads_weights(tmp_path, name, answer):
+    command = [sys.executable, "main.py", "--config=configs/faces.py", f"--workdir={tmp_path / 'run'}"]
+    options = ["--config.data.source=samples", f"--config.completion.initial_weights={name}"]
+    result = subprocess.run([*command, *options], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert answer in result.stderr
+    assert "Traceback" not in result.stderr
