@@ -272,7 +272,8 @@ def test_one_and_four_devices_agree(tmp_path):
     assert found[1].keys() == found[4].keys()
     assert len(found[1]) > 40
     for name, value in found[1].items():
-        np.testing.assert_allclose(found[4][name], value, rtol=1e-3, atol=2e-5, err_msg=name)
+        # The gradient of a bias before BatchNorm is 0; what is left of it is rounding.
+        np.testing.assert_allclose(found[4][name], value, rtol=1e-3, atol=5e-5, err_msg=name)
 
 
 def test_a_generators_gradient_vanishes_with_the_minimax_loss_alone():

@@ -10,6 +10,7 @@ import pytest
 from helpers.common import ROOT
 
 from glcic_jax.errors import ConfigError
+from glcic_jax.training.loop import train
 from glcic_jax.training.setup import create_run
 from glcic_jax.weights import find_weights
 
@@ -17,6 +18,7 @@ from glcic_jax.weights import find_weights
 @pytest.fixture
 def config(unbroken_run, unbroken_config):
     unbroken_config.completion.initial_weights = str(unbroken_run)
+    unbroken_config.completion.ema_decay = 0.9
     return unbroken_config
 
 
@@ -32,6 +34,14 @@ def test_run_begins_with_the_weights_of_another(config, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, state.completion.variables, weights.variables)
         np.testing.assert_array_equal(state.mean_pixel, jnp.float32(weights.description.mean_pixel))
         assert int(state.step) == 0
+
+
+def test_run_trains_from_weights(config, tmp_path):
+    config.phases.update(completion=1, discriminator=0, joint=0)
+    state = train(config, tmp_path / "run", load_weights)
+    before = load_weights(config.completion.initial_weights).variables["params"]["conv1"]["kernel"]
+    assert int(state.step) == 1
+    assert 0 < np.abs(state.completion.params["conv1"]["kernel"] - before).max() < 0.1
 
 
 def test_weights_of_another_network_are_refused_with_the_options_they_need(config, tmp_path):

@@ -184,11 +184,12 @@ class CompletionTask:
             options = " ".join(f"--config.completion.{key}={found[key]}" for key in differing)
             raise ConfigError(f"completion.initial_weights: {name} is of another network: it needs {options}")
         data.log(f"the completion network begins with the weights {name}")
-        variables = jax.tree.map(jnp.asarray, weights.variables)
+        # Two copies: the steps donate a state's arrays, and each can be donated once.
+        variables, average = (jax.tree.map(jnp.array, weights.variables) for _ in range(2))
         return state.replace(
             mean_pixel=jnp.asarray(weights.description.mean_pixel, jnp.float32),
             completion=state.completion.replace(**variables),
-            ema=variables if self.spec.ema_decay else None,
+            ema=average if self.spec.ema_decay else None,
         )
 
     def untrained_items(self, phases: Iterable[str]) -> frozenset[str]:
