@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import heapq
-import importlib.util
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -35,19 +34,8 @@ _FINGERPRINT_IMAGES = 64
 _log = logging.getLogger(__name__)
 
 
-# Photographs in scikit-image's wheel; its data/README.txt and the docstrings of skimage.data name their origins.
-_SAMPLES = {
-    "train": (
-        "astronaut.png",
-        "coffee.png",
-        "hubble_deep_field.jpg",
-        "ihc.png",
-        "motorcycle_left.png",
-        "retina.jpg",
-        "rocket.jpg",
-    ),
-    "validation": ("camera.png", "chelsea.png"),
-}
+# A prepared TFDS data set of photographs, with the licence and the origin of each in sources.csv.
+_SAMPLES = Path(__file__).parent / "samples"
 
 
 class ImageSource(Protocol):
@@ -174,18 +162,12 @@ def _opener(reference: str, options: _Options) -> _OpenPart:
 def _open_samples(argument: str, _: _Options) -> _OpenPart:
     if argument:
         raise ConfigError(f"the data source samples takes no argument, not {argument!r}")
-    # scikit-image takes a second to import, and only its files are needed.
-    spec = importlib.util.find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise DataError("the samples come with scikit-image, which is not installed: pip install scikit-image")
-    folder = Path(spec.origin).parent / "data"
-    missing = [name for names in _SAMPLES.values() for name in names if not (folder / name).is_file()]
-    if missing:
-        raise DataError(f"scikit-image in {folder} lacks {', '.join(missing)}: pip install -U scikit-image")
+    builder = open_prepared(_SAMPLES, "pip install --force-reinstall glcic-jax")
 
     def open_part(split: str) -> OpenedImages:
         split = split or "validation"
-        return OpenedImages(FileSource(folder, lookup(_SAMPLES, split, "split of the samples")), split)
+        lookup(builder.info.splits, split, "split of the samples")
+        return OpenedImages(open_split(builder, split), split)
 
     return open_part
 

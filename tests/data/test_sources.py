@@ -1,8 +1,10 @@
 """The samples and folders: what is opened, how it is split, and the errors."""
 
+import csv
 import os
 import shutil
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,13 +19,18 @@ from glcic_jax.pictures.rgb_files import load_image
 
 def test_samples_are_photographs_in_two_disjoint_parts():
     train, validation = open_with("samples")
-    assert len(train) >= 5
-    assert len(validation) >= 2
-    assert not set(short_names(train)) & set(short_names(validation))
-    for source in (train, validation):
-        for index in range(len(source)):
-            assert Path(source.name(index)).read_bytes() == source.read(index)
-            assert min(load_image(source.read(index)).shape[:2]) >= 300
+    assert (len(train), len(validation)) == (340, 40)
+    contents = [source.read(index) for source in (train, validation) for index in range(len(source))]
+    assert len(set(contents)) == 380
+    assert {min(load_image(content).shape[:2]) for content in contents} == {96}
+
+
+def test_samples_have_a_free_licence_and_an_origin():
+    with (Path(sources.__file__).parent / "samples" / "sources.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert Counter(row["split"] for row in rows) == {"train": 340, "validation": 40}
+    assert len({row["file"] for row in rows}) == 380
+    assert all(row["licence"].lower().startswith(("cc0", "public domain")) and row["source"] for row in rows)
 
 
 @pytest.mark.parametrize("reference", ["", "imagenet", "tfrecord:x", "Folder:x", "/home/photos", ":x"])

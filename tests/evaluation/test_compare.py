@@ -66,7 +66,7 @@ def test_runs_are_compared_on_the_images_they_validate_on(page):
         "runs/two, step 6",
         "loss.alpha",
         "0.0625",
-        "samples, validation: all 2 images",
+        "samples, validation: all 40 images",
         "32 px",
         'class="curves" src="data:image/svg+xml',
     ):

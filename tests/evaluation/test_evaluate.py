@@ -458,5 +458,5 @@ def test_images_of_a_tfds_data_set(here, monkeypatch):
 
 def test_a_count_of_the_samples():
     images = open_images("samples", Selection(count=1))
-    assert images.description == "samples, validation: 1 of 2 images, spread evenly over the listing"
+    assert images.description == "samples, validation: 1 of 40 images, spread evenly over the listing"
     assert len(images.names) == 1
