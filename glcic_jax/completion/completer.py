@@ -14,6 +14,7 @@ from glcic_jax.completion.runner import Runner, find_device
 from glcic_jax.completion.windows import (
     MAX_SIDE,
     SMALLEST_MAX_SIDE,
+    Box,
     CompletionPlan,
     Window,
     WindowLimits,
@@ -24,6 +25,9 @@ from glcic_jax.errors import MemoryExhaustedError, lookup
 from glcic_jax.pictures import colour_channels, from_colour, to_colour
 from glcic_jax.runtime import enable_compile_cache, enough_memory_for
 from glcic_jax.weights import Description, Weights, compile_cache, find_weights
+
+# Rows or columns of a photograph that are resized at a time.
+_BAND = 512
 
 # Called after each window with the number of finished windows and of all windows; an exception stops the work.
 OnWindow = Callable[[int, int], None]
@@ -173,10 +177,11 @@ class Completer:
             if plan.windows:
                 fill = self._run_windows(pixels, hole, plan, raw, on_window)
                 fill = _blend(pixels, hole, fill, blend)
-                region = bounds(hole).slices
-                inside = hole[region]
-                replaced = completed[region][inside]
-                completed[region][inside, : colour_channels(pixels)] = from_colour(fill[inside], replaced)
+                region = bounds(hole)
+                for top in range(0, region.height, _BAND):
+                    band = slice(top, top + _BAND)
+                    inside, part = hole[region.slices][band], completed[region.slices][band]
+                    part[inside, : colour_channels(pixels)] = from_colour(fill[band][inside], part[inside])
             return CompletedImage(completed, plan, raw)
 
     def fill_batch(self, images: np.ndarray, holes: np.ndarray) -> np.ndarray:
@@ -236,9 +241,11 @@ class Completer:
                 size = window.box.width, window.box.height
                 resized = cv2.resize(output, size, interpolation=cv2.INTER_LINEAR)
                 part[..., : colour_channels(part)] = from_colour(resized, part)
-            rows, columns = np.nonzero(window.fill_mask)
-            filled = _composite(output, image, mask, window)[rows, columns]
-            fill[rows + window.box.top - region.top, columns + window.box.left - region.left] = filled
+            inner = bounds(window.fill_mask)
+            top, left = inner.top + window.box.top - region.top, inner.left + window.box.left - region.left
+            chosen = window.fill_mask[inner.slices]
+            target = fill[top : top + inner.height, left : left + inner.width]
+            target[chosen] = _composite(output, image, mask, window, inner)[chosen]
             if on_window is not None:
                 on_window(done, len(plan.windows))
         return fill
@@ -246,26 +253,45 @@ class Completer:
 
 def _network_view(pixels: np.ndarray, hole: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
     """Returns the image [h, w, 3] and the mask [h, w, 1], float32, of a window at the network's size."""
-    rows, columns = window.box.slices
+    pixels, hole = pixels[window.box.slices], hole[window.box.slices]
     height, width = window.network_size
-    mask = hole[rows, columns].astype(np.float32)
-    # Hole pixels may hold anything, and resizing averages them with their neighbours: set them to 0.
-    image = np.where(mask[..., None] > 0, np.float32(0), to_colour(pixels[rows, columns]))
-    if window.scale < 1:
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).reshape(height, width, 3)
-        # A pixel that contains any of the hole is hole, so that no content of the hole remains.
-        mask = (cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) > 0).astype(np.float32)
-    return image, mask.reshape(height, width, 1)
+    if window.scale == 1:
+        image, mask = _hidden(pixels, hole)
+        return image, mask.reshape(height, width, 1)
+    # Band by band, and first the columns, then the rows: a large photograph as float32 takes gigabytes.
+    narrow = [np.empty((len(hole), width, *rest), np.float32) for rest in ((3,), ())]
+    for top in range(0, len(hole), _BAND):
+        band = slice(top, top + _BAND)
+        for whole, part in zip(narrow, _hidden(pixels[band], hole[band]), strict=True):
+            resized = cv2.resize(part, (width, len(part)), interpolation=cv2.INTER_AREA)
+            whole[band] = resized.reshape(whole[band].shape)
+    image, mask = (cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA) for part in narrow)
+    # A pixel that contains any of the hole is hole, so that no content of the hole remains.
+    return image.reshape(height, width, 3), (mask > 0).astype(np.float32).reshape(height, width, 1)
 
 
-def _composite(output: np.ndarray, image: np.ndarray, mask: np.ndarray, window: Window) -> np.ndarray:
-    """Returns the completed window at full size, [box.height, box.width, 3] float32."""
+def _hidden(pixels: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the image [h, w, 3] and the mask [h, w], float32.
+
+    Hole pixels may hold anything, and resizing averages them with their neighbours, so they are 0.
+    """
+    return np.where(hole[..., None], np.float32(0), to_colour(pixels)), hole.astype(np.float32)
+
+
+def _composite(output: np.ndarray, image: np.ndarray, mask: np.ndarray, window: Window, inner: Box) -> np.ndarray:
+    """Returns the part `inner` of the completed window at full size, [inner.height, inner.width, 3] float32."""
     # Composite before resizing: the untrained output outside the hole would bleed into the hole's edge.
     completed = np.where(mask > 0, output, image)
     if window.scale == 1:
-        return completed
-    size = window.box.width, window.box.height
-    return np.clip(cv2.resize(completed, size, interpolation=cv2.INTER_CUBIC), 0.0, 1.0)
+        return completed[inner.slices]
+    size = window.box.width, len(completed)
+    wide = cv2.resize(completed, size, interpolation=cv2.INTER_CUBIC).reshape(*size[::-1], 3)[:, inner.slices[1]]
+    part = np.empty((inner.height, inner.width, 3), np.float32)
+    for left in range(0, inner.width, _BAND):
+        band = np.ascontiguousarray(wide[:, left : left + _BAND])
+        high = cv2.resize(band, (band.shape[1], window.box.height), interpolation=cv2.INTER_CUBIC)
+        part[:, left : left + _BAND] = high.reshape(window.box.height, -1, 3)[inner.slices[0]]
+    return np.clip(part, 0.0, 1.0, out=part)
 
 
 def _memory_remedy(plan: CompletionPlan, longest: int) -> str:

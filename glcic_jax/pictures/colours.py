@@ -27,7 +27,8 @@ def to_colour(pixels: np.ndarray) -> np.ndarray:
     Returns:
       [H, W, 3] float32 in [0, 1].
     """
-    scaled = pixels.astype(np.float32) / np.float32(_peak(pixels))
+    scaled = pixels.astype(np.float32)
+    scaled /= np.float32(_peak(pixels))
     colours = colour_channels(pixels)
     colour = scaled[..., :colours]
     if scaled.shape[-1] > colours:

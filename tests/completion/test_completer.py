@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import tracemalloc
 
 import cv2
 import jax
@@ -358,3 +359,17 @@ def test_the_package_hands_on_the_completer():
     assert glcic_jax.Completer is Completer
     with pytest.raises(AttributeError, match="no attribute 'Painter'"):
         _ = glcic_jax.Painter
+
+
+def test_photograph_is_filled_without_a_float_copy_of_it(completer):
+    pixels = picture(3000, 4000)
+    hole = hole_of((3000, 4000), (500, 700, 1000, 1300))
+    completer.fill(pixels, hole, blend="off")  # Compiles.
+    tracemalloc.start()
+    try:
+        completed = completer.fill(pixels, hole, blend="off")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert completed.plan.windows[0].box.width == 4000
+    assert peak < 5 * pixels.nbytes  # The result, and bands; a copy as float32 takes four times the photograph.
