@@ -137,7 +137,7 @@ class CompletionJob:
         if (warning := coverage_warning(hole)) is not None:
             notes.append(warning)
         if alpha is not None and not alpha[hole].all():
-            notes.append("the image is transparent in the hole and stays so: --mask alpha makes it opaque there")
+            notes.append("the image is transparent in the hole and stays so: --mask=alpha makes it opaque there")
         return notes
 
     def run(self, completer: Completer, log: Log, on_window: OnWindow | None = None) -> bytes:

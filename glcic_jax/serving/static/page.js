@@ -233,9 +233,13 @@ function inWords({ state, place, windows_done: done, windows, note }) {
   return [`Filling${after} …`];
 }
 
-/** The service names options as the command does. */
-const inWordsOfThePage = (note) =>
-  note.replace("give --invert-mask", "use 'Invert'").replace(/: --mask alpha .*/, "");
+/** The service names the parts of its form. */
+const inWordsOfThePage = (text) =>
+  text
+    .replace("give invert_mask=true", "use 'Invert'")
+    .replace(/: alpha_mask=true .*/, "")
+    .replace(/use strategy=crop and max_side=\d+/, "choose 'Windows around the painted area' under Options")
+    .replace(/use a smaller side, such as max_side=\d+/, "open a smaller photograph");
 
 /** Beside which part of the page an error of a fill belongs. */
 function slotOf(error) {
@@ -264,7 +268,7 @@ function progress(text, share) {
 /** Shows an error beside what caused it, with a way to try again if that may help; null removes it. */
 function report(slot, error, retry) {
   const place = byId(`${slot}-error`);
-  place.replaceChildren(error ? error.message : "");
+  place.replaceChildren(error ? inWordsOfThePage(error.message) : "");
   if (!error) return;
   if (retry && error instanceof Refused && error.retryable) {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Try again" });
