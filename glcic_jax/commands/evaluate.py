@@ -91,7 +91,7 @@ def evaluate(subjects: tuple[str, ...], report: Path, overwrite: bool, **options
     over.
     """  # noqa: D301 - click reads the \\b.
     from glcic_jax.evaluation import evaluate as room
-    from glcic_jax.evaluation.tables import markdown_results
+    from glcic_jax.evaluation.tables import text_results
 
     if options["baselines"] is None:
         baselines = tuple(room.BASELINES)
@@ -111,7 +111,7 @@ def evaluate(subjects: tuple[str, ...], report: Path, overwrite: bool, **options
         again = ", with another or an emptied --save" if options["save"] else ""
         click.echo(f"\nstopped before the end: no report; the same command starts over{again}", err=True)
         sys.exit(130)
-    click.echo(markdown_results(evaluation))
+    click.echo(text_results(evaluation))
     for note in evaluation.notes:
         _log(note)
     _log(f"the report: {report / 'report.html'}")

@@ -231,15 +231,21 @@ def complete_folder(
         )
     if settings.file_format is not None:
         format_named(settings.file_format)  # Before any image: an unknown format fails for all.
-    load = functools.cache(load)
     if settings.comparison:
         pairing = _without_comparison_clashes(pairing)
     failures = list(pairing.failures)
     completed = skipped = 0
     with Progress("completing", len(pairing.pairs), log, unit="images") as progress:
+
+        @functools.cache
+        def load_once() -> Completer:
+            completer = load()
+            progress.log(f"weights: {completer.name}")
+            return completer
+
         for pair in pairing.pairs:
             try:
-                if _complete_pair(load, pair, choose_hole(pair.mask), directory, settings, progress.log):
+                if _complete_pair(load_once, pair, choose_hole(pair.mask), directory, settings, progress.log):
                     completed += 1
                 else:
                     skipped += 1
