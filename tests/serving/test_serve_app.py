@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from glcic_jax.commands.main import cli
 from glcic_jax.completion.windows import STRATEGIES
+from glcic_jax.serving import api
 from glcic_jax.serving.api import create_app
 from glcic_jax.serving.forms import Options, in_words_of_the_form
 from glcic_jax.serving.service import Service
@@ -338,6 +339,25 @@ def test_unknown_paths_and_methods_are_problems(client):
         assert_problem(client.get(f"/v1/{path}"), 404)
     assert client.head("/readyz").status_code == 200
     assert_problem(client.put("/readyz"), 405)
+
+
+def test_the_log_has_one_refusal_a_minute_and_no_probes(client, service, caplog, monkeypatch):
+    def refusals():
+        return [message for message in caplog.messages if message.startswith("refused")]
+
+    with caplog.at_level("INFO", "glcic_jax"):
+        for _ in range(5):
+            send(client, blnd="on")
+            send(client, b"hello")
+            client.get("/v1/requests/no-such-request")
+        assert refusals() == ["refused: 422, blnd: there is no such option: did you mean blend?"]
+        monkeypatch.setattr(api, "_SECONDS_BETWEEN_REFUSALS", 0.0)
+        send(client, grow="-1")
+        assert refusals()[1].endswith("from 0 to 10000 (before: 5 x 415, 4 x 422)")
+        service.stop_accepting()
+        for _ in range(5):
+            assert client.get("/readyz").status_code == 503
+        assert len(refusals()) == 2
 
 
 def test_part_names_cannot_forge_log_lines(client, caplog):
