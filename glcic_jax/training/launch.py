@@ -26,8 +26,9 @@ def parse_flags(arguments: list[str]) -> list[str]:
     """Parses the command line into `flags.FLAGS`; returns the arguments that are not flags.
 
     Raises:
-      SystemExit: A flag or the configuration is wrong; the reason is on stderr.
+      SystemExit: The help was asked for; or a flag or the configuration is wrong, and the reason is on stderr.
     """
+    arguments = ["--help" if text == "-h" else text for text in arguments]
     # Shells leave ~ in --config=~/file.
     arguments = [re.sub("^(--config=)(.*)", lambda m: m[1] + os.path.expanduser(m[2]), text) for text in arguments]
     for argument in arguments[1:]:
@@ -36,6 +37,9 @@ def parse_flags(arguments: list[str]) -> list[str]:
             raise SystemExit(print_error(f"--config={path}: no such file; configs/ has the configurations"))
     try:
         return flags.FLAGS(arguments)
+    except SystemExit as end:
+        helped = any(re.match("--?help", text) for text in arguments)  # absl exits with 1.
+        raise SystemExit(0 if helped else end.code) from None
     except Exception as error:  # A configuration is a program: it can fail in any way.
         if "--debug" in arguments:
             raise

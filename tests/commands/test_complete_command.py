@@ -86,6 +86,10 @@ def test_tilde_is_the_home_directory_in_options_too(here, monkeypatch):
     monkeypatch.setenv("HOME", str(here))
     run("~/photo.png", "--mask=~/mask.png", "--output=~/out/completed.png")
     assert_completed("out/completed.png", picture(), mask() > 0)
+    result = command_runner().invoke(cli, ["inspect", "nowhere"])
+    assert str(result.exception) == "nowhere: no such folder: name the workdir of a run"
+    assert result.exception.exit_code == 2
+    (here / "run").mkdir()
     result = command_runner().invoke(cli, ["inspect", "~/run"])
     assert str(result.exception) == f"{here}/run holds no checkpoints: is it the workdir of a run?"
 
