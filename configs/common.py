@@ -123,7 +123,7 @@ def shared() -> ConfigDict:
     config.start_from = ""  # Workdir of a run whose newest checkpoint a new run starts from.
 
     config.data = data = ConfigDict()
-    data.source = "tfds:places365_small"  # "samples", "folder:PATH", "idx:PATH" or "tfds:NAME" [P: Places2].
+    data.source = "tfds:places365_small"  # A folder, "samples", "idx:PATH" or "tfds:NAME" [P: Places2].
     data.tfds_dir = ""  # Directory of prepared TFDS data sets; "": $TFDS_DATA_DIR, else ~/tensorflow_datasets.
     data.train_split = "train"  # TFDS only.
     data.validation_split = "validation"  # TFDS only.

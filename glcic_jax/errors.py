@@ -1,8 +1,10 @@
 """Errors that the user can fix: one line and an exit code, without a traceback."""
 
 import contextlib
+import difflib
+import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -26,7 +28,7 @@ class TooLargeError(DataError):
 
     Attributes:
       fact: Its size and the limit.
-      remedy: How to raise the limit, for a user who may.
+      remedy: How to raise the limit in `glcic complete`, in its words.
     """
 
     def __init__(self, fact: str, remedy: str):
@@ -128,6 +130,25 @@ def printable(text: str) -> str:
         return text
     text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def rename_options(message: str, renamed: Callable[[str, str], str]) -> str:
+    """Returns a message in the words of another door than the command line.
+
+    Args:
+      message: Names the command's options, as --max-side=512 or --fit-mask.
+      renamed: Returns what to write for an option's name, such as "max_side", and its value, which may be empty.
+    """
+    return re.sub(
+        r"--([a-z]+(?:-[a-z]+)*)(?:=(\w+))?", lambda m: renamed(m[1].replace("-", "_"), m[2] or ""), message
+    )
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Asks whether similar names were meant by an unknown one, or lists the known ones."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=2, cutoff=0.75)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
 
 
 def lookup(registry: Mapping[str, T], name: str, what: str) -> T:

@@ -165,11 +165,6 @@ def _complete_folder(request: _Request, settings: "Settings", options: dict[str,
         raise click.UsageError("IMAGE is a folder: name a mask or a folder of masks")
     directory = Path(str(output))
 
-    def load() -> "Completer":
-        completer = _load(options)
-        _log(f"weights: {completer.name}")
-        return completer
-
     with keep_interrupts() as check:
 
         def choose(mask: Path | None) -> "ChooseHole":
@@ -177,7 +172,7 @@ def _complete_folder(request: _Request, settings: "Settings", options: dict[str,
             return _chooser(None if mask is None else str(mask), settings, options)
 
         pairing = pair_files(Path(image), None if mask is None else Path(mask), directory)
-        result = complete_folder(load, pairing, choose, directory, settings, _log)
+        result = complete_folder(lambda: _load(options), pairing, choose, directory, settings, _log)
     _log(f"{result.completed} completed, {result.skipped} skipped (results exist), {result.failed} failed")
     if result.failed:
         _log(f"failures are listed in {printable(str(directory / FAILURES))}")

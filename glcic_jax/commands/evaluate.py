@@ -64,7 +64,7 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.argument("subjects", nargs=-1, required=True, metavar="WEIGHTS_OR_RUN_OR_DIR...")
-@click.option("--data", required=True, help="folder:PATH, tfds:NAME[:VERSION] or samples.")
+@click.option("--data", required=True, help="A folder, tfds:NAME[:VERSION] or samples.")
 @click.option("--report", type=UserPath(), required=True, help="The folder of the report.")
 @click.option("--overwrite", is_flag=True, help="Replace a finished report.")
 @_shared_options
@@ -83,15 +83,15 @@ def evaluate(subjects: tuple[str, ...], report: Path, overwrite: bool, **options
     tables.
 
     \b
-    glcic evaluate runs/joint --data folder:photos --report out
+    glcic evaluate runs/joint --data photos --report out
     glcic evaluate runs/joint other.t7 --data tfds:places365_small --masks box:seed=0 --size 256 --report out
-    glcic evaluate their_results --data folder:their_images --masks folder:their_masks --report out
+    glcic evaluate their_results --data their_images --masks folder:their_masks --report out
 
     Writes report.html, table.md, images.csv and evaluation.json at the end; an interrupted evaluation starts
     over.
     """  # noqa: D301 - click reads the \\b.
     from glcic_jax.evaluation import evaluate as room
-    from glcic_jax.evaluation.tables import markdown_results
+    from glcic_jax.evaluation.tables import text_results
 
     if options["baselines"] is None:
         baselines = tuple(room.BASELINES)
@@ -111,7 +111,7 @@ def evaluate(subjects: tuple[str, ...], report: Path, overwrite: bool, **options
         again = ", with another or an emptied --save" if options["save"] else ""
         click.echo(f"\nstopped before the end: no report; the same command starts over{again}", err=True)
         sys.exit(130)
-    click.echo(markdown_results(evaluation))
+    click.echo(text_results(evaluation))
     for note in evaluation.notes:
         _log(note)
     _log(f"the report: {report / 'report.html'}")
@@ -134,7 +134,7 @@ def compare(runs: tuple[str, ...], output: Path, overwrite: bool, **options: Any
 
     \b
     glcic compare runs/mse runs/joint -o compare.html
-    glcic compare runs/mse runs/joint --data folder:photos --size 256 -o compare.html
+    glcic compare runs/mse runs/joint --data photos --size 256 -o compare.html
     """  # noqa: D301 - click reads the \\b.
     from glcic_jax.evaluation import compare as room
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from glcic_jax.completion import blending
-from glcic_jax.completion.inputs import check_range, open_hole, open_image
+from glcic_jax.completion.inputs import check_range, in_words_of_python, open_hole, open_image
 from glcic_jax.completion.runner import Runner, find_device
 from glcic_jax.completion.windows import (
     MAX_SIDE,
@@ -108,11 +108,12 @@ class Completer:
           DataError: A file cannot be read, or an array is not a valid image or mask.
           ConfigError, MemoryExhaustedError: As in `fill`.
         """
-        opened = open_image(image)
-        height, width = opened.pixels.shape[:2]
-        hole = open_hole(mask, (width, height))
-        check_range(opened.pixels, hole)
-        completed = self.fill(opened.pixels, hole, strategy=strategy, max_side=max_side, blend=blend)
+        with in_words_of_python():
+            opened = open_image(image)
+            height, width = opened.pixels.shape[:2]
+            hole = open_hole(mask, (width, height))
+            check_range(opened.pixels, hole)
+            completed = self.fill(opened.pixels, hole, strategy=strategy, max_side=max_side, blend=blend)
         return opened.restore(completed.pixels)
 
     @property
@@ -299,8 +300,8 @@ def _memory_remedy(plan: CompletionPlan, longest: int) -> str:
     if side < SMALLEST_MAX_SIDE:
         return "give the process more memory"
     if plan.strategy == "crop":
-        return f"use a smaller --max-side, such as {side} (max_side={side})"
-    return f"use --strategy crop --max-side {side} (strategy='crop', max_side={side})"
+        return f"use a smaller side, such as --max-side={side}"
+    return f"use --strategy=crop and --max-side={side}"
 
 
 def _blend(pixels: np.ndarray, hole: np.ndarray, fill: np.ndarray, how: str) -> np.ndarray:

@@ -137,7 +137,7 @@ class CompletionJob:
         if (warning := coverage_warning(hole)) is not None:
             notes.append(warning)
         if alpha is not None and not alpha[hole].all():
-            notes.append("the image is transparent in the hole and stays so: --mask alpha makes it opaque there")
+            notes.append("the image is transparent in the hole and stays so: --mask=alpha makes it opaque there")
         return notes
 
     def run(self, completer: Completer, log: Log, on_window: OnWindow | None = None) -> bytes:
@@ -231,15 +231,21 @@ def complete_folder(
         )
     if settings.file_format is not None:
         format_named(settings.file_format)  # Before any image: an unknown format fails for all.
-    load = functools.cache(load)
     if settings.comparison:
         pairing = _without_comparison_clashes(pairing)
     failures = list(pairing.failures)
     completed = skipped = 0
     with Progress("completing", len(pairing.pairs), log, unit="images") as progress:
+
+        @functools.cache
+        def load_once() -> Completer:
+            completer = load()
+            progress.log(f"weights: {completer.name}")
+            return completer
+
         for pair in pairing.pairs:
             try:
-                if _complete_pair(load, pair, choose_hole(pair.mask), directory, settings, progress.log):
+                if _complete_pair(load_once, pair, choose_hole(pair.mask), directory, settings, progress.log):
                     completed += 1
                 else:
                     skipped += 1

@@ -1,8 +1,9 @@
 """Accepts images and masks as PIL images, arrays or files, and returns results of the same type."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 
-from glcic_jax.errors import DataError
+from glcic_jax.errors import DataError, MemoryExhaustedError, TooLargeError, rename_options
 from glcic_jax.files import expand_home
 from glcic_jax.pictures import Picture, fitting_profile, hole_from_pixels, read_mask, read_picture
 
@@ -94,6 +95,20 @@ def _file_source(value: Any) -> bytes | Path | None:
         if isinstance(value, str):
             raise DataError("the file is open as text: open it with mode 'rb'")
     return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else None
+
+
+@contextlib.contextmanager
+def in_words_of_python() -> Iterator[None]:
+    """Names arguments instead of the command's options in the errors of its block."""
+    try:
+        yield
+    except TooLargeError as error:
+        raise DataError(f"{error.fact}: shrink it, or open it yourself and give an array") from error
+    except MemoryExhaustedError as error:
+        message = rename_options(
+            str(error), lambda name, value: f"{name}={value if value.isdigit() else repr(value)}"
+        )
+        raise MemoryExhaustedError(message) from error
 
 
 def check_range(pixels: np.ndarray, hole: np.ndarray) -> None:

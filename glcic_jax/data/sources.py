@@ -88,7 +88,7 @@ def open_images(
     """Opens one split of a data set.
 
     Args:
-      reference: "samples", "folder:PATH", "idx:PATH" or "tfds:NAME[:VERSION]".
+      reference: A folder, or "samples", "folder:PATH", "idx:PATH" or "tfds:NAME[:VERSION]".
       split: Folder: "all" (default), "train" or "validation". Folder with a listing: "train", "validation"
         (default) or "test". Samples and IDX: "train" or "validation" (default). TFDS: a split or a slice of one
         (default: the split that training validates on).
@@ -106,7 +106,7 @@ def open_sources(data: Any) -> Sources:
     """Opens the training and validation images of `config.data`; raises the errors of `open_images`."""
     options = _Options("--config.data.source=", data.validation_fraction, data.tfds_dir, data.listing)
     open_part = _opener(data.source, options)
-    is_tfds = data.source.startswith("tfds:")
+    is_tfds = _kind_and_argument(data.source)[0] == "tfds"
     splits = (data.train_split, data.validation_split) if is_tfds else ("train", "validation")
     return Sources(*(open_part(split).source for split in splits))
 
@@ -127,7 +127,7 @@ def fingerprint(source: ImageSource) -> dict[str, int]:
 
 def directory_of(data: Any) -> Path | None:
     """Returns the argument of `glcic data check` for the images of `config.data`; None for others."""
-    kind, _, argument = data.source.partition(":")
+    kind, argument = _kind_and_argument(data.source)
     if kind == "tfds":
         return tfds_directory(argument, data.tfds_dir)
     return expand_home(argument) if kind == "folder" else None
@@ -145,12 +145,22 @@ class _Options(NamedTuple):
 _OpenPart = Callable[[str], OpenedImages]
 
 
+def _kind_and_argument(reference: str) -> tuple[str, str]:
+    """Splits KIND:ARGUMENT; the path of a folder is of the kind "folder"."""
+    kind, _, argument = reference.partition(":")
+    if kind not in SOURCES and reference and expand_home(reference).is_dir():
+        return "folder", reference
+    return kind, argument
+
+
 def _opener(reference: str, options: _Options) -> _OpenPart:
     """Finds a data set and returns a function that opens its splits."""
-    kind, _, argument = reference.partition(":")
+    kind, argument = _kind_and_argument(reference)
     if kind not in SOURCES:
-        choices = "samples, folder:PATH, idx:PATH or tfds:NAME"
-        raise ConfigError(f"unknown data source {reference!r}: give {choices} as {options.option.strip(' =')}")
+        choices = "the path of a folder, samples, folder:PATH, idx:PATH or tfds:NAME"
+        raise ConfigError(
+            f"{reference!r}: no such folder or kind of data: give {choices} as {options.option.strip(' =')}"
+        )
     if options.listing and kind != "folder":
         raise ConfigError(
             f"a listing selects files of a folder, and {printable(reference)} is not a folder: give "

@@ -94,7 +94,7 @@ def _with_validation_data(request: Request, records: Sequence[RunRecord]) -> Req
     found = {tuple(record.config.get(f"data.{key}", "") for key in keys) for record in records if record.config}
     if len(found) != 1:
         reason = "the runs were trained on different data" if found else "none of these is a run"
-        raise ConfigError(f"{reason}: give --data folder:PATH or tfds:NAME")
+        raise ConfigError(f"{reason}: give --data FOLDER or tfds:NAME")
     source, tfds_dir, split, fraction, listing = found.pop()
     if not source.startswith("tfds:"):
         split = "validation"

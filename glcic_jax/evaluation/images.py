@@ -62,7 +62,7 @@ def open_images(data: str, selection: Selection) -> EvaluationImages:
     """Opens the images to evaluate.
 
     Args:
-      data: "folder:PATH", "tfds:NAME[:VERSION]" or "samples".
+      data: As the reference of `data.open_images`.
       selection: The images to select.
 
     Raises:

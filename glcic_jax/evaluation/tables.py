@@ -1,8 +1,9 @@
-"""Tables of an evaluation, and their writers: Markdown to paste, CSV with exact numbers, HTML for the report."""
+"""Tables of an evaluation, and their writers: text, Markdown to paste, CSV with exact numbers, HTML."""
 
 import csv
 import io
 import json
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,8 @@ from glcic_jax.files import write_atomically
 FEW_IMAGES = 30
 FEWEST_WITH_INTERVAL = 10  # Images in a bin of hole sizes.
 _BINNED = ("hole_l1", "hole_psnr", "ssim")
+TEXT_WIDTH = 100  # Characters of a line in a terminal.
+_NAME_WIDTH = 44
 _ESCAPED = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|~&$@"})
 
 _INTERVALS = (
@@ -110,6 +113,22 @@ def _markdown_cell(cell: Cell) -> str:
 def _plain(text: str) -> str:
     """Text on one line that Markdown shows as it is."""
     return printable("; ".join(text.splitlines())).translate(_ESCAPED)
+
+
+def to_text(table: Table, width: int = TEXT_WIDTH) -> str:
+    """Writes aligned columns, without the intervals and with * at the best; those that do not fit follow below."""
+    cells = [[f"{column.label} {column.arrow}".rstrip() for column in table.columns]]
+    cells += [[printable(cell.text) + "*" * (cell.mark == "best") for cell in row] for row in table.rows]
+    names = [name if len(name) <= _NAME_WIDTH else f"{name[:20]}…{name[21 - _NAME_WIDTH :]}" for name, *_ in cells]
+    names = [name.ljust(max(map(len, names))) for name in names]
+    blocks: list[list[str]] = []
+    for column in range(1, len(cells[0])):
+        texts = [row[column].removesuffix("*") + ("*" if row[column].endswith("*") else " ") for row in cells]
+        added = [text.rjust(max(map(len, texts)) + 1) for text in texts]
+        if not blocks or len(blocks[-1][0]) + len(added[0]) > width:
+            blocks.append(names)
+        blocks[-1] = [line + text for line, text in zip(blocks[-1], added, strict=True)]
+    return "\n\n".join("\n".join(map(str.rstrip, block)) for block in blocks) + "\n"
 
 
 def to_csv(table: Table) -> str:
@@ -353,6 +372,18 @@ def markdown_results(evaluation: Evaluation) -> str:
     first, *others = notes_on_results(evaluation)
     notes = [f"{count_of(len(evaluation.images), 'image')}. {first}", *others]
     return to_markdown(results(evaluation)) + "\n" + "".join(f"- {_plain(note)}\n" for note in notes)
+
+
+def text_results(evaluation: Evaluation) -> str:
+    """The results as text for a terminal, and below them their notes."""
+    _, bold, *others = notes_on_results(evaluation)
+    notes = [
+        f"{count_of(len(evaluation.images), 'image')}; table.md has the intervals.",
+        bold.replace("Bold:", "*:").replace("never bold", "never marked"),
+        *(note.replace("bold and", "* and") for note in others),
+    ]
+    wrap = textwrap.TextWrapper(TEXT_WIDTH, initial_indent="- ", subsequent_indent="  ")
+    return "\n".join([to_text(results(evaluation)), *(wrap.fill(printable(note)) for note in notes)])
 
 
 def write_markdown(evaluation: Evaluation, path: str | Path) -> None:

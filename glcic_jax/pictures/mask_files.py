@@ -95,7 +95,7 @@ def read_mask(
     name: str | None = None,
     invert: bool = False,
     grow: int = 0,
-    fit: bool = False,
+    fit: bool | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Hole:
     """Reads the mask of a picture from a file of any readable format; white is the hole, transparency is black.
@@ -130,7 +130,7 @@ def hole_from_pixels(
     name: str = "mask",
     invert: bool = False,
     grow: int = 0,
-    fit: bool = False,
+    fit: bool | None = None,
 ) -> Hole:
     """Converts an array to a hole.
 
@@ -146,7 +146,7 @@ def hole_from_pixels(
       DataError: The array is not a mask, or has another aspect ratio than the picture.
     """
     if grow < 0:
-        raise DataError(f"{name}: a hole cannot grow by {grow} pixels: give 0 or more (--grow)")
+        raise DataError(f"{name}: a hole cannot grow by {grow} pixels: give 0 or more")
     mask = np.asarray(mask)
     if mask.ndim not in (2, 3) or (mask.ndim == 3 and mask.shape[-1] not in (1, 3)) or not mask.size:
         raise DataError(f"{name}: a mask has the shape [H, W], [H, W, 1] or [H, W, 3], not {list(mask.shape)}")
@@ -269,7 +269,7 @@ def _threshold(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     return white
 
 
-def _resize(hole: np.ndarray, target: Picture | Size, name: str, fit: bool, notes: list[str]) -> np.ndarray:
+def _resize(hole: np.ndarray, target: Picture | Size, name: str, fit: bool | None, notes: list[str]) -> np.ndarray:
     """Resizes a hole to the target's size, by the nearest pixels."""
     size = target.size if isinstance(target, Picture) else target
     stored_size = target.stored_size if isinstance(target, Picture) else None
@@ -288,9 +288,8 @@ def _resize(hole: np.ndarray, target: Picture | Size, name: str, fit: bool, note
                 f"{message}: the image is stored as {stored_size[0]} x {stored_size[1]} and its EXIF orientation "
                 "turns it, so turn the mask in the same way"
             )
-        raise DataError(
-            f"{message}: make a mask of the image's aspect ratio, or give --fit-mask to stretch this one"
-        )
+        stretch = "" if fit is None else ", or give --fit-mask to stretch this one"
+        raise DataError(f"{message}: make a mask of the image's aspect ratio{stretch}")
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(np.intp)
         for new, old in zip((size[1], size[0]), hole.shape, strict=True)

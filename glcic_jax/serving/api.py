@@ -1,9 +1,11 @@
 """The HTTP endpoint of the service; refusals are problem details (RFC 9457)."""
 
 import asyncio
+import collections
 import contextlib
 import json
 import logging
+import math
 import re
 import threading
 import time
@@ -43,6 +45,7 @@ from glcic_jax.weights import Description
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _REQUEST_NAME = re.compile(r"[A-Za-z0-9-]{8,64}")
+_SECONDS_BETWEEN_REFUSALS = 60.0  # In the log.
 _CHUNK = 256 << 10  # Bytes of an answer that are sent at a time.
 
 
@@ -90,7 +93,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="glcic", version=__version__, docs_url=None, redoc_url=None, lifespan=None, redirect_slashes=False
     )
-    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(Refusal, _Refusals().answer)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -290,10 +293,28 @@ def _errors_as_refusals() -> Iterator[None]:
         raise Refusal(status, message) from error
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
-    _log.info("refused: %d, %s", error.status, error.detail)
-    return problem(error.status, error.detail)
+class _Refusals:
+    """Answers refusals, and logs those of images: one a minute, with the number of those in between."""
+
+    def __init__(self) -> None:
+        self._logged = -math.inf
+        self._unlogged: collections.Counter[int] = collections.Counter()
+
+    async def answer(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refusal)
+        # Probes, and questions about requests that have ended, are no news.
+        if request.method == "POST":
+            self._log(error)
+        return problem(error.status, error.detail)
+
+    def _log(self, refusal: Refusal) -> None:
+        if time.monotonic() - self._logged < _SECONDS_BETWEEN_REFUSALS:
+            self._unlogged[refusal.status] += 1
+            return
+        others = ", ".join(f"{count:,} x {status:d}" for status, count in sorted(self._unlogged.items()))
+        _log.info("refused: %d, %s%s", refusal.status, refusal.detail, f" (before: {others})" if others else "")
+        self._logged = time.monotonic()
+        self._unlogged.clear()
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

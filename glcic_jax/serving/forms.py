@@ -1,7 +1,6 @@
 """Reads a request's form into memory, within the limits, and turns it into a `CompletionRequest`."""
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Mapping
 from http import HTTPStatus
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from glcic_jax.completion import MAX_SIDE, SMALLEST_MAX_SIDE, Settings
-from glcic_jax.errors import WeightsError
+from glcic_jax.errors import WeightsError, meant, rename_options
 from glcic_jax.pictures import ChooseHole, MaskSettings, hole_at_random, hole_of_alpha, hole_of_file
 from glcic_jax.serving.problems import Refusal
 from glcic_jax.serving.service import CompletionRequest, Limits, Service
@@ -35,8 +34,12 @@ class Options(BaseModel, extra="forbid"):
     grow: int = Field(0, ge=0, le=10_000, description="Grow the hole by this number of pixels.")
     weights: str | None = Field(None, description="A name that GET /v1/weights lists; by default its first.")
     strategy: Literal["auto", "original", "resize", "crop"] = "auto"
-    max_side: int = Field(MAX_SIDE, ge=SMALLEST_MAX_SIDE, le=4096, description="As --max-side.")
-    blend: Literal["auto", "on", "off"] = Field("auto", description="As --blend.")
+    max_side: int = Field(
+        MAX_SIDE, ge=SMALLEST_MAX_SIDE, le=4096, description="Longest side of the network's input, in pixels."
+    )
+    blend: Literal["auto", "on", "off"] = Field(
+        "auto", description="Blend the fill; auto: where the hole is thick."
+    )
     format: str | None = Field(
         None, max_length=16, description="png, jpeg, webp, tiff ...; by default the image's."
     )
@@ -77,7 +80,9 @@ async def read_form(request: Request, limits: Limits) -> dict[str, bytes | str]:
       Refusal: It is too large, too slow, not multipart, has a part twice, or options in its address.
     """
     for name in request.query_params:
-        raise _unprocessable(f"{name[:100]}: is in the address: send it as a part of the form")
+        known = name in {"image", "mask", *Options.model_fields}
+        where = "is in the address: send it as a part of the form"
+        raise _unprocessable(f"{name[:100]}: {where if known else _unknown(name)}")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send multipart/form-data with an image and a mask")
@@ -169,25 +174,31 @@ def completion_request(form: Mapping[str, bytes | str], service: Service) -> Com
 def in_words_of_the_form(message: str) -> str:
     """Names the parts of the form in a message that names the options of `glcic complete`."""
 
-    def part_of(option: re.Match[str]) -> str:
-        name = option[1].replace("-", "_")
+    def part_of(name: str, value: str) -> str:
+        if (name, value) == ("mask", "alpha"):
+            name, value = "alpha_mask", ""
         field = Options.model_fields.get(name)
-        return option[0] if field is None else f"{name}=true" if field.annotation is bool else name
+        value = value or ("true" if field is not None and field.annotation is bool else "")
+        return f"{name}={value}" if value else name
 
-    return re.sub("--([a-z]+(?:-[a-z]+)*)", part_of, message.replace("--mask alpha", "--alpha-mask"))
+    return rename_options(message, part_of)
 
 
 def _expected(name: str) -> str:
     """Says which values an option takes."""
     field = Options.model_json_schema()["properties"].get(name)
     if field is None:
-        return "there is no such option"
+        return _unknown(name)
     if "enum" in field:
         return f"send one of {', '.join(field['enum'])}"
     if field.get("type") == "integer":
         largest = field["maximum"] if "maximum" in field else field["exclusiveMaximum"] - 1
         return f"send a whole number from {field['minimum']} to {largest}"
     return "send true or false" if field.get("type") == "boolean" else "send a short text"
+
+
+def _unknown(name: str) -> str:
+    return f"there is no such option: {meant(name, ('image', 'mask', *Options.model_fields))}"
 
 
 def preview_request(form: Mapping[str, bytes | str], limits: Limits) -> bytes:

@@ -7,26 +7,28 @@ import contextlib
 import logging
 import os
 import re
+import runpy
 import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from absl import flags
 
-from glcic_jax.errors import Stopped, UserError, last_error_line
+from glcic_jax.errors import Stopped, UserError, last_error_line, meant, printable
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
     """Parses the command line into `flags.FLAGS`; returns the arguments that are not flags.
 
     Raises:
-      SystemExit: A flag or the configuration is wrong; the reason is on stderr.
+      SystemExit: The help was asked for; or a flag or the configuration is wrong, and the reason is on stderr.
     """
+    arguments = ["--help" if text == "-h" else text for text in arguments]
     # Shells leave ~ in --config=~/file.
     arguments = [re.sub("^(--config=)(.*)", lambda m: m[1] + os.path.expanduser(m[2]), text) for text in arguments]
     for argument in arguments[1:]:
@@ -35,19 +37,44 @@ def parse_flags(arguments: list[str]) -> list[str]:
             raise SystemExit(print_error(f"--config={path}: no such file; configs/ has the configurations"))
     try:
         return flags.FLAGS(arguments)
+    except SystemExit as end:
+        helped = any(re.match("--?help", text) for text in arguments)  # absl exits with 1.
+        raise SystemExit(0 if helped else end.code) from None
     except Exception as error:  # A configuration is a program: it can fail in any way.
         if "--debug" in arguments:
             raise
         reason = str(error)
         if "Traceback (most recent call last)" in reason:  # Of the configuration's file.
             reason = last_error_line(reason).removeprefix("ValueError: ")
-        # ConfigDict raises AttributeError(KeyError(name)).
-        cause = error.args[0] if isinstance(error, AttributeError) and error.args else error
-        if isinstance(cause, KeyError) and cause.args:
-            key = str(cause.args[0]).partition(" does not exist and cannot be added")[0].removeprefix("Key ")
-            reason = f"the configuration has no key {key}; configs/common.py lists them all"
-        reason = " ".join(reason.split())
-        raise SystemExit(print_error(f"{reason} (see python main.py --help)")) from error
+        reason = _unknown_key(arguments) or f"{' '.join(reason.split())} (see python main.py --help)"
+        raise SystemExit(print_error(reason)) from error
+
+
+def _unknown_key(arguments: list[str]) -> str | None:
+    """Returns a line on the first argument whose key the configuration lacks; None if there is none."""
+    named = [text.partition("=")[2] for text in arguments if re.match("--?config=", text)]
+    path, _, variant = (named or [""])[-1].partition(":")
+    try:
+        config = runpy.run_path(path)["get_config"](*filter(None, [variant]))
+    except Exception:  # The error is the configuration's own.
+        return None
+    known = set(_keys(config))
+    for argument in arguments[1:]:
+        name = argument.lstrip("-").removeprefix("config.").partition("=")[0]
+        if re.match(r"--?config\.", argument) and name.partition("[")[0] not in known:
+            similar = meant(name, known)
+            similar = f": {similar}" if similar.endswith("?") else ";"
+            return f"the configuration has no key {printable(name)}{similar} configs/common.py explains all keys"
+    return None
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    """Yields the keys of a configuration, as "phases.joint"."""
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def run_training(

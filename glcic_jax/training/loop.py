@@ -137,7 +137,7 @@ def _compile_and_update(
             f"the batch does not fit into the devices' memory: {run.task.memory_remedy} ({one_line(error)})"
         ) from error
     name = step_function.__name__.replace("_", " ")
-    run.progress.log(f"  compiled the {name} in {time.perf_counter() - started:.1f} s")
+    run.progress.compiled(name, time.perf_counter() - started)
     return state, metrics
 
 

@@ -10,6 +10,9 @@ from tqdm import tqdm
 
 from glcic_jax.training.schedule import Phase, Schedule
 
+_BAR_WIDTH = 12
+_BAR_FORMAT = f"{{desc}} {{n_fmt}}/{{total_fmt}} |{{bar:{_BAR_WIDTH}}}| "
+
 
 class Stopwatch:
     """Measures the time spent training, waiting for data included, but not compiling, validating or saving.
@@ -88,6 +91,8 @@ class ProgressLine:
         self._labels = labels
         self._stream: Any = _UnbreakableStream(stream or sys.stderr)
         self._bar: tqdm | None = None
+        self._phase = schedule.phases[0]
+        self._compile_seconds = 0.0  # Of the program of a phase whose cost is 1.
 
     def log(self, text: str) -> None:
         """Writes a line of its own."""
@@ -99,6 +104,7 @@ class ProgressLine:
     def start_phase(self, phase: Phase, step: int) -> None:
         """Starts the line of a phase at a step of the whole run."""
         self.close()
+        self._phase = phase
         title = f"phase {phase.index + 1}/{len(self._schedule.phases)} {phase.name}"
         if self._stream.isatty():
             self._bar = tqdm(
@@ -107,7 +113,7 @@ class ProgressLine:
                 desc=title,
                 file=self._stream,
                 dynamic_ncols=True,
-                bar_format="{desc} {n_fmt}/{total_fmt} |{bar:12}| {postfix}",
+                bar_format=_BAR_FORMAT,
             )
         else:
             self.log(f"{title}: steps {step} to {phase.stop}")
@@ -117,24 +123,40 @@ class ProgressLine:
         if self._bar is not None:
             self._bar.update(1)
 
+    def compiled(self, name: str, seconds: float) -> None:
+        """Logs how long the phase's program compiled; the estimate takes later ones from it, by their costs."""
+        self._compile_seconds = seconds / self._costs[self._phase.name]
+        self.log(f"  compiled the {name} in {seconds:.1f} s")
+
     def report(self, step: int, phase: Phase, values: dict[str, float]) -> None:
-        """Shows losses, images/s, and the time left for the phase and for the whole run."""
+        """Shows losses, images/s, and the time left for the phase and for the whole run, compiling included.
+
+        On a terminal, what does not fit into a line is left out.
+        """
         seconds_per_step = self._batch_size / values["images_per_second"]
         phase_seconds = (phase.stop - step) * seconds_per_step
-        later_steps = sum(
-            (later.stop - later.start) * self._costs[later.name] / self._costs[phase.name]
+        later_seconds = sum(
+            self._costs[later.name]
+            * ((later.stop - later.start) * seconds_per_step / self._costs[phase.name] + self._compile_seconds)
             for later in self._schedule.phases[phase.index + 1 :]
         )
-        shown = [f"{label} {values[name]:.4g}" for name, label in self._labels.items() if name in values]
-        shown += [
-            f"{values['images_per_second']:.1f} images/s",
-            f"phase {_format_duration(phase_seconds)} left",
-            f"all {_format_duration(phase_seconds + later_steps * seconds_per_step)} left",
-        ]
-        if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(shown))
-        else:
-            self.log(f"  {step - phase.start}/{phase.stop - phase.start}: {', '.join(shown)}")
+        left = _format_duration(phase_seconds), _format_duration(phase_seconds + later_seconds)
+        speed = f"{values['images_per_second']:.1f} images/s"
+        losses = [f"{label} {values[name]:.4g}" for name, label in self._labels.items() if name in values]
+        if self._bar is None:
+            shown = ", ".join([*losses, speed, f"phase {left[0]} left", f"all {left[1]} left"])
+            self.log(f"  {step - phase.start}/{phase.stop - phase.start}: {shown}")
+            return
+        # Between reports, only the number of steps changes.
+        width = (self._bar.format_dict["ncols"] or 80) - 1
+        text = f"{self._bar.desc} {self._bar.total}/{self._bar.total} "
+        for item in (f"{left[0]} of {left[1]} left", *losses[:1], speed, *losses[1:]):
+            if len(text) + len(item) + 2 <= width:
+                text += f", {item}"
+        shown = text.partition(", ")[2]
+        has_bar = len(text) + _BAR_WIDTH + 2 <= width
+        self._bar.bar_format = (_BAR_FORMAT if has_bar else _BAR_FORMAT.partition("|")[0]) + shown
+        self._bar.refresh()
 
     def close(self) -> None:
         """Ends the phase's line, if one is open."""

@@ -30,6 +30,8 @@ def restore_network(workdir: Path, step: int | None = None) -> tuple[dict[str, A
     checkpoints = Checkpoints(workdir)
     directory = (workdir / "checkpoints").absolute()
     steps = checkpoints.steps() if step is None else [step]
+    if not workdir.is_dir():
+        raise DataError(f"{printable(str(workdir))}: no such folder: name the workdir of a run")
     if not directory.is_dir():
         raise DataError(f"{workdir} holds no checkpoints: is it the workdir of a run?")
     if not steps:

@@ -104,7 +104,7 @@ def find_weights(reference: str | Path | None) -> Found:
 
 def find_generator(reference: str | Path) -> Found:
     """Finds a generator of images; arguments and errors as in `find_weights`."""
-    found = find_network(reference)
+    found = _resolve(reference, "; name the workdir of a GAN's run, or a file that 'glcic weights export' wrote")
     if not isinstance(found.weights.description, GeneratorDescription):
         kind = kind_of(found.weights.network).replace("_", " ")
         raise WeightsError(f"{found.name} is a {kind} network: a generator is needed, as configs/dcgan.py trains")
@@ -123,7 +123,7 @@ def find_network(reference: str | Path | None) -> Found:
     return _resolve_built_in(DEFAULT_NAME)
 
 
-def _resolve(reference: str | Path) -> Found:
+def _resolve(reference: str | Path, alternatives: str = "") -> Found:
     path, name = expand_home(reference), str(reference)
     if run := run_at(path):
         from glcic_jax.weights.from_run import run_weights  # Imports Orbax, which takes most of a second.
@@ -137,7 +137,7 @@ def _resolve(reference: str | Path) -> Found:
     if _is_stored(name):
         return _found(load(name), name, _stored_path(name))
     reason = "holds no checkpoints, so it is not a run" if path.exists() else "no such file, run or name"
-    raise WeightsError(f"{printable(name)}: {reason}{_alternatives()}")
+    raise WeightsError(f"{printable(name)}: {reason}{alternatives or _alternatives()}")
 
 
 def _resolve_built_in(name: str) -> Found:

@@ -86,6 +86,10 @@ def test_tilde_is_the_home_directory_in_options_too(here, monkeypatch):
     monkeypatch.setenv("HOME", str(here))
     run("~/photo.png", "--mask=~/mask.png", "--output=~/out/completed.png")
     assert_completed("out/completed.png", picture(), mask() > 0)
+    result = command_runner().invoke(cli, ["inspect", "nowhere"])
+    assert str(result.exception) == "nowhere: no such folder: name the workdir of a run"
+    assert result.exception.exit_code == 2
+    (here / "run").mkdir()
     result = command_runner().invoke(cli, ["inspect", "~/run"])
     assert str(result.exception) == f"{here}/run holds no checkpoints: is it the workdir of a run?"
 
@@ -428,3 +432,23 @@ def test_errors_end_in_one_line_and_the_exit_code(here, monkeypatch, capsys, arg
     shown = capsys.readouterr().err
     assert "Traceback" in shown
     assert shown.splitlines()[-1] == line
+
+
+def test_the_bar_of_a_folder_and_its_notes_have_lines_of_their_own(here, monkeypatch):
+    Path("in").mkdir()
+    for name in ("a", "b"):
+        save(f"in/{name}.png", picture())
+    save("coloured.png", np.stack([mask(), 0 * mask(), 0 * mask()], axis=-1))
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("sys.argv", ["glcic", "complete", "in", "coloured.png", "-o", "out"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+    shown = [line for line in terminal.getvalue().replace("\r", "\n").split("\n") if line.strip()]
+    others = [line for line in shown if not line.startswith("completing: ")]
+    assert others[1] == "weights: tiny"
+    assert len(others) == 4  # Two notes and the counts.
+    assert not any(word in line for line in shown if line not in others for word in ("weights", "mask"))

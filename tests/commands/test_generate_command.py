@@ -134,7 +134,7 @@ def test_networks_of_other_kinds_are_refused(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("missing", "-o", "grid.png"), "missing: no such file, run or name"),
+        (("missing", "-o", "grid.png"), "no such file, run or name; name the workdir of a GAN's run"),
         (("{run}", "-o", "grid.xyz"), "use a suffix like .png"),
         (("{run}", "-o", "{run}"), "is a folder: name a file in it"),
         (("{run}", "-o", "grid.png", "--walk", "3", "--count", "1"), "at least two images"),

@@ -1,6 +1,7 @@
 """Completing images of any size: what changes, what stays, and how errors read."""
 
 import dataclasses
+import re
 import threading
 import tracemalloc
 
@@ -319,7 +320,10 @@ def test_a_completer_is_thread_safe(completer):
         np.testing.assert_array_equal(one, expected)
 
 
-@pytest.mark.parametrize(("strategy", "words"), [("original", "--strategy crop"), ("crop", "side, such as 138")])
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [("original", "use --strategy=crop and --max-side=200"), ("crop", "side, such as --max-side=138")],
+)
 def test_too_little_memory_names_the_smaller_setting(completer, monkeypatch, strategy, words):
     monkeypatch.setattr(runner, "available_memory", lambda: 1_000_000)
     hole = hole_of((400, 400), (100, 100, 120, 120))
@@ -327,6 +331,9 @@ def test_too_little_memory_names_the_smaller_setting(completer, monkeypatch, str
         completer.fill(picture(400, 400), hole, strategy=strategy)
     assert "GiB are needed" in one_line(caught)
     assert caught.value.exit_code == 4
+    in_python = re.sub(r"--|(?<==)crop", lambda found: "'crop'" if found[0] == "crop" else "", words)
+    with pytest.raises(MemoryExhaustedError, match=in_python.replace("max-side", "max_side")):
+        completer.complete(picture(400, 400), hole, strategy=strategy)
     with pytest.raises(MemoryExhaustedError, match="give the process more memory"):
         completer.fill(picture(40, 40), hole[90:130, 90:130], strategy=strategy)
 

@@ -1,6 +1,7 @@
 """Images and masks as PIL images, arrays and files: what goes in comes back."""
 
 import io
+import zlib
 from pathlib import Path, PurePath
 
 import jax
@@ -197,3 +198,17 @@ def test_a_mask_of_another_shape_and_missing_weights_are_errors(completer, store
         completer.complete(np.zeros((10, 10, 3), np.uint8), HOLE)
     with pytest.raises(WeightsError, match="no such file, run or name"):
         Completer.load("nothing")
+
+
+def test_errors_name_what_python_can_give(completer, tmp_path):
+    with pytest.raises(DataError, match=r"make a mask of the image's aspect ratio$"):
+        completer.complete(pixels(), HOLE[:10])
+    path = tmp_path / "huge.png"
+    Image.new("L", (1, 1)).save(path)
+    content = path.read_bytes()
+    header = b"IHDR" + (60_000).to_bytes(4) * 2 + content[24:29]
+    path.write_bytes(content[:12] + header + zlib.crc32(header).to_bytes(4) + content[33:])
+    with pytest.raises(
+        DataError, match=r"at most [\d,]+ are read: shrink it, or open it yourself and give an array$"
+    ):
+        completer.complete(path, HOLE)

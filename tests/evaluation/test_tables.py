@@ -131,3 +131,23 @@ def test_a_file_that_cannot_be_written_is_a_data_error(tmp_path):
     for write in (tables.write_csv, tables.write_markdown, tables.write_json):
         with pytest.raises(DataError, match="is a directory"):
             write(evaluation(), tmp_path)
+
+
+def test_the_results_fit_a_terminal():
+    scores = [
+        Scores(
+            "runs/a/long/path/of/a/run/that/was/trained, step 500000, blended", dict.fromkeys(METRICS, ones), 7.0
+        )
+        for ones in (np.linspace(0.1, 0.2, 40), np.linspace(0.3, 0.9, 40))
+    ]
+    text = tables.text_results(evaluation(40, scores=scores))
+    assert max(map(len, text.splitlines())) <= 100
+    heads = [line for line in text.splitlines() if line.startswith("method ")]
+    for metric in METRICS.values():
+        assert sum(f" {metric.label} " in line for line in heads) >= 1
+    first = text.splitlines()[1]
+    assert first.startswith("runs/a/long/path/of/…")
+    assert ", step 500000, blended " in first
+    assert " 0.1500* " in first
+    assert "[" not in text.partition("\n- ")[0]
+    assert "- 40 images; table.md has the intervals." in text

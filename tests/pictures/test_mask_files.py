@@ -143,16 +143,18 @@ def test_sides_may_differ_by_rounding():
     mask = np.ones((667, 1000), bool)
     assert hole_from_pixels(mask, (3000, 2001)).hole.shape == (2001, 3000)
     for size in ((3000, 2005), (3000, 1997), (1000, 665), (1000, 669)):
-        with pytest.raises(DataError, match="--fit-mask"):
+        with pytest.raises(DataError, match="aspect ratio"):
             hole_from_pixels(mask, size)
 
 
 def test_a_mask_of_another_shape_is_refused_unless_it_may_be_stretched():
     for size in ((512, 500), (20, 30), (31, 30)):
         with pytest.raises(DataError) as caught:
-            hole_from_pixels(BOX, size, name="m.png")
+            hole_from_pixels(BOX, size, name="m.png", fit=False)
         for word in ("m.png", "30 x 20", f"{size[0]} x {size[1]}", "--fit-mask"):
             assert word in one_line(caught)
+        with pytest.raises(DataError, match=r"make a mask of the image's aspect ratio$"):
+            hole_from_pixels(BOX, size)  # Its caller does not stretch masks.
         hole = hole_from_pixels(BOX, size, fit=True)
         assert hole.hole.shape == size[::-1]
         assert "stretched" in hole.notes[0]
@@ -186,7 +188,7 @@ def test_the_order_is_invert_then_resize_then_grow():
     assert hole.sum() == 4 + 8  # Two by two pixels, and two more on each side.
     assert not hole_from_pixels(np.zeros((5, 5), bool), grow=3).hole.any()
     assert hole_from_pixels(np.ones((5, 5), bool), grow=3).hole.all()
-    with pytest.raises(DataError, match="--grow"):
+    with pytest.raises(DataError, match="grow by -1 pixels"):
         hole_from_pixels(mask, grow=-1)
 
 

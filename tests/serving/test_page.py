@@ -190,6 +190,24 @@ def test_undo_redo_erase_clear_and_invert(visit, tmp_path):
     np.testing.assert_array_equal(one.mask(), ~erased)
 
 
+def test_fill_waits_for_a_photograph_and_stands_out_once_something_is_painted(visit, tmp_path):
+    one = visit()
+    playwright.expect(one.one("fill")).to_be_disabled()
+    one.page.keyboard.press("f")
+    one.says("", "fill-error")
+    one.open(photograph(tmp_path / "a.png"))
+    playwright.expect(one.one("fill")).to_have_class("")
+    one.drag((0.0, 0.2), (0.2, 0.2))
+    playwright.expect(one.one("fill")).to_have_class("primary")
+    columns = np.argwhere(one.mask())[:, 1]
+    one.fill()
+    playwright.expect(one.one("fill")).to_have_class("")
+    one.one("compare").click()
+    # At the left edge, there is more room at the other side of the hole.
+    at = 100 * (columns.max() + 1) / 240 + 2
+    assert float(one.one("slider").input_value()) == pytest.approx(at, abs=0.1)
+
+
 def test_rectangle_lasso_and_random_hole(visit, tmp_path):
     one = visit()
     one.open(photograph(tmp_path / "a.png", 300, 200))
@@ -255,11 +273,14 @@ def test_zoom_pan_and_brush_size(visit, tmp_path):
     one.open(photograph(tmp_path / "a.png", 8, 6))  # Far smaller than the screen.
     fitted = one.one("pictures").bounding_box()
     assert fitted["width"] >= 200
+    rendering = one.page.locator("#pictures img")
+    playwright.expect(rendering).to_have_css("image-rendering", "auto")
     x, y = one.place(0.25, 0.25)
     one.page.mouse.move(x, y)
     one.page.mouse.wheel(0, 300)
     zoomed = one.one("pictures").bounding_box()
     assert zoomed["width"] < fitted["width"]
+    playwright.expect(rendering).to_have_css("image-rendering", "pixelated")
     assert one.place(0.25, 0.25) == pytest.approx((x, y), abs=0.1)
     one.drag((0.2, 0.2), (0.4, 0.4), button="middle")
     panned = one.one("pictures").bounding_box()
@@ -284,15 +305,27 @@ def test_zoom_pan_and_brush_size(visit, tmp_path):
     assert np.argwhere(one.mask()).tolist() == [[3, 4]]
 
 
+def test_notes_name_the_controls_of_the_page(visit, tmp_path):
+    one = visit()
+    one.open(photograph(tmp_path / "a.png"))
+    one.tool("rectangle")
+    one.drag((0.02, 0.02), (0.98, 0.98))
+    one.fill()
+    one.says("more than can be completed well: if black marks the hole, use 'Invert'", "notes")
+
+
 def test_original_is_compared_with_the_result(visit, tmp_path):
     one = visit()
     one.open(photograph(tmp_path / "a.png"))
     assert one.one("compare").is_disabled()
     one.drag((0.2, 0.2), (0.8, 0.8))
+    columns = np.argwhere(one.mask())[:, 1]
     one.fill()
     playwright.expect(one.page.locator(".before")).to_be_hidden()
     one.one("compare").click()
     playwright.expect(one.page.locator(".before")).to_be_visible()
+    # The line is beside the hole.
+    assert float(one.one("slider").input_value()) == pytest.approx(100 * columns.min() / 240 - 2, abs=0.1)
     one.drag((0.5, 0.5), (0.25, 0.5))
     assert float(one.one("slider").input_value()) == pytest.approx(25, abs=0.5)
     clip = "(image) => getComputedStyle(image).clipPath"

@@ -17,8 +17,9 @@ from starlette.testclient import TestClient
 
 from glcic_jax.commands.main import cli
 from glcic_jax.completion.windows import STRATEGIES
+from glcic_jax.serving import api
 from glcic_jax.serving.api import create_app
-from glcic_jax.serving.forms import Options
+from glcic_jax.serving.forms import Options, in_words_of_the_form
 from glcic_jax.serving.service import Service
 
 
@@ -168,7 +169,8 @@ def test_mask_problems_are_422_with_the_message_of_the_command(client, tmp_path,
         ({"weights": "/etc/passwd"}, "no such weights here"),
         ({"invert": "true"}, "invert"),
         ({"random_mask": "true"}, "one of"),
-        ({"url": "http://127.0.0.1/"}, "url: there is no such option"),
+        ({"url": "http://127.0.0.1/"}, "url: there is no such option: there are alpha_mask, blend, fit_mask"),
+        ({"blnd": "on"}, "blnd: there is no such option: did you mean blend?"),
     ],
 )
 def test_wrong_options_are_422(client, options, named):
@@ -180,6 +182,17 @@ def test_options_in_the_address_are_422(client):
     for path in ("/v1/complete", "/v1/preview"):
         answer = client.post(f"{path}?blend=true", files=files)
         assert assert_problem(answer, 422) == "blend: is in the address: send it as a part of the form"
+        answer = client.post(f"{path}?blnd=true", files=files)
+        assert assert_problem(answer, 422) == "blnd: there is no such option: did you mean blend?"
+
+
+def test_errors_and_notes_name_the_parts_of_the_form():
+    words = {
+        "if black marks the hole, give --invert-mask": "if black marks the hole, give invert_mask=true",
+        "stays so: --mask=alpha makes it opaque": "stays so: alpha_mask=true makes it opaque",
+        "use --strategy=crop and --max-side=64": "use strategy=crop and max_side=64",
+    }
+    assert {text: in_words_of_the_form(text) for text in words} == words
 
 
 def test_empty_parts_of_a_form_are_not_given(client):
@@ -326,6 +339,25 @@ def test_unknown_paths_and_methods_are_problems(client):
         assert_problem(client.get(f"/v1/{path}"), 404)
     assert client.head("/readyz").status_code == 200
     assert_problem(client.put("/readyz"), 405)
+
+
+def test_the_log_has_one_refusal_a_minute_and_no_probes(client, service, caplog, monkeypatch):
+    def refusals():
+        return [message for message in caplog.messages if message.startswith("refused")]
+
+    with caplog.at_level("INFO", "glcic_jax"):
+        for _ in range(5):
+            send(client, blnd="on")
+            send(client, b"hello")
+            client.get("/v1/requests/no-such-request")
+        assert refusals() == ["refused: 422, blnd: there is no such option: did you mean blend?"]
+        monkeypatch.setattr(api, "_SECONDS_BETWEEN_REFUSALS", 0.0)
+        send(client, grow="-1")
+        assert refusals()[1].endswith("from 0 to 10000 (before: 5 x 415, 4 x 422)")
+        service.stop_accepting()
+        for _ in range(5):
+            assert client.get("/readyz").status_code == 503
+        assert len(refusals()) == 2
 
 
 def test_part_names_cannot_forge_log_lines(client, caplog):

@@ -1,5 +1,7 @@
 // Shows the original beside the result: a slider over the photograph, or the whole of it while something is held.
 
+const GAP = 2; // Between the line and an area, in percent.
+
 export class Compare {
   /**
    * @param {import("./view.js").View} view
@@ -18,6 +20,12 @@ export class Compare {
   set(active) {
     this.active = active;
     this.draw();
+  }
+
+  /** Puts the line beside an area, which then shows the result alone; or the original, at the left edge. */
+  beside(left, right) {
+    const [from, to] = [left, right].map((x) => (100 * x) / this.view.mask.width);
+    this.slider.value = from >= 2 * GAP ? from - GAP : to + GAP;
   }
 
   /** Moves the line, by percent. */

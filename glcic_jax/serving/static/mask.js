@@ -170,6 +170,24 @@ export class Mask {
     }
   }
 
+  /** Where the painted area begins and ends, from left to right; needs one. */
+  sides() {
+    const { pixels, width } = this;
+    let [left, right] = [width, 0];
+    for (let block = 0; block < this.counts.length; block++) {
+      const [first, top, last, bottom] = this.#bounds(block);
+      if (!this.counts[block] || (first >= left && last <= right)) continue;
+      for (let row = top; row < bottom; row++) {
+        const painted = pixels.subarray(row * width + first, row * width + last);
+        const index = painted.indexOf(1);
+        if (index < 0) continue;
+        left = Math.min(left, first + index);
+        right = Math.max(right, first + painted.lastIndexOf(1) + 1);
+      }
+    }
+    return [left, right];
+  }
+
   #bounds(block) {
     const left = (block % this.columns) * BLOCK;
     const top = Math.floor(block / this.columns) * BLOCK;

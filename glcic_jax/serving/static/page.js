@@ -1,4 +1,4 @@
-// The page: open a photograph, paint over what should vanish, fill it, go on, and take it away.
+// The page: open a photograph, paint over what should be filled, fill it, go on, and take it away.
 
 import { Refused, complete, example as fetchExample } from "./client.js";
 import { Compare } from "./compare.js";
@@ -82,7 +82,7 @@ function start(photograph) {
   ["fill", "mask", "options"].forEach((slot) => report(slot, null));
   if (before) steps.add({ ...step, bytes: before.mask.pixels.length + before.photograph.blob.size });
   refresh();
-  say(`${photograph.width} x ${photograph.height} pixels. Paint over what should vanish.`);
+  say(`${photograph.width} x ${photograph.height} pixels. Paint over what should be filled.`);
 }
 
 /** Puts a state of the work on the stage. */
@@ -164,7 +164,7 @@ async function fill() {
   opening = null;
   ["fill", "mask", "options", "photograph"].forEach((slot) => report(slot, null));
   if (!work.mask.area) {
-    report("fill", new Error("Nothing is painted yet: paint over what should vanish."));
+    report("fill", new Error("Nothing is painted yet: paint over what should be filled."));
     return;
   }
   let chosen;
@@ -204,6 +204,7 @@ async function fill() {
 
 function finish(before, after) {
   const { mask } = before;
+  compare.beside(...mask.sides());
   mask.begin();
   mask.clear();
   let patch = mask.end();
@@ -233,9 +234,13 @@ function inWords({ state, place, windows_done: done, windows, note }) {
   return [`Filling${after} …`];
 }
 
-/** The service names options as the command does. */
-const inWordsOfThePage = (note) =>
-  note.replace("give --invert-mask", "use 'Invert'").replace(/: --mask alpha .*/, "");
+/** The service names the parts of its form. */
+const inWordsOfThePage = (text) =>
+  text
+    .replace("give invert_mask=true", "use 'Invert'")
+    .replace(/: alpha_mask=true .*/, "")
+    .replace(/use strategy=crop and max_side=\d+/, "choose 'Windows around the painted area' under Options")
+    .replace(/use a smaller side, such as max_side=\d+/, "open a smaller photograph");
 
 /** Beside which part of the page an error of a fill belongs. */
 function slotOf(error) {
@@ -264,7 +269,7 @@ function progress(text, share) {
 /** Shows an error beside what caused it, with a way to try again if that may help; null removes it. */
 function report(slot, error, retry) {
   const place = byId(`${slot}-error`);
-  place.replaceChildren(error ? error.message : "");
+  place.replaceChildren(error ? inWordsOfThePage(error.message) : "");
   if (!error) return;
   if (retry && error instanceof Refused && error.retryable) {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Try again" });
@@ -310,6 +315,7 @@ function refresh() {
   byId("notes").hidden = !work?.notes.length;
   byId("compare").setAttribute("aria-pressed", compare.active);
   byId("erase").setAttribute("aria-pressed", tools.erase);
+  byId("fill").classList.toggle("primary", painted);
   byId("download").classList.toggle("primary", changed && !painted && saved !== work.photograph);
   for (const button of document.querySelectorAll("[data-tool]")) {
     button.setAttribute("aria-pressed", button.dataset.tool === tools.tool);

@@ -130,7 +130,8 @@ export class View {
     style.width = `${this.mask.width * this.scale}px`;
     style.height = `${this.mask.height * this.scale}px`;
     style.transform = `translate(${this.x}px, ${this.y}px)`;
-    this.pictures.classList.toggle("pixels", this.zoom >= 3);
+    // A small photograph that is fitted is smooth; its pixels are shown to whom zooms in.
+    this.pictures.classList.toggle("pixels", this.zoom >= 3 && !this.#fitted);
     this.#changed([-Infinity, -Infinity, Infinity, Infinity]); // What it has left is to be cleared, too.
     this.onMove();
   }
