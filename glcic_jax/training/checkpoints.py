@@ -361,8 +361,8 @@ def read_arrays(path: Path, like: Any, meta: Mapping[str, Any]) -> Any:
       DataError: A shape, a dtype or a checksum differs. Orbax's own errors pass through.
     """
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-    with _checkpointer() as checkpointer:
-        found = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=arguments))
+    with contextlib.closing(_handler()) as handler:
+        found = handler.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=arguments))
     for (place, array), leaf in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(like), strict=True):
         # Orbax fills a NumPy target of another shape without an error.
         if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
@@ -386,12 +386,13 @@ def read_variables(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
       DamagedCheckpointError: The item is damaged or missing.
       DataError: It cannot be opened.
     """
-    with _reading(path.parent, path.name), _checkpointer() as checkpointer:
-        tree = checkpointer.metadata(path).item_metadata.tree
+    with _reading(path.parent, path.name), contextlib.closing(_handler()) as handler:
+        tree = handler.metadata(path).tree
         item = {name: tree[name] for name in ("params", "batch_stats", "ema") if name in tree}
         arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        found = checkpointer.restore(
-            path, args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
+        found = handler.restore(
+            path,
+            args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True),
         )
         _verify_checksums(found, meta["checksums"][path.name])
     return found
@@ -404,16 +405,15 @@ def _verify_checksums(tree: Any, expected: Mapping[str, int]) -> None:
         raise DataError(f"the checksum of {wrong[0]}{more} is wrong")
 
 
-def _checkpointer() -> ocp.Checkpointer:
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    """Reads one item. A `Checkpointer` would warn of the metadata that only whole checkpoints have."""
     silence_closed_event_loops()
     # Each process reads alone; otherwise Orbax makes them wait for each other after every item.
     index = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
     )
-    return ocp.Checkpointer(
-        ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
-    )
+    return ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
 
 
 @functools.cache
