@@ -452,6 +452,7 @@ def test_place_in_the_queue_is_shown_and_a_fill_can_be_cancelled(visit, tmp_path
     one.one("fill").click()
     one.says("Queued at place 1")
     assert one.one("undo").is_disabled()
+    one.page.wait_for_timeout(600)  # Before, a click would be the second of two on Fill.
     one.one("cancel").click()
     one.says("Cancelled")
     np.testing.assert_array_equal(one.mask(), hole)
