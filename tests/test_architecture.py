@@ -19,6 +19,7 @@ ROOMS = (
     ("completion",),
     ("evaluation", "serving", "benchmark"),
     ("commands",),
+    ("__main__",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 PACKAGE = ROOT / "glcic_jax"

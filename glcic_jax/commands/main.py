@@ -12,6 +12,7 @@ from glcic_jax.commands.evaluate import compare, evaluate
 from glcic_jax.commands.generate import generate
 from glcic_jax.commands.masks import masks
 from glcic_jax.commands.serve import serve
+from glcic_jax.commands.train import train
 from glcic_jax.commands.weights import export, weights
 
 
@@ -19,11 +20,11 @@ from glcic_jax.commands.weights import export, weights
 @click.version_option(__version__, prog_name="glcic")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    """Image completion with GLCIC. Training: python main.py --help."""
+    """Image completion with GLCIC."""
     del debug  # `command_line.run` reads it from sys.argv, because errors propagate out of click.
 
 
-for command in (complete, data, weights, export, generate, masks, evaluate, compare, serve):
+for command in (complete, data, weights, export, generate, masks, evaluate, compare, serve, train):
     cli.add_command(command)
 
 
