@@ -7,11 +7,10 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from glcic_jax.completion.completer import CompletedImage, Completer, OnWindow
 from glcic_jax.completion.pairing import Failure, Pair, Pairing
 from glcic_jax.completion.windows import MAX_SIDE
 from glcic_jax.errors import ConfigError, DataError, UserError, WeightsError, printable
@@ -35,6 +34,9 @@ from glcic_jax.pictures import (
 )
 from glcic_jax.progress import Log, Progress
 from glcic_jax.runtime import enough_memory_for
+
+if TYPE_CHECKING:
+    from glcic_jax.completion.completer import CompletedImage, Completer, OnWindow
 
 FAILURES = "failures.csv"
 
@@ -140,7 +142,7 @@ class CompletionJob:
             notes.append("the image is transparent in the hole and stays so: --mask alpha makes it opaque there")
         return notes
 
-    def run(self, completer: Completer, log: Log, on_window: OnWindow | None = None) -> bytes:
+    def run(self, completer: "Completer", log: Log, on_window: "OnWindow | None" = None) -> bytes:
         """Completes the image, writes the output and returns it encoded.
 
         Args:
@@ -170,7 +172,7 @@ class CompletionJob:
                 write_atomically(path, encoded)
         return content
 
-    def _fill(self, completer: Completer, log: Log, on_window: OnWindow | None) -> CompletedImage:
+    def _fill(self, completer: "Completer", log: Log, on_window: "OnWindow | None") -> "CompletedImage":
         hole = self.hole.hole
         plan = completer.plan(hole, self.settings.strategy, self.settings.max_side)
         log(f"{plan.strategy}: {plan.reason}")
@@ -199,7 +201,7 @@ def read_input(source: Path | bytes, name: str, settings: Settings) -> Picture:
 
 
 def complete_folder(
-    load: Callable[[], Completer],
+    load: Callable[[], "Completer"],
     pairing: Pairing,
     choose_hole: Callable[[Path | None], ChooseHole],
     directory: Path,
@@ -254,7 +256,7 @@ def complete_folder(
 
 
 def _complete_pair(
-    load: Callable[[], Completer],
+    load: Callable[[], "Completer"],
     pair: Pair,
     choose_hole: ChooseHole,
     directory: Path,
