@@ -133,22 +133,37 @@ class CompletionJob:
 
     @property
     def notes(self) -> list[str]:
-        """What is changed in the image and the mask, and what is unusual about the hole; one line each."""
-        hole, alpha = self.hole.hole, self.picture.alpha
-        notes = [*fitted(self.picture, self.file_format).notes, *self.hole.notes]
-        if (warning := coverage_warning(hole)) is not None:
-            notes.append(warning)
-        if alpha is not None and not alpha[hole].all():
-            notes.append("the image is transparent in the hole and stays so: --mask alpha makes it opaque there")
-        return notes
+        """What is changed in the image and the mask; one line each."""
+        return [*fitted(self.picture, self.file_format).notes, *self.hole.notes]
 
-    def run(self, completer: "Completer", log: Log, on_window: "OnWindow | None" = None) -> bytes:
+    @property
+    def warnings(self) -> list[str]:
+        """What looks like a mistake in the mask and in the hole; one line each."""
+        hole, alpha = self.hole.hole, self.picture.alpha
+        warnings = [*self.hole.warnings]
+        if (warning := coverage_warning(hole)) is not None:
+            warnings.append(warning)
+        if alpha is not None and not alpha[hole].all():
+            warnings.append(
+                "the image is transparent in the hole and stays so: --mask alpha makes it opaque there"
+            )
+        return warnings
+
+    def run(
+        self,
+        completer: "Completer",
+        log: Log,
+        on_window: "OnWindow | None" = None,
+        *,
+        warn: Log | None = None,
+    ) -> bytes:
         """Completes the image, writes the output and returns it encoded.
 
         Args:
           completer: The network.
           log: Receives notes on the input and the strategy, one line each.
           on_window: As in `Completer.fill`; replaces the progress bar.
+          warn: Receives the warnings; None: `log`.
 
         Raises:
           UserError: The image cannot be completed, or the output cannot be written.
@@ -156,6 +171,8 @@ class CompletionJob:
         picture, hole = self.picture, self.hole.hole
         for note in self.notes:
             log(note)
+        for warning in self.warnings:
+            (warn or log)(warning)
         if coverage_warning(hole) is None:
             log(coverage_note(hole))
         log(f"weights: {completer.name}")
@@ -275,10 +292,10 @@ def _complete_pair(
         return False
     # An existing comparison is replaced: it belongs to no result.
     job = CompletionJob.create(picture, choose_hole, dataclasses.replace(settings, overwrite=True), output=output)
-    if not job.hole.hole.any():
-        raise DataError(f"{name}: {coverage_note(job.hole.hole)}")
     for note in job.notes:
         log(f"{name}: {note}")
+    for warning in job.warnings:
+        log(f"warning: {name}: {warning}")
     job.run(load(), lambda line: None)
     return True
 
