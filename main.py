@@ -5,52 +5,21 @@ them all. Checkpoints, logs and grids go to --workdir; the same command resumes 
 configs/quickstart.py needs no data and takes minutes on a CPU.
 """
 
-import logging
+import functools
 import sys
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
-from ml_collections import config_flags
+from absl import app
 
 from glcic_jax.training import launch
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The configuration: a file in configs/.", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run; by default runs/<name of the configuration>."
-)
-_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    None,
-    "Several hosts: HOST:PORT of process 0; none: train alone. By default, srun or mpirun sets the address.",
-)
-_PROCESS_COUNT = flags.DEFINE_integer(
-    "process_count", None, "Several hosts: the number of processes, one per host."
-)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several hosts: the number of this process, from 0.")
+_PROGRAM = launch.Program("python main.py", "configs/quickstart.py", "configs/ has", "configs/common.py")
 
 
 def main(arguments: list[str]) -> int:
     """Runs the training; returns the exit code."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
-    if len(arguments) > 1:
-        return launch.print_error(f"unexpected argument {arguments[1]!r}")
-    if _CONFIG.value is None:
-        return launch.print_error("--config is missing: python main.py --config=configs/quickstart.py")
-    path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    name = "_".join(filter(None, (Path(path).stem, variant)))
-    return launch.run_training(
-        _CONFIG.value,
-        Path(_WORKDIR.value or Path("runs") / name),
-        load_weights=_load_weights,
-        coordinator=_COORDINATOR.value,
-        process_count=_PROCESS_COUNT.value,
-        process_id=_PROCESS_ID.value,
-        debug=_DEBUG.value,
-    )
+    return launch.train_as_flagged(arguments, _PROGRAM, _load_weights)
 
 
 def _load_weights(reference: str) -> Any:
@@ -62,4 +31,5 @@ def _load_weights(reference: str) -> Any:
 if __name__ == "__main__":
     # For `configs`, where PYTHONSAFEPATH leaves this folder out; behind an installed package.
     sys.path.append(str(Path(__file__).resolve().parent))
-    app.run(main, flags_parser=launch.parse_flags)
+    launch.define_flags()
+    app.run(main, flags_parser=functools.partial(launch.parse_flags, program=_PROGRAM))

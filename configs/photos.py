@@ -13,7 +13,7 @@ have brush strokes; the adversarial gradient has 0.3 of the L1 gradient's norm i
 moving average of C.
 """
 
-from pathlib import Path
+from importlib import resources
 
 from ml_collections import ConfigDict
 
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.phases.discriminator = 60
     config.phases.joint = 300
     config.data.source = "folder:photographs"
-    config.data.listing = str(Path(__file__).resolve().parents[1] / "glcic_jax" / "pretrained" / "photos.csv")
+    config.data.listing = str(resources.files("glcic_jax") / "pretrained" / "photos.csv")
     config.data.image_size = 128
     config.data.resize_range = (128, 192)
     config.data.flip = True

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import logging
 import os
+import subprocess
 import time
 import zlib
 from collections.abc import Iterator
@@ -44,6 +45,15 @@ def runs_on_cpu() -> bool:
     if platforms:
         return platforms == "cpu"
     return not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
+
+
+def nvidia_gpu() -> str | None:
+    """Returns the NVIDIA GPU that the driver shows, which JAX may be unable to use; None if there is none."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # There is no driver, or it hangs.
+        listed = subprocess.run(["nvidia-smi", "-L"], check=False, capture_output=True, text=True, timeout=20)
+        if listed.returncode == 0 and listed.stdout.strip():  # GPU 0: NVIDIA H100 (UUID: ...)
+            return listed.stdout.splitlines()[0].partition(" (UUID")[0]
+    return next((path for path in ("/dev/nvidia0", "/proc/driver/nvidia") if os.path.exists(path)), None)
 
 
 def start_backend() -> None:

@@ -62,7 +62,7 @@ def test_the_wheel_completes_trains_and_evaluates_from_an_empty_directory(packag
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index"]
     subprocess.run([*pip, str(wheel)], check=True, env=environment)
 
-    def run(*command: object) -> str:
+    def run(*command: object, code: int = 0) -> str:
         process = subprocess.run(
             list(map(str, command)),
             check=False,
@@ -73,7 +73,7 @@ def test_the_wheel_completes_trains_and_evaluates_from_an_empty_directory(packag
             text=True,
             timeout=300,
         )
-        assert process.returncode == 0, process.stdout
+        assert process.returncode == code, process.stdout
         return process.stdout
 
     package = Path(run(python, "-c", "import glcic_jax; print(glcic_jax.__file__)").strip())
@@ -85,9 +85,14 @@ def test_the_wheel_completes_trains_and_evaluates_from_an_empty_directory(packag
     assert (here / "completed.png").is_file()
 
     overrides = (*NARROW, "phases.completion=1", "phases.discriminator=0", "phases.joint=0")
-    config = [f"--config={source}/configs/quickstart.py", *(f"--config.{override}" for override in overrides)]
-    run(python, source / "main.py", *config, "--workdir=run")
+    options = ["--workdir=run", *(f"--config.{override}" for override in overrides)]
+    run(glcic, "train", "--write", "quickstart.py")
+    run(glcic, "train", "--config=quickstart.py", *options)
     assert (here / "run" / "checkpoints" / "1").is_dir()
+    resumed = run(python, source / "main.py", f"--config={source}/configs/quickstart.py", *options)
+    assert "all 1 steps are done" in resumed
+    photos = ["--config=photos", "--config.data.source=folder:.", "--workdir=photos"]
+    assert "pretrained/photos.csv" in run(glcic, "train", *photos, code=2)
 
     options = ["--data", "samples", "--count", "1", "--baselines", "", "--no-blending", "--report", "report"]
     run(glcic, "evaluate", "run", *options)

@@ -29,7 +29,6 @@ for arguments in (
     ["inspect", run],
     ["serve", "--port", "0"],
     ["weights", "inspect", "photos"],
-    ["weights", "list"],
 ):
     error = CliRunner().invoke(cli, arguments).exception
     print(type(error).__name__, error, flush=True)
@@ -55,7 +54,7 @@ def test_a_missing_device_is_named_by_every_command(platform, finished_run, tmp_
         timeout=300,
     )
     reports = process.stdout.splitlines()
-    assert len(reports) == 9, process.stderr
+    assert len(reports) == 8, process.stderr
     for report in reports:
         assert report.startswith(f"ConfigError JAX finds no device of JAX_PLATFORMS={platform} here"), report
     assert process.returncode == 2

@@ -13,21 +13,26 @@ from glcic_jax.errors import DataError, printable
 
 if TYPE_CHECKING:
     from glcic_jax.completion import Completer, Settings
-    from glcic_jax.pictures import ChooseHole, Hole, Picture
+    from glcic_jax.pictures import ChooseHole, Hole, MaskSettings, Picture
 
 _STREAM = "-"  # Standard input or output.
+# One of the samples, and the box in it, in pixels, of the lightning tower left of the rocket.
+_EXAMPLE = "rocket.jpg"
+_EXAMPLE_HOLE = (slice(118, 375), slice(170, 212))
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="IMAGE [MASK] [OUT]")
+@click.argument("paths", nargs=-1, metavar="IMAGE [MASK] [OUT]")
 @click.option("-o", "--output", help="Output file, or output folder for a folder of images.")
 @click.option(
     "--mask", metavar="alpha|FILE", help="The mask file; alpha: IMAGE's transparent pixels are the hole."
 )
 @click.option("--random-mask", is_flag=True, help="Draw a random hole, to try out the weights.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of --random-mask.")
+@click.option("--example", is_flag=True, help="Complete a photograph that comes with the package.")
 @click.option("--invert-mask", is_flag=True, help="Black marks the hole.")
 @click.option("--grow", type=click.IntRange(0, 10_000), default=0, help="Grow the hole by this many pixels.")
+@click.option("--allow-empty", is_flag=True, help="Accept a hole that is empty or the whole image.")
 @click.option("--fit-mask", is_flag=True, help="Stretch a mask whose aspect ratio differs.")
 @click.option(
     "--weights",
@@ -62,6 +67,7 @@ def complete(paths: tuple[str, ...], **options: Any) -> None:
     them a little when they are written again.
 
     \b
+    glcic complete --example                     needs no file, writes example_completed.jpg
     glcic complete photo.jpg mask.png            writes photo_completed.jpg
     glcic complete photo.jpg mask.png out.png
     glcic complete - mask.png - <in.png >out.png
@@ -74,10 +80,13 @@ def complete(paths: tuple[str, ...], **options: Any) -> None:
     """  # noqa: D301 - click reads the \\b.
     from glcic_jax.completion import Settings
 
-    request = _parse(paths, **{key: options[key] for key in ("output", "mask", "random_mask", "comparison")})
+    if not paths and not options["example"]:
+        raise click.UsageError("name an IMAGE and a MASK, or give --example")
+    keys = ("output", "mask", "random_mask", "comparison", "example")
+    request = _parse(paths, **{key: options[key] for key in keys})
     names = [field.name for field in dataclasses.fields(Settings)]
     settings = Settings(**{name: options[name] for name in names if options[name] is not None})
-    if os.path.isdir(request.image):
+    if not request.example and os.path.isdir(request.image):
         sys.exit(_complete_folder(request, settings, options))
     _complete_one(request, settings, options)
 
@@ -89,25 +98,36 @@ class _Request(NamedTuple):
       image: The image, or a folder of images.
       mask: The mask, or a folder of masks; None if the hole does not come from a file.
       output: The result, or a folder of results; None: beside the image.
+      example: Whether image and hole are those of the example.
     """
 
     image: str
     mask: str | None
     output: str | None
+    example: bool
 
 
 def _parse(
-    paths: tuple[str, ...], output: str | None, mask: str | None, random_mask: bool, comparison: bool
+    paths: tuple[str, ...],
+    output: str | None,
+    mask: str | None,
+    random_mask: bool,
+    comparison: bool,
+    example: bool,
 ) -> _Request:
     """Assigns IMAGE [MASK] [OUT]; raises UsageError if they are ambiguous or incomplete."""
     if "" in (*paths, output, mask):
         raise click.UsageError("a file name is empty: is a shell variable not set?")
+    if example:
+        if mask is not None or random_mask:
+            raise click.UsageError("--example has a mask of its own: omit --mask and --random-mask")
+        paths = (_EXAMPLE, *paths)
     # Shells leave ~ in --option=~/file.
     image, *rest = map(os.path.expanduser, paths)
     mask, output = (name and os.path.expanduser(name) for name in (mask, output))
     if mask is not None and random_mask:
         raise click.UsageError("give --mask or --random-mask, not both")
-    if mask is None and not random_mask:
+    if mask is None and not random_mask and not example:
         if not rest:
             raise click.UsageError("name a MASK, or give --mask alpha or --random-mask")
         mask = rest.pop(0)
@@ -124,24 +144,24 @@ def _parse(
         output = _STREAM
     if output == _STREAM and comparison:
         raise click.UsageError("--save-comparison writes beside OUT, which is standard output: name a file")
-    return _Request(image, mask, output)
+    return _Request(image, mask, output, example)
 
 
 def _complete_one(request: _Request, settings: "Settings", options: dict[str, Any]) -> None:
     from glcic_jax.completion import CompletionJob, read_input
 
-    image, mask, output = request
+    image, mask, output, example = request
     if output is not None and output.endswith(("/", os.sep)):
         raise DataError(f"{printable(output)}: is a folder: name a file in it")
-    path = Path(image)
+    path = Path("example.jpg" if example else image)
     job = CompletionJob.create(
-        read_input(_source(image), _name(image), settings),
+        read_input(_example() if example else _source(image), _name(image), settings),
         _chooser(mask, settings, options),
         settings,
         output=None if output in (None, _STREAM) else Path(str(output)),
         default_output=path.with_name(f"{path.stem}_completed{path.suffix}") if output is None else None,
     )
-    content = job.run(_load(options), _log)
+    content = job.run(_load(options), _log, warn=lambda line: _log(f"warning: {line}"))
     if job.output is None:
         try:
             sys.stdout.buffer.write(content)
@@ -158,7 +178,7 @@ def _complete_folder(request: _Request, settings: "Settings", options: dict[str,
     """Returns the exit code."""
     from glcic_jax.completion import FAILURES, complete_folder, pair_files
 
-    image, mask, output = request
+    image, mask, output, _ = request
     if output in (None, _STREAM):
         raise click.UsageError("IMAGE is a folder: name the folder for the results with -o OUT_DIR")
     if mask == _STREAM:
@@ -187,18 +207,57 @@ def _load(options: dict[str, Any]) -> "Completer":
 
 def _chooser(mask: str | None, settings: "Settings", options: dict[str, Any]) -> "ChooseHole":
     """Returns a function from an image to its hole."""
-    from glcic_jax.pictures import MaskSettings, hole_at_random, hole_of_alpha, hole_of_file, silence_decoders
+    from glcic_jax.pictures import (
+        MaskSettings,
+        coverage_note,
+        hole_at_random,
+        hole_of_alpha,
+        hole_of_file,
+        silence_decoders,
+    )
 
     given = MaskSettings(options["invert_mask"], options["fit_mask"], options["grow"], settings.max_pixels)
-    if mask is None:
-        return hole_at_random(options["seed"], given) if options["random_mask"] else hole_of_alpha(given)
-    choose = hole_of_file(_source(mask), _name(mask), given)
+    if options["example"]:
+        choose = _hole_of_example(given)
+    elif options["random_mask"]:
+        choose = hole_at_random(options["seed"], given)
+    elif mask is None:
+        choose = hole_of_alpha(given)
+    else:
+        choose = hole_of_file(_source(mask), _name(mask), given)
 
-    def choose_silently(picture: "Picture") -> "tuple[Picture, Hole]":
+    def choose_checked(picture: "Picture") -> "tuple[Picture, Hole]":
         with silence_decoders():
-            return choose(picture)
+            picture, hole = choose(picture)
+        if not options["allow_empty"] and (hole.hole.all() or not hole.hole.any()):
+            where = "the transparency" if mask is None else printable(_name(mask))
+            reasons = "; ".join((*hole.warnings, coverage_note(hole.hole)))
+            raise DataError(f"{where}: {reasons}, or --allow-empty to go on")
+        return picture, hole
 
-    return choose_silently
+    return choose_checked
+
+
+def _hole_of_example(given: "MaskSettings") -> "ChooseHole":
+    import numpy as np
+
+    from glcic_jax.pictures import Hole, apply_settings
+
+    def choose(picture: "Picture") -> "tuple[Picture, Hole]":
+        hole = np.zeros(picture.pixels.shape[:2], bool)
+        hole[_EXAMPLE_HOLE] = True
+        return picture, apply_settings(Hole(hole, ()), given)
+
+    return choose
+
+
+def _example() -> bytes:
+    from glcic_jax.data import open_images
+
+    source = open_images("samples", "train", option="--data ").source
+    names = [source.short_name(index) for index in range(len(source))]
+    _log(f"the example is {_EXAMPLE} of scikit-image, of SpaceX, in the public domain; the hole hides a tower")
+    return source.read(names.index(_EXAMPLE))
 
 
 def _source(path: str) -> Path | bytes:

@@ -8,10 +8,12 @@ from glcic_jax import __version__
 from glcic_jax.command_line import UserPath, run
 from glcic_jax.commands.complete import complete
 from glcic_jax.commands.data import data
+from glcic_jax.commands.doctor import doctor
 from glcic_jax.commands.evaluate import compare, evaluate
 from glcic_jax.commands.generate import generate
 from glcic_jax.commands.masks import masks
 from glcic_jax.commands.serve import serve
+from glcic_jax.commands.train import train
 from glcic_jax.commands.weights import export, weights
 
 
@@ -19,33 +21,12 @@ from glcic_jax.commands.weights import export, weights
 @click.version_option(__version__, prog_name="glcic")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    """Image completion with GLCIC. Training: python main.py --help."""
+    """Image completion with GLCIC."""
     del debug  # `command_line.run` reads it from sys.argv, because errors propagate out of click.
 
 
-for command in (complete, data, weights, export, generate, masks, evaluate, compare, serve):
+for command in (complete, data, weights, export, generate, masks, evaluate, compare, serve, train, doctor):
     cli.add_command(command)
-
-
-@cli.command()
-def doctor() -> None:
-    """Show versions and devices, and run a convolution."""
-    import jax
-    import jax.numpy as jnp
-
-    from glcic_jax.model.convolutions import upsampling_convolution
-    from glcic_jax.runtime import start_backend
-    from glcic_jax.training.checkpoints import package_versions
-
-    for name, version in package_versions().items():
-        click.echo(f"{name:18} {version}")
-    start_backend()
-    for device in jax.local_devices():
-        stats = device.memory_stats() or {}
-        memory = f", {stats['bytes_limit'] / 2**30:.1f} GiB" if "bytes_limit" in stats else ""
-        click.echo(f"{'device':18} {device.device_kind} ({device.platform}){memory}")
-    output = upsampling_convolution(jnp.ones((1, 8, 8, 4)), jnp.ones((4, 4, 4, 2)))
-    click.echo(f"{'a convolution':18} runs: {output.shape}")
 
 
 @cli.command()

@@ -12,7 +12,7 @@ from glcic_jax.errors import ConfigError, printable
 
 # Windows around holes of up to about 200 px, and photographs of 640 px: the most common inputs of the network.
 _WARMUP = "640x448,384x384,384x448,448x384,448x448,448x512,512x448,512x512,640x512,448x640,512x640"
-_PACKAGES = ("fastapi", "python_multipart", "starlette", "uvicorn")
+PACKAGES = ("fastapi", "python_multipart", "starlette", "uvicorn")
 _LONGEST_SIZE = len("4096x4096")
 
 
@@ -84,7 +84,7 @@ def serve(**options: Any) -> None:
     visitors send is kept or written to the disk. Ctrl-C or SIGTERM stops the service after the requests in
     progress. Exits with 2 for bad input, 3 if --weights cannot be used.
     """  # noqa: D301 - click reads the \\b.
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"the service needs {', '.join(missing)}: pip install 'glcic-jax[serve]'")
     from glcic_jax.serving.server import ServerOptions, run_server

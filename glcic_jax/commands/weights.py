@@ -162,13 +162,11 @@ def list_weights() -> None:
     table = [("name", "network", "size", "trained on", "licence")]
     for entry in entries:
         size = _megabytes(entry.path) if entry.path.is_file() else ""  # A broken link has none.
-        if entry.network is None or entry.description is None:
+        if entry.summary is None:
             table.append((entry.name, "damaged", size, "", ""))
         else:
-            description = entry.description
-            sized = entry.network if hasattr(entry.network, "image_size") else description
-            trained_on = f"{sized.image_size} px"
-            table.append((entry.name, _kind(entry.network), size, trained_on, description.licence))
+            kind, image_size, licence = entry.summary
+            table.append((entry.name, kind.replace("_", " "), size, f"{image_size} px", licence))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         cells = (printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -7,11 +7,10 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from glcic_jax.completion.completer import CompletedImage, Completer, OnWindow
 from glcic_jax.completion.pairing import Failure, Pair, Pairing
 from glcic_jax.completion.windows import MAX_SIDE
 from glcic_jax.errors import ConfigError, DataError, UserError, WeightsError, printable
@@ -35,6 +34,9 @@ from glcic_jax.pictures import (
 )
 from glcic_jax.progress import Log, Progress
 from glcic_jax.runtime import enough_memory_for
+
+if TYPE_CHECKING:
+    from glcic_jax.completion.completer import CompletedImage, Completer, OnWindow
 
 FAILURES = "failures.csv"
 
@@ -131,22 +133,37 @@ class CompletionJob:
 
     @property
     def notes(self) -> list[str]:
-        """What is changed in the image and the mask, and what is unusual about the hole; one line each."""
-        hole, alpha = self.hole.hole, self.picture.alpha
-        notes = [*fitted(self.picture, self.file_format).notes, *self.hole.notes]
-        if (warning := coverage_warning(hole)) is not None:
-            notes.append(warning)
-        if alpha is not None and not alpha[hole].all():
-            notes.append("the image is transparent in the hole and stays so: --mask=alpha makes it opaque there")
-        return notes
+        """What is changed in the image and the mask; one line each."""
+        return [*fitted(self.picture, self.file_format).notes, *self.hole.notes]
 
-    def run(self, completer: Completer, log: Log, on_window: OnWindow | None = None) -> bytes:
+    @property
+    def warnings(self) -> list[str]:
+        """What looks like a mistake in the mask and in the hole; one line each."""
+        hole, alpha = self.hole.hole, self.picture.alpha
+        warnings = [*self.hole.warnings]
+        if (warning := coverage_warning(hole)) is not None:
+            warnings.append(warning)
+        if alpha is not None and not alpha[hole].all():
+            warnings.append(
+                "the image is transparent in the hole and stays so: --mask=alpha makes it opaque there"
+            )
+        return warnings
+
+    def run(
+        self,
+        completer: "Completer",
+        log: Log,
+        on_window: "OnWindow | None" = None,
+        *,
+        warn: Log | None = None,
+    ) -> bytes:
         """Completes the image, writes the output and returns it encoded.
 
         Args:
           completer: The network.
           log: Receives notes on the input and the strategy, one line each.
           on_window: As in `Completer.fill`; replaces the progress bar.
+          warn: Receives the warnings; None: `log`.
 
         Raises:
           UserError: The image cannot be completed, or the output cannot be written.
@@ -154,6 +171,8 @@ class CompletionJob:
         picture, hole = self.picture, self.hole.hole
         for note in self.notes:
             log(note)
+        for warning in self.warnings:
+            (warn or log)(warning)
         if coverage_warning(hole) is None:
             log(coverage_note(hole))
         log(f"weights: {completer.name}")
@@ -170,7 +189,7 @@ class CompletionJob:
                 write_atomically(path, encoded)
         return content
 
-    def _fill(self, completer: Completer, log: Log, on_window: OnWindow | None) -> CompletedImage:
+    def _fill(self, completer: "Completer", log: Log, on_window: "OnWindow | None") -> "CompletedImage":
         hole = self.hole.hole
         plan = completer.plan(hole, self.settings.strategy, self.settings.max_side)
         log(f"{plan.strategy}: {plan.reason}")
@@ -199,7 +218,7 @@ def read_input(source: Path | bytes, name: str, settings: Settings) -> Picture:
 
 
 def complete_folder(
-    load: Callable[[], Completer],
+    load: Callable[[], "Completer"],
     pairing: Pairing,
     choose_hole: Callable[[Path | None], ChooseHole],
     directory: Path,
@@ -260,7 +279,7 @@ def complete_folder(
 
 
 def _complete_pair(
-    load: Callable[[], Completer],
+    load: Callable[[], "Completer"],
     pair: Pair,
     choose_hole: ChooseHole,
     directory: Path,
@@ -279,10 +298,10 @@ def _complete_pair(
         return False
     # An existing comparison is replaced: it belongs to no result.
     job = CompletionJob.create(picture, choose_hole, dataclasses.replace(settings, overwrite=True), output=output)
-    if not job.hole.hole.any():
-        raise DataError(f"{name}: {coverage_note(job.hole.hole)}")
     for note in job.notes:
         log(f"{name}: {note}")
+    for warning in job.warnings:
+        log(f"warning: {name}: {warning}")
     job.run(load(), lambda line: None)
     return True
 

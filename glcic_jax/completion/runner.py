@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from glcic_jax.completion.windows import STRIDE
 from glcic_jax.errors import ConfigError, MemoryExhaustedError, WeightsError, one_line
 from glcic_jax.model import images
 from glcic_jax.model.convolutions import convolutions_of
-from glcic_jax.model.images import STRIDE, bucket
+from glcic_jax.model.images import bucket
 from glcic_jax.model.networks import CompletionNetwork
 from glcic_jax.runtime import available_memory, is_out_of_device_memory, start_backend
 from glcic_jax.weights import Weights, kind_of

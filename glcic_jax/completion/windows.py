@@ -11,12 +11,11 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from glcic_jax.errors import ConfigError, lookup
-from glcic_jax.model.images import STRIDE
 
+STRIDE = 4  # Sides of the network's input are multiples of it.
 # Half the receptive field, rounded up to a multiple of the stride.
 CONTEXT = 156
 # The authors' release resizes images to this long side.
@@ -165,6 +164,8 @@ class _HoleComponents:
     """
 
     def __init__(self, hole: np.ndarray):
+        import cv2
+
         self._shape = hole.shape
         # The distance transform needs known pixels around the hole.
         self._frame = bounds(hole).expand(1, hole.shape)
@@ -223,6 +224,8 @@ def _merge(boxes: np.ndarray, scales: np.ndarray, groups: np.ndarray) -> tuple[n
 
 def _touching(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Groups boxes [n, 4] that touch or overlap, or whose groups' bounds do; returns group numbers [n] int."""
+    import cv2
+
     groups = np.arange(len(boxes))
     regions = boxes
     while True:

@@ -79,7 +79,7 @@ def training_command(name: str, directory: Path, data_dir: str) -> str:
         options["tfds_dir"] = data_dir
     config = "celeba" if name.partition(":")[0] == "celeb_a" else "joint"
     arguments = (shlex.quote(f"--config.data.{key}={value}") for key, value in options.items())
-    return " ".join(["python main.py", f"--config=configs/{config}.py", *arguments])
+    return " ".join(["glcic train", f"--config={config}", *arguments])
 
 
 def _newest(name: str, version: str, folder: Path) -> Path | None:

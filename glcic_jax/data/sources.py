@@ -242,7 +242,7 @@ def _open_tfds(argument: str, options: _Options) -> _OpenPart:
             f"(1) prepare it: {command}; "
             f"(2) or give your own photographs: {options.option}folder:/path/to/photographs; "
             f"(3) or give the samples: {options.option}samples, or train on them: "
-            "python main.py --config=configs/quickstart.py"
+            "glcic train --config=quickstart"
         )
     builder = open_prepared(directory, command)
 

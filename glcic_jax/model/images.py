@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from glcic_jax.errors import ConfigError, lookup
 from glcic_jax.model.smooth_fill import smooth_fill
 
-STRIDE = 4  # Sides of the completion network's input are multiples of it.
 _SMALLEST_BUCKET = 16
 
 

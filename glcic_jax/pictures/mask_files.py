@@ -14,6 +14,9 @@ from glcic_jax.pictures.reading import read_picture
 
 _THRESHOLD = 128  # The darkest white, of 255.
 _LARGE_HOLE = 0.6
+# A mask is a photograph, or much blurred, if more of it than this is neither black nor white, in many tones.
+_UNCLEAR_SHARE = 0.1
+_MANY_TONES = 16
 _OPAQUE = 250  # The least alpha, of 255, that counts as opaque: lossy formats and tools round 255 down.
 
 Size = tuple[int, int]  # (width, height)
@@ -25,10 +28,12 @@ class Hole(NamedTuple):
     Attributes:
       hole: [H, W] bool, True = hole.
       notes: What was changed in the mask, a short line each.
+      warnings: What looks like a mistake in the mask, and what was taken for white, a short line each.
     """
 
     hole: np.ndarray
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,10 +156,11 @@ def hole_from_pixels(
     if mask.ndim not in (2, 3) or (mask.ndim == 3 and mask.shape[-1] not in (1, 3)) or not mask.size:
         raise DataError(f"{name}: a mask has the shape [H, W], [H, W, 1] or [H, W, 3], not {list(mask.shape)}")
     notes: list[str] = []
-    hole = _threshold(mask, name, notes) ^ invert
+    warnings: list[str] = []
+    hole = _threshold(mask, name, notes, warnings) ^ invert
     if target is not None:
         hole = _resize(hole, target, name, fit, notes)
-    return Hole(_grow(hole, grow), tuple(notes))
+    return Hole(_grow(hole, grow), tuple(notes), tuple(warnings))
 
 
 def alpha_hole(picture: Picture) -> Hole:
@@ -232,7 +238,7 @@ def _without_alpha(mask: Picture, notes: list[str]) -> np.ndarray:
     return ((laid + peak // 2) // peak).astype(mask.pixels.dtype)
 
 
-def _threshold(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
+def _threshold(mask: np.ndarray, name: str, notes: list[str], warnings: list[str]) -> np.ndarray:
     """Returns [H, W] bool: True where the mask is white, True or 1."""
     if mask.dtype.kind not in "buif":
         raise DataError(f"{name}: a mask holds bool, integers or floats, not {mask.dtype}")
@@ -259,14 +265,35 @@ def _threshold(mask: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     # The brightest channel: a mask may be painted in any colour.
     value = mask.max(axis=-1) if mask.ndim == 3 else mask
     white = value >= threshold
-    if mask.ndim == 3 and (mask.min(axis=-1)[white] < threshold).any():
-        notes.append("the mask has colours, which were taken for white where their brightest channel is")
+    unclear = _unclear_share(value, peak)
+    coloured = mask.ndim == 3 and bool((mask.min(axis=-1)[white] < threshold).any())
     if largest > 0 and not white.any():
         if (value == 0).any() and ((value == 0) | (value == largest)).all():
-            notes.append(f"the mask has one value beside 0, so {largest:g} of {peak} was taken for white")
+            warnings.append(f"the mask has one value beside 0, so {largest:g} of {peak} was taken for white")
             return value == largest
-        notes.append(f"nothing in the mask is white: its brightest value is {float(largest):.3g} of {peak}")
+        warnings.append(f"nothing in the mask is white: its brightest value is {float(largest):.3g} of {peak}")
+    elif unclear > _UNCLEAR_SHARE:
+        warnings.append(
+            f"{100 * unclear:.0f} % of the mask is neither black nor white, as in a photograph: what is at least "
+            f"{threshold:g} of {peak} was taken for white"
+        )
+    elif coloured:
+        notes.append("the mask has colours, which were taken for white where their brightest channel is")
+    elif 0 < largest < 0.9 * peak:
+        warnings.append(
+            f"the mask is grey, at most {float(largest):.3g} of {peak}: {threshold:g} or more was taken for white"
+        )
     return white
+
+
+def _unclear_share(value: np.ndarray, peak: int) -> float:
+    """Returns the fraction of a mask [H, W] that is neither 0 nor `peak`, nor nearly; 0 if it has few tones."""
+    if value.dtype == bool:
+        return 0.0
+    unclear = value[(value > 0.1 * peak) & (value < 0.9 * peak)]
+    sample = unclear[:: 1 + unclear.size // 1_000_000]
+    tones = np.bincount((sample * (255 / peak)).astype(np.uint8), minlength=1)
+    return unclear.size / value.size if np.count_nonzero(tones) > _MANY_TONES else 0.0
 
 
 def _resize(hole: np.ndarray, target: Picture | Size, name: str, fit: bool | None, notes: list[str]) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from glcic_jax.errors import ConfigError, one_line, printable
+from glcic_jax.errors import ConfigError, WeightsError, one_line, printable
 from glcic_jax.progress import Log
 from glcic_jax.serving.site import Endpoint, create_site
 
@@ -202,14 +202,17 @@ def load_completers(references: tuple[str, ...], device: str | None) -> "dict[st
 
 def _stored_names() -> list[str]:
     """Returns the names of the stored completion networks; logs damaged ones and leaves them out."""
-    from glcic_jax.model.networks import CompletionNetwork
+    from glcic_jax.weights import find_network, kind_of
     from glcic_jax.weights.store import stored
 
-    entries = stored()
-    for entry in entries:
-        if entry.error:
-            _log.warning("left out: %s", entry.error)
-    return [entry.name for entry in entries if isinstance(entry.network, CompletionNetwork)]
+    names = []
+    for entry in stored():
+        try:
+            if kind_of(find_network(entry.name).weights.network) == "completion":
+                names.append(entry.name)
+        except WeightsError as error:
+            _log.warning("left out: %s", error)
+    return names
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
 """The training loop, its steps, and the files of a run.
 
-`main.py` imports `launch`; the room alone imports nothing heavy.
+`main.py` and `glcic train` import `launch`; the room alone imports nothing heavy.
 """

@@ -1,6 +1,6 @@
-"""Runs a training for main.py: one-line errors, exit codes, and signals before the first step.
+"""Trains as the flags of main.py or `glcic train` say: one-line errors, exit codes, signals before the first step.
 
-Imports JAX only for the training: `main.py --help` and errors in flags answer at once.
+Imports JAX only for the training: `--help` and errors in flags answer at once.
 """
 
 import contextlib
@@ -15,14 +15,53 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
+from ml_collections import config_flags
 
 from glcic_jax.errors import Stopped, UserError, last_error_line, meant, printable
 
+flags.disclaim_key_flags()  # They are those of the program that calls `define_flags`, which its --help shows.
 
-def parse_flags(arguments: list[str]) -> list[str]:
+
+class Program(NamedTuple):
+    """How the messages of a program that trains name its parts.
+
+    Attributes:
+      command: The program, such as "python main.py".
+      example: A value of --config.
+      configs: What has the configurations.
+      keys: What lists the keys of all configurations.
+    """
+
+    command: str
+    example: str
+    configs: str
+    keys: str
+
+
+def define_flags(arguments: list[str] | None = None) -> None:
+    """Defines the flags in `flags.FLAGS`, once in a process.
+
+    Args:
+      arguments: The command line from which the overrides of the configuration are taken; None: `sys.argv`.
+    """
+    config_flags.DEFINE_config_file(
+        "config", None, "The configuration: a file in configs/.", lock_config=True, sys_argv=arguments
+    )
+    flags.DEFINE_string("workdir", None, "Directory of the run; by default runs/<name of the configuration>.")
+    flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "Several hosts: HOST:PORT of process 0; none: train alone. By default, srun or mpirun sets the address.",
+    )
+    flags.DEFINE_integer("process_count", None, "Several hosts: the number of processes, one per host.")
+    flags.DEFINE_integer("process_id", None, "Several hosts: the number of this process, from 0.")
+
+
+def parse_flags(arguments: list[str], program: Program) -> list[str]:
     """Parses the command line into `flags.FLAGS`; returns the arguments that are not flags.
 
     Raises:
@@ -34,7 +73,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
     for argument in arguments[1:]:
         path = argument.removeprefix("--config=").split(":")[0]
         if argument.startswith("--config=") and not Path(path).is_file():
-            raise SystemExit(print_error(f"--config={path}: no such file; configs/ has the configurations"))
+            raise SystemExit(print_error(f"--config={path}: no such file; {program.configs} the configurations"))
     try:
         return flags.FLAGS(arguments)
     except SystemExit as end:
@@ -46,11 +85,11 @@ def parse_flags(arguments: list[str]) -> list[str]:
         reason = str(error)
         if "Traceback (most recent call last)" in reason:  # Of the configuration's file.
             reason = last_error_line(reason).removeprefix("ValueError: ")
-        reason = _unknown_key(arguments) or f"{' '.join(reason.split())} (see python main.py --help)"
+        reason = _unknown_key(arguments, program) or f"{' '.join(reason.split())} (see {program.command} --help)"
         raise SystemExit(print_error(reason)) from error
 
 
-def _unknown_key(arguments: list[str]) -> str | None:
+def _unknown_key(arguments: list[str], program: Program) -> str | None:
     """Returns a line on the first argument whose key the configuration lacks; None if there is none."""
     named = [text.partition("=")[2] for text in arguments if re.match("--?config=", text)]
     path, _, variant = (named or [""])[-1].partition(":")
@@ -64,7 +103,7 @@ def _unknown_key(arguments: list[str]) -> str | None:
         if re.match(r"--?config\.", argument) and name.partition("[")[0] not in known:
             similar = meant(name, known)
             similar = f": {similar}" if similar.endswith("?") else ";"
-            return f"the configuration has no key {printable(name)}{similar} configs/common.py explains all keys"
+            return f"the configuration has no key {printable(name)}{similar} {program.keys} explains all keys"
     return None
 
 
@@ -75,6 +114,36 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
+
+
+def train_as_flagged(arguments: list[str], program: Program, load_weights: Callable[[str], Any]) -> int:
+    """Trains as `flags.FLAGS` says.
+
+    Args:
+      arguments: The arguments that are not flags, after the name of the program: none.
+      program: The program.
+      load_weights: See `loop.train`.
+
+    Returns:
+      The exit code; see `run_training`.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    values = flags.FLAGS
+    if len(arguments) > 1:
+        return print_error(f"unexpected argument {arguments[1]!r}")
+    if values.config is None:
+        return print_error(f"--config is missing: {program.command} --config={program.example}")
+    path, _, variant = config_flags.get_config_filename(values["config"]).partition(":")
+    name = "_".join(filter(None, (Path(path).stem, variant)))
+    return run_training(
+        values.config,
+        Path(values.workdir or Path("runs") / name),
+        load_weights=load_weights,
+        coordinator=values.coordinator,
+        process_count=values.process_count,
+        process_id=values.process_id,
+        debug=values.debug,
+    )
 
 
 def run_training(

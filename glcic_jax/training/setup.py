@@ -174,7 +174,7 @@ def _check_start_from(config: ConfigDict) -> None:
     if config.start_from and not (expand_home(config.start_from) / "checkpoints").is_dir():
         raise DataError(
             f"start_from: {config.start_from} is not the workdir of a run; train it first "
-            "(python main.py --config=configs/completion.py) or give --config.start_from=RUN"
+            "(glcic train --config=completion) or give --config.start_from=RUN"
         )
 
 

@@ -4,6 +4,8 @@ The arrays are named by their paths in Flax's variables, such as "params/conv1/k
 They are float32; in a file of half the size the parameters are float16. The metadata has the keys "format",
 "network" and "description" (JSON), "sha256" (of the arrays as float32, with their names) and "metadata_sha256" (of
 the other metadata; files of early versions lack it).
+
+JAX and the networks are imported inside: `summarise` needs neither.
 """
 
 import dataclasses
@@ -13,21 +15,17 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from flax import traverse_util
-from flax.errors import FlaxError
 
 from glcic_jax.errors import ConfigError, WeightsError, lookup, one_line, printable
 from glcic_jax.files import write_atomically
-from glcic_jax.model.gans import GANS
-from glcic_jax.model.images import INPUT_FORMS, OUTPUT_ACTIVATIONS
-from glcic_jax.model.networks import BRANCHES, LAYER_ORDERS, CompletionNetwork, ContextDiscriminator
 from glcic_jax.runtime import start_backend
+
+if TYPE_CHECKING:
+    import jax
 
 FORMAT_FAMILY = "glcic_jax weights "
 FORMAT = f"{FORMAT_FAMILY}1"
@@ -61,6 +59,8 @@ class Description:
 
     def __post_init__(self) -> None:
         """Raises ValueError for impossible values, which a file may hold."""
+        from glcic_jax.model.images import INPUT_FORMS
+
         _check_texts(self.origin, self.licence)
         if self.input_form not in INPUT_FORMS:
             raise ValueError(f"unknown input form {self.input_form!r}: one of {', '.join(INPUT_FORMS)}")
@@ -95,7 +95,7 @@ class Weights(NamedTuple):
     """A trained network.
 
     Attributes:
-      network: The module, of one of the kinds in `_KINDS`.
+      network: The module, of one of the `_kinds`.
       variables: Its collections of NumPy float32 arrays.
       description: A `Description`, or of a generator a `GeneratorDescription`.
     """
@@ -107,12 +107,12 @@ class Weights(NamedTuple):
 
 def description_type(network: Any) -> type[Any]:
     """Returns the type of the description that belongs to a network."""
-    return _KINDS[kind_of(network)].description
+    return _kinds()[kind_of(network)].description
 
 
 def kind_of(network: Any) -> str:
     """Returns the kind of a network, such as "completion"."""
-    return next(name for name, kind in _KINDS.items() if isinstance(network, kind.module))
+    return next(name for name, kind in _kinds().items() if isinstance(network, kind.module))
 
 
 def check_arrays(weights: Weights, name: str) -> Weights:
@@ -126,6 +126,8 @@ def check_arrays(weights: Weights, name: str) -> Weights:
       WeightsError: An array is missing, unexpected, of another shape, not finite, or a negative variance.
       ConfigError: JAX has no device.
     """
+    from flax.errors import FlaxError
+
     start_backend()
     try:
         shapes = _shapes(weights.network, weights.description)
@@ -190,6 +192,57 @@ def load_weights(path: Path) -> Weights:
     """
     name = printable(str(path))
     arrays, metadata = _read(path, name)
+    try:
+        network = _network(json.loads(metadata["network"]))
+        fields: dict[str, Any] = json.loads(metadata["description"])
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        description = description_type(network)(**fields)
+    except _UNUSABLE as error:
+        raise _unusable(name, error) from error
+    from flax import traverse_util
+
+    variables = traverse_util.unflatten_dict(arrays, sep="/")
+    return check_arrays(Weights(network, variables, description), name)
+
+
+class Summary(NamedTuple):
+    """What a file says of its network: the kind, the side of the training crops in pixels, the licence."""
+
+    kind: str
+    image_size: int
+    licence: str
+
+
+def summarise(path: Path) -> Summary:
+    """Reads what a file of weights says, and verifies its checksums, without JAX.
+
+    Raises:
+      WeightsError: As in `load_weights`, but the arrays are not compared with the network.
+    """
+    name = printable(str(path))
+    _, metadata = _read(path, name)
+    try:
+        network, description = (json.loads(metadata[key]) for key in ("network", "description"))
+        return Summary(network["kind"], (network | description)["image_size"], description["licence"])
+    except _UNUSABLE as error:
+        raise _unusable(name, error) from error
+
+
+_UNUSABLE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+
+
+def _unusable(name: str, error: Exception) -> WeightsError:
+    return WeightsError(f"{name}: its description cannot be used ({printable(one_line(error))})")
+
+
+def arrays_sha256(weights: Weights) -> str:
+    """Returns the SHA-256 of names and arrays in hexadecimal: "sha256" in the metadata of a float32 file."""
+    return _sha256(_flatten(weights.variables))
+
+
+def _read(path: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the arrays, as float32, and the metadata of a file, once its checksums are verified."""
+    arrays, metadata = _read_safetensors(path, name)
     file_format = metadata.get("format", "none")
     if file_format != FORMAT and file_format.startswith(FORMAT_FAMILY):
         raise WeightsError(
@@ -203,23 +256,10 @@ def load_weights(path: Path) -> Weights:
     expected = metadata.get("metadata_sha256")
     if _sha256(arrays) != metadata.get("sha256") or expected not in (None, _metadata_sha256(metadata)):
         raise WeightsError(f"{name}: damaged (its sha256 is wrong): copy or export it again")
-    try:
-        network = _network(json.loads(metadata["network"]))
-        fields: dict[str, Any] = json.loads(metadata["description"])
-        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-        description = description_type(network)(**fields)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{name}: its description cannot be used ({printable(one_line(error))})") from error
-    variables = traverse_util.unflatten_dict(arrays, sep="/")
-    return check_arrays(Weights(network, variables, description), name)
+    return arrays, metadata
 
 
-def arrays_sha256(weights: Weights) -> str:
-    """Returns the SHA-256 of names and arrays in hexadecimal: "sha256" in the metadata of a float32 file."""
-    return _sha256(_flatten(weights.variables))
-
-
-def _read(path: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _read_safetensors(path: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if not path.is_file():
         raise WeightsError(f"{name}: {'not a file' if path.exists() else 'no such file'}")
     try:
@@ -237,13 +277,16 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
 
 def _network_fields(network: Any) -> dict[str, Any]:
     kind = kind_of(network)
-    return {"kind": kind} | {field: getattr(network, field) for field in _KINDS[kind].fields}
+    return {"kind": kind} | {field: getattr(network, field) for field in _kinds()[kind].fields}
 
 
 def _network(fields: Mapping[str, Any]) -> Any:
     """Builds a network from the fields in a file; raises ValueError where one is unknown or out of range."""
+    from glcic_jax.model.images import OUTPUT_ACTIVATIONS
+    from glcic_jax.model.networks import BRANCHES, LAYER_ORDERS
+
     chosen = dict(fields)
-    module, names, *_ = _KINDS[chosen.pop("kind")]
+    module, names, *_ = _kinds()[chosen.pop("kind")]
     if set(chosen) != set(names):
         raise ValueError(f"the network has the fields {sorted(chosen)}, not {sorted(names)}")
     if chosen.get("layer_order", "conv_bn_relu") not in LAYER_ORDERS:
@@ -271,10 +314,15 @@ def _network(fields: Mapping[str, Any]) -> Any:
 
 @functools.lru_cache
 def _shapes(network: Any, description: Any) -> Any:
-    return jax.eval_shape(network.init, jax.random.key(0), *_KINDS[kind_of(network)].inputs(network, description))
+    import jax
+
+    inputs = _kinds()[kind_of(network)].inputs(network, description)
+    return jax.eval_shape(network.init, jax.random.key(0), *inputs)
 
 
 def _flatten(variables: Any) -> dict[str, Any]:
+    from flax import traverse_util
+
     return traverse_util.flatten_dict(variables, sep="/")
 
 
@@ -292,46 +340,51 @@ def _metadata_sha256(metadata: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
 
 
-def _completion_inputs(network: Any, description: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
-    return (jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32),)
-
-
-def _discriminator_inputs(network: Any, description: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
-    image = jax.ShapeDtypeStruct((1, description.image_size, description.image_size, 3), jnp.float32)
-    return image, jax.ShapeDtypeStruct((1, 2), jnp.int32)
-
-
-def _generator_inputs(network: Any, description: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
-    return (jax.ShapeDtypeStruct((1, network.latent_size), jnp.float32),)
-
-
 class _Kind(NamedTuple):
     """A kind of network: its module, the fields that define it, its description, inputs that shape its arrays."""
 
     module: type[Any]
     fields: tuple[str, ...]
     description: type[Any]
-    inputs: Callable[[Any, Any], tuple[jax.ShapeDtypeStruct, ...]]
+    inputs: Callable[[Any, Any], tuple["jax.ShapeDtypeStruct", ...]]
 
 
-# The kinds of network that a file may hold.
-_KINDS = {
-    "completion": _Kind(
-        CompletionNetwork, ("width", "layer_order", "output_activation"), Description, _completion_inputs
-    ),
-    "context_discriminator": _Kind(
-        ContextDiscriminator,
-        ("branches", "local_size", "channels", "width", "layer_order"),
-        Description,
-        _discriminator_inputs,
-    ),
-    **{
-        f"{name}_generator": _Kind(
-            gan.generator,
-            ("image_size", "channels", "latent_size", "width"),
-            GeneratorDescription,
-            _generator_inputs,
-        )
-        for name, gan in GANS.items()
-    },
-}
+@functools.cache
+def _kinds() -> dict[str, _Kind]:
+    """Returns the kinds of network that a file may hold."""
+    import jax
+    import jax.numpy as jnp
+
+    from glcic_jax.model.gans import GANS
+    from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator
+
+    def completion_inputs(network: Any, description: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+        return (jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32),)
+
+    def discriminator_inputs(network: Any, description: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+        image = jax.ShapeDtypeStruct((1, description.image_size, description.image_size, 3), jnp.float32)
+        return image, jax.ShapeDtypeStruct((1, 2), jnp.int32)
+
+    def generator_inputs(network: Any, description: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+        return (jax.ShapeDtypeStruct((1, network.latent_size), jnp.float32),)
+
+    return {
+        "completion": _Kind(
+            CompletionNetwork, ("width", "layer_order", "output_activation"), Description, completion_inputs
+        ),
+        "context_discriminator": _Kind(
+            ContextDiscriminator,
+            ("branches", "local_size", "channels", "width", "layer_order"),
+            Description,
+            discriminator_inputs,
+        ),
+        **{
+            f"{name}_generator": _Kind(
+                gan.generator,
+                ("image_size", "channels", "latent_size", "width"),
+                GeneratorDescription,
+                generator_inputs,
+            )
+            for name, gan in GANS.items()
+        },
+    }

@@ -9,23 +9,26 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import safetensors
 
 from glcic_jax.errors import DataError, UserError, WeightsError, one_line, printable
 from glcic_jax.files import expand_home, lock
-from glcic_jax.model.networks import CompletionNetwork
 from glcic_jax.training.workdir import run_at
 from glcic_jax.weights.file import (
     FORMAT_FAMILY,
     LICENCE_NOT_STATED,
     GeneratorDescription,
+    Summary,
     Weights,
     kind_of,
     load_weights,
     save_weights,
+    summarise,
 )
+
+T = TypeVar("T")
 
 DEFAULT_NAME = "photos"
 _PRETRAINED = Path(__file__).parents[1] / "pretrained"
@@ -55,14 +58,13 @@ class Entry(NamedTuple):
     Attributes:
       name: The name that commands take; a path where a built-in name hides a stored one.
       path: The file.
-      network, description: Its content; None where it cannot be read.
+      summary: Its content; None where it cannot be read.
       error: Why it cannot be read; empty otherwise.
     """
 
     name: str
     path: Path
-    network: Any = None
-    description: Any = None
+    summary: Summary | None = None
     error: str = ""
 
 
@@ -96,8 +98,8 @@ def find_weights(reference: str | Path | None) -> Found:
       WeightsError: There is none, or it cannot be used; the message lists the alternatives.
     """
     found = find_network(reference)
-    if not isinstance(found.weights.network, CompletionNetwork):
-        kind = kind_of(found.weights.network).replace("_", " ")
+    kind = kind_of(found.weights.network).replace("_", " ")
+    if kind != "completion":
         raise WeightsError(f"{found.name} is a {kind}: a completion network is needed")
     return found
 
@@ -241,8 +243,12 @@ def load(name: str) -> Weights:
     """
     if not _is_stored(name):
         raise _unknown(name)
+    return _read_stored(name, load_weights)
+
+
+def _read_stored(name: str, read: Callable[[Path], T]) -> T:
     try:
-        return load_weights(_stored_path(name))
+        return read(_stored_path(name))
     except UserError as error:
         options = "--name ANOTHER" if _is_built_in(name) else f"--name {name} --replace"
         raise WeightsError(
@@ -266,7 +272,7 @@ def path_of(name: str) -> Path:
 def built_in_entries() -> list[Entry]:
     """Returns the built-in weights, sorted by name."""
     paths = {name: built_in_path(name) for name in built_in_names()}
-    return [_entry(name, path, functools.partial(load_weights, path)) for name, path in paths.items()]
+    return [_entry(name, path, functools.partial(summarise, path)) for name, path in paths.items()]
 
 
 def stored() -> list[Entry]:
@@ -276,7 +282,10 @@ def stored() -> list[Entry]:
       WeightsError: The store exists and cannot be listed.
     """
     shown = {name: str(_stored_path(name)) if _is_built_in(name) else name for name in _stored_names()}
-    return [_entry(title, _stored_path(name), functools.partial(load, name)) for name, title in shown.items()]
+    return [
+        _entry(title, _stored_path(name), functools.partial(_read_stored, name, summarise))
+        for name, title in shown.items()
+    ]
 
 
 def built_in_names() -> list[str]:
@@ -289,12 +298,11 @@ def built_in_path(name: str) -> Path:
     return _PRETRAINED / f"{name}{_SUFFIX}"
 
 
-def _entry(name: str, path: Path, read: Callable[[], Weights]) -> Entry:
+def _entry(name: str, path: Path, read: Callable[[], Summary]) -> Entry:
     try:
-        network, _, description = read()
+        return Entry(name, path, read())
     except WeightsError as error:
         return Entry(name, path, error=str(error))
-    return Entry(name, path, network, description)
 
 
 def _unknown(name: str) -> WeightsError:
@@ -303,11 +311,13 @@ def _unknown(name: str) -> WeightsError:
 
 def _alternatives() -> str:
     """Returns the end of an error message: the weights that could be named instead."""
-    from glcic_jax.training.checkpoints import Checkpoints
-
     # ./runs/* and ./runs/*/*, with the newest step of each; a run without a finished checkpoint is left out.
     workdirs = sorted(path.parent for depth in ("*", "*/*") for path in Path("runs").glob(f"{depth}/checkpoints"))
-    steps = {workdir: Checkpoints(workdir).steps() for workdir in workdirs}
+    steps = {}
+    if workdirs:
+        from glcic_jax.training.checkpoints import Checkpoints  # Imports Orbax, which takes most of a second.
+
+        steps = {workdir: Checkpoints(workdir).steps() for workdir in workdirs}
     runs = [f"{printable(str(workdir))} (step {found[-1]})" for workdir, found in steps.items() if found]
     kinds = {"built in:": built_in_names(), "stored:": _stored_names(), "runs:": runs}
     listed = []

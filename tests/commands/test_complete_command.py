@@ -1,6 +1,7 @@
 """`glcic complete` as a user runs it."""
 
 import csv
+import importlib.util
 import io
 import os
 import subprocess
@@ -127,6 +128,9 @@ def test_standard_streams(here):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([], "name an IMAGE and a MASK, or give --example"),
+        (["--example", "--random-mask"], "--example has a mask of its own"),
+        (["--example", "a.png", "-o", "b.png"], "OUT is given twice"),
         (["photo.png"], "name a MASK"),
         (["photo.png", "mask.png", "a.png", "b.png"], "too many arguments: b.png"),
         (["photo.png", "mask.png", "a.png", "-o", "b.png"], "OUT is given twice"),
@@ -224,16 +228,65 @@ def test_mask_options_and_notes(here):
     assert "the mask was resized from 25 x 19 to the image's 50 x 37 pixels" in result.stderr
     save("wide.png", np.full((10, 50), 255, np.uint8))
     assert "--fit-mask" in run("photo.png", "wide.png", "b.png", code=2)
-    assert "the hole is the whole image" in run("photo.png", "wide.png", "b.png", "--fit-mask").stderr
     run("photo.png", "mask.png", "d.png", "--invert-mask")
     assert_completed("d.png", picture(), mask() == 0)
     run("photo.png", "mask.png", "e.png", "--grow", "3")
     hole = np.zeros((37, 50), bool)
     hole[7:23, 27:48] = True
     np.testing.assert_array_equal(np.asarray(Image.open("e.png"))[~hole], picture()[~hole])
-    save("black.png", mask() * 0)
-    assert "the hole is empty" in run("photo.png", "black.png", "f.png").stderr
-    np.testing.assert_array_equal(np.asarray(Image.open("f.png")), picture())
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0, "the hole is empty, so nothing is completed: if black marks the hole, give --invert-mask"),
+        (255, "the hole is the whole image"),
+        (100, "nothing in the mask is white: its brightest value is 100 of 255; the hole is empty"),
+        (
+            150,
+            "the mask is grey, at most 150 of 255: 128 or more was taken for white; the hole is the whole image",
+        ),
+    ],
+)
+def test_an_empty_or_full_mask_is_refused_unless_allowed(here, value, words):
+    save("plain.png", np.full((37, 50), value, np.uint8))
+    error = run("photo.png", "plain.png", "out.png", code=2)
+    assert error.startswith(f"plain.png: {words}")
+    assert error.endswith(", or --allow-empty to go on")
+    assert not Path("out.png").exists()
+    allowed = run("photo.png", "plain.png", "out.png", "--allow-empty")
+    assert f"warning: {words.split('; ')[-1]}" in allowed.stderr
+    changed = (np.asarray(Image.open("out.png")) != picture()).mean()
+    assert changed > 0.5 if value >= 128 else changed == 0
+
+
+def test_opaque_images_have_no_hole_of_their_transparency(here):
+    save("opaque.png", np.dstack([picture(), np.full((37, 50), 255, np.uint8)]))
+    assert "the transparency: the hole is empty" in run("opaque.png", "--mask", "alpha", "-o", "out.png", code=2)
+
+
+def test_mistaken_masks_give_warnings(here):
+    save("inverted.png", 255 - mask())
+    lines = run("photo.png", "inverted.png", "a.png").stderr.splitlines()
+    (warning,) = [line for line in lines if line.startswith("warning: ")]
+    assert warning.startswith("warning: the hole covers 91.9 % of the image")
+    assert "give --invert-mask" in warning
+    lines = run("photo.png", "photo.png", "b.png").stderr.splitlines()
+    assert any(line.startswith("warning: ") and "as in a photograph" in line for line in lines)
+    assert "warning" not in run("photo.png", "mask.png", "c.png").stderr
+
+
+def test_the_example_needs_no_file(here):
+    shown = run("--example")
+    assert "example_completed.jpg written" in shown.stderr
+    assert {path.name for path in here.iterdir()} >= {"example_completed.jpg", "photo.png"}
+    assert "exists" in run("--example", code=2)
+    run("--example", "-o", "example.png")
+    spec = importlib.util.find_spec("skimage")
+    original = Image.open(Path(spec.origin).parent / "data" / "rocket.jpg")
+    changed = (np.asarray(Image.open("example.png")) != np.asarray(original)).any(axis=-1)
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (118, 374, 170, 211)
 
 
 def test_transparency_as_the_mask_becomes_opaque(here):
@@ -341,9 +394,12 @@ def test_notes_of_a_folder_name_their_files_and_empty_holes_are_failures(here):
     assert "the hole is empty" in failure["error"]
     assert "2 completed, 0 skipped (results exist), 1 failed" in result.stderr
     lines = [line for line in result.stderr.splitlines() if ".png: " in line]
-    assert [line.partition(": ")[0] for line in lines] == ["in/b.png", "in/c.png"]
+    assert [line.split(".png: ")[0] for line in lines] == ["in/b", "warning: in/c"]
     assert "1 was taken for white" in lines[0]
     assert "--invert-mask" in lines[1]
+    result = run("in", "masks", "-o", "out", "--allow-empty")
+    assert "1 completed, 2 skipped (results exist), 0 failed" in result.stderr
+    np.testing.assert_array_equal(np.asarray(Image.open("out/a.png")), picture())
 
 
 def test_results_in_the_folder_of_the_images_are_refused(folder):

@@ -97,7 +97,7 @@ def test_prepare_from_downloaded_archives(tensorflow, archives, tmp_path):
     assert lines[0] == f"tiny.zip  1.7 KiB  found in {archives}"
     assert lines[1].startswith("disk space  about 1.7 KiB needed, ")
     assert lines[-2] == f"{data_dir}/tiny_archive/plain/1.0.0 is ready. To train on it:"
-    assert shlex.split(lines[-1])[:2] == ["python", "main.py"]
+    assert shlex.split(lines[-1])[:2] == ["glcic", "train"]
     assert_complete(data_dir, "tiny_archive/plain")
     again = command_runner().invoke(main.cli, arguments)
     assert again.stdout.splitlines()[0] == f"{data_dir}/tiny_archive/plain/1.0.0 is already prepared"
@@ -179,13 +179,13 @@ def test_ctrl_c_exits_with_130_without_waiting_for_downloads(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "splits", "data_dir", "expected"),
     [
-        ("places365_small", ["train", "validation"], "", "joint.py --config.data.source=tfds:places365_small"),
-        ("celeb_a:2.1.0", ["train", "validation"], "", "celeba.py --config.data.source=tfds:celeb_a:2.1.0"),
+        ("places365_small", ["train", "validation"], "", "joint --config.data.source=tfds:places365_small"),
+        ("celeb_a:2.1.0", ["train", "validation"], "", "celeba --config.data.source=tfds:celeb_a:2.1.0"),
         (
             "cycle_gan/facades",
             ["trainA", "testA"],
             "/my data",
-            "joint.py --config.data.source=tfds:cycle_gan/facades --config.data.train_split=trainA "
+            "joint --config.data.source=tfds:cycle_gan/facades --config.data.train_split=trainA "
             "--config.data.validation_split=testA '--config.data.tfds_dir=/my data'",
         ),
     ],
@@ -193,7 +193,7 @@ def test_ctrl_c_exits_with_130_without_waiting_for_downloads(monkeypatch):
 def test_the_training_command_fits_the_data_set(tmp_path, name, splits, data_dir, expected):
     entries = ", ".join(f'{{"name": "{split}"}}' for split in splits)
     (tmp_path / "dataset_info.json").write_text(f'{{"splits": [{entries}]}}')
-    assert training_command(name, tmp_path, data_dir) == f"python main.py --config=configs/{expected}"
+    assert training_command(name, tmp_path, data_dir) == f"glcic train --config={expected}"
 
 
 @pytest.fixture(scope="module")

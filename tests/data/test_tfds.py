@@ -161,7 +161,7 @@ def test_a_missing_data_set_names_three_ways_on(tmp_path, monkeypatch):
     assert f"glcic data prepare places365_small --data-dir={tmp_path};" in message
     assert "--config.data.source=folder:/path/to/photographs" in message
     assert "--config.data.source=samples" in message
-    assert "python main.py --config=configs/quickstart.py" in message
+    assert "glcic train --config=quickstart" in message
     assert os.listdir(tmp_path) == []  # No download was begun.
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(DataError, match=r"prepare it: glcic data prepare celeb_a:2\.1\.0;") as caught:

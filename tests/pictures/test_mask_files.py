@@ -204,11 +204,11 @@ def test_the_only_value_beside_0_is_white(value):
     for mask in (BOX * np.uint8(value), BOX * np.uint16(value * 257)):
         hole = hole_from_pixels(mask)
         np.testing.assert_array_equal(hole.hole, BOX)
-        assert "one value beside 0" in hole.notes[0]
+        assert "one value beside 0" in hole.warnings[0]
     several = BOX * np.uint8(value)
     several[0, 0] = 1
     assert not hole_from_pixels(several).hole.any()
-    assert "nothing in the mask is white" in hole_from_pixels(several).notes[0]
+    assert "nothing in the mask is white" in hole_from_pixels(several).warnings[0]
 
 
 def test_a_clear_hole_in_black_is_the_hole_and_other_transparency_is_black_with_a_note():
@@ -246,7 +246,7 @@ def test_a_softly_erased_picture_becomes_opaque_and_its_known_pixels_keep_their_
     rows, columns = np.mgrid[:60, :80]
     alpha = np.clip(10 * (np.hypot(rows - 30, columns - 40) - 9), 0, 255).astype(np.uint8)  # A soft brush.
     erased = np.dstack([np.full((60, 80, 3), 50, np.uint8), alpha])
-    picture, (hole, _) = hole_of_alpha(settings)(Picture(erased, "PNG"))
+    picture, (hole, *_) = hole_of_alpha(settings)(Picture(erased, "PNG"))
     assert hole[alpha < 250].all()
     assert (picture.pixels[..., 3] == 255).all()
     np.testing.assert_array_equal(picture.pixels[..., :3], erased[..., :3])
@@ -255,7 +255,7 @@ def test_a_softly_erased_picture_becomes_opaque_and_its_known_pixels_keep_their_
 
 def test_what_is_left_transparent_by_an_inverted_hole_stays_so():
     pixels = noise(4)
-    picture, (hole, _) = hole_of_alpha(MaskSettings(invert=True))(Picture(pixels, "PNG"))
+    picture, (hole, *_) = hole_of_alpha(MaskSettings(invert=True))(Picture(pixels, "PNG"))
     np.testing.assert_array_equal(hole, pixels[..., 3] >= 250)
     np.testing.assert_array_equal(picture.pixels[~hole], pixels[~hole])
 
@@ -302,10 +302,31 @@ def test_a_mask_without_white_says_how_bright_it_is(colour, words):
     mask[2] = np.array(colour) // 2
     hole = hole_from_pixels(mask)
     assert not hole.hole.any()
-    assert [note for note in hole.notes if "nothing in the mask is white" in note and words in note] == list(
-        hole.notes
-    )
-    assert bool(hole.notes) == bool(words)
+    assert hole.notes == ()
+    assert all("nothing in the mask is white" in warning and words in warning for warning in hole.warnings)
+    assert bool(hole.warnings) == bool(words)
+
+
+def test_a_photograph_as_mask_is_seen_and_soft_or_damaged_edges_are_not():
+    photograph = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8) // 2 + 40
+    for scaled in (photograph, photograph[..., 0], photograph.astype(np.uint16) * 257, photograph / 255):
+        (warning,) = hole_from_pixels(scaled).warnings
+        assert "of the mask is neither black nor white, as in a photograph: what is at least " in warning
+        assert not hole_from_pixels(scaled).notes
+    assert "at least 128 of 255 was taken for white" in hole_from_pixels(photograph).warnings[0]
+    mask = np.zeros((300, 400), np.uint8)
+    mask[100:200, 100:250] = 255
+    for clean in (cv2.GaussianBlur(mask, (0, 0), 3), mask, mask > 0, mask / 255.0, np.where(mask, 200, 50)):
+        assert not [warning for warning in hole_from_pixels(clean).warnings if "photograph" in warning]
+    jpeg = read_mask(encode(mask, "JPEG"), (400, 300))
+    assert jpeg.warnings == ()
+
+
+@pytest.mark.parametrize("value", [128, 150, 220])
+def test_a_grey_mask_is_white_with_a_warning(value):
+    hole = hole_from_pixels(BOX * np.uint8(value))
+    np.testing.assert_array_equal(hole.hole, BOX)
+    assert hole.warnings == (f"the mask is grey, at most {value} of 255: 128 or more was taken for white",)
 
 
 def test_notes_about_a_mask_name_the_mask(tmp_path):

@@ -233,7 +233,7 @@ MISTAKES = {
     "an unknown flag": ([QUICKSTART, "--workdri=x"], ["workdri", "workdir"]),
     "data that is not prepared": (
         [PLACES2, "--config.data.tfds_dir={tmp}/tfds", "--workdir={tmp}/run"],
-        ["places365_small", "glcic data prepare", "folder:", "data.source=samples", "configs/quickstart.py"],
+        ["places365_small", "glcic data prepare", "folder:", "data.source=samples", "--config=quickstart"],
     ),
 }
 

@@ -60,8 +60,11 @@ def test_program_without_a_reader_of_weights_is_told(config, tmp_path):
 @pytest.mark.parametrize(
     ("name", "answer"), [("photos", "it needs --config.completion"), ("phtos", "phtos: no such file, run or name")]
 )
-def test_main_reads_weights(tmp_path, name, answer):
-    command = [sys.executable, "main.py", "--config=configs/faces.py", f"--workdir={tmp_path / 'run'}"]
+@pytest.mark.parametrize(
+    "program", [("main.py", "--config=configs/faces.py"), ("-m", "glcic_jax", "train", "--config=faces")]
+)
+def test_main_and_the_command_read_weights(tmp_path, program, name, answer):
+    command = [sys.executable, *program, f"--workdir={tmp_path / 'run'}"]
     options = ["--config.data.source=samples", f"--config.completion.initial_weights={name}"]
     result = subprocess.run([*command, *options], check=False, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2

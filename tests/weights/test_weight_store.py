@@ -152,9 +152,9 @@ def test_damage_is_one_line_with_a_remedy_and_hides_no_other_entry(damage, weigh
     entries = {entry.name: entry for entry in stored()}
     assert list(entries) == ["a", "b", "c"]
     assert entries["b"].error
-    assert entries["b"].description is None
+    assert entries["b"].summary is None
     assert entries["a"].error == entries["c"].error == ""
-    assert entries["a"].description == UNLICENSED
+    assert entries["a"].summary == ("completion", UNLICENSED.image_size, "not stated")
     if damage != "a directory":
         add(weights, "b", replace=True)
         assert_same(load("b"), weights)
