@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import importlib.util
 import logging
 import os
 import secrets
@@ -129,3 +130,11 @@ def sha256_of(path: Path) -> str:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or one_line(error)
+
+
+def example_photographs() -> Path:
+    """Returns the folder of scikit-image's photographs, without importing it, which takes a second."""
+    spec = importlib.util.find_spec("skimage")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "data"

@@ -10,13 +10,14 @@ import click
 
 from glcic_jax.command_line import keep_interrupts
 from glcic_jax.errors import DataError, printable
+from glcic_jax.files import example_photographs
 
 if TYPE_CHECKING:
     from glcic_jax.completion import Completer, Settings
     from glcic_jax.pictures import ChooseHole, Hole, MaskSettings, Picture
 
 _STREAM = "-"  # Standard input or output.
-# One of the samples, and the box in it, in pixels, of the lightning tower left of the rocket.
+# A photograph in scikit-image's wheel, and the box in it, in pixels, of the lightning tower left of the rocket.
 _EXAMPLE = "rocket.jpg"
 _EXAMPLE_HOLE = (slice(118, 375), slice(170, 212))
 
@@ -252,12 +253,8 @@ def _hole_of_example(given: "MaskSettings") -> "ChooseHole":
 
 
 def _example() -> bytes:
-    from glcic_jax.data import open_images
-
-    source = open_images("samples", "train", option="--data ").source
-    names = [source.short_name(index) for index in range(len(source))]
     _log(f"the example is {_EXAMPLE} of scikit-image, of SpaceX, in the public domain; the hole hides a tower")
-    return source.read(names.index(_EXAMPLE))
+    return (example_photographs() / _EXAMPLE).read_bytes()
 
 
 def _source(path: str) -> Path | bytes:

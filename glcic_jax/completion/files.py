@@ -257,7 +257,7 @@ def complete_folder(
     with Progress("completing", len(pairing.pairs), log, unit="images") as progress:
 
         @functools.cache
-        def load_once() -> Completer:
+        def load_once() -> "Completer":
             completer = load()
             progress.log(f"weights: {completer.name}")
             return completer

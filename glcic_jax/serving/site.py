@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import importlib.util
 from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -12,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from glcic_jax.files import example_photographs
 from glcic_jax.serving.problems import STOPPING, problem
 
 _STATIC = Path(__file__).parent / "static"
@@ -150,8 +150,5 @@ class _CrossOriginGuard:
 
 def _page_files() -> dict[str, Path]:
     static = {f"/static/{file.name}": file for file in _STATIC.iterdir() if file.suffix in _MEDIA_TYPES}
-    spec = importlib.util.find_spec("skimage")
-    assert spec is not None
-    assert spec.origin is not None
-    data = Path(spec.origin).parent / "data"
-    return static | {"/": _STATIC / "index.html"} | {f"/examples/{name}": data / name for name in _EXAMPLES}
+    examples = {f"/examples/{name}": example_photographs() / name for name in _EXAMPLES}
+    return static | {"/": _STATIC / "index.html"} | examples

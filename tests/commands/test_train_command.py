@@ -69,7 +69,7 @@ def test_a_written_copy_loads_although_another_package_has_the_name_configs(tmp_
     assert "changed" in copy.read_text()
     # The error shows that the copy was loaded, and with a variant.
     loaded = glcic_train("--config", "mine.py:128", "--config.data.image_sized=3", cwd=tmp_path)
-    assert "the configuration has no key 'image_sized'" in loaded.stderr
+    assert "the configuration has no key data.image_sized" in loaded.stderr
     assert "'glcic train --write common.py' explains all keys" in loaded.stderr
     assert loaded.stderr.count("\n") == 1
 
