@@ -1,9 +1,12 @@
-"""All three phases in minutes on two CPU cores, with the photographs of scikit-image.
+"""All three phases in minutes on two CPU cores, with the photographs that come with the package.
 
 Command: python main.py --config=configs/quickstart.py
 Hardware: two CPU cores.
 Time: five to ten minutes, one or two of them compiling.
-Result: PSNR of 20.5 dB in the holes of held-out photographs; a fill with the mean colour has 18.7, Telea's 22.5.
+Result: hole L1 of 0.102 on held-out photographs; Telea's fill has 0.107, one with the mean colour 0.164.
+
+As in configs/photos.py, the hole is filled smoothly from its surroundings, and C learns the residual, on the L1 loss
+with Adam: the paper's input and loss need far more steps to beat that fill.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +15,7 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """Returns a small version of the paper's training: 64 px, a quarter of the width, batch 16, 700 steps."""
+    """Returns a small version of the paper's training: 64 px, a quarter of the width, batch 16, 600 steps."""
     config = common.get_config()
     config.batch_size = 16
     config.compute_dtype = "float32"
