@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import re
 from pathlib import Path
 
@@ -107,3 +108,14 @@ def test_completions_of_other_photographs_beat_fills_without_a_network(completer
     assert mean["completed"] < 0.8 * mean["mean"]
     assert np.mean(absolute["completed"]) < np.mean(absolute["telea"])
     assert np.mean(absolute["completed"]) < 0.97 * np.mean(absolute["smooth"])
+
+
+@pytest.mark.parametrize("colour", itertools.product((0, 255), repeat=3))
+def test_saturated_flat_colours_stay_flat(completer, colour):
+    """Saturated colours are rare among photographs; the smooth fill that the network reads is exact there."""
+    image = np.full((SIDE, SIDE, 3), colour, np.uint8)
+    hole = np.zeros((SIDE, SIDE), bool)
+    hole[36:96, 30:90] = True
+    error = np.abs(completer.fill(image, hole, blend="off").pixels.astype(int) - image)
+    assert error.max() <= 4
+    assert error[hole].mean() < 0.6
