@@ -5,8 +5,8 @@ Hardware: two CPU cores.
 Time: five to ten minutes, one or two of them compiling.
 Result: hole L1 of 0.102 on held-out photographs; Telea's fill has 0.107, one with the mean colour 0.164.
 
-As in configs/photos.py, the hole is filled smoothly from its surroundings, and C learns the residual, on the L1 loss
-with Adam: the paper's input and loss need far more steps to beat that fill.
+As in configs/photos.py, the hole is filled smoothly from its surroundings, and C learns the residual on the L1:
+the paper's input and loss need far more steps to beat that fill.
 """
 
 from ml_collections import ConfigDict

@@ -110,7 +110,7 @@ def test_completions_of_other_photographs_beat_fills_without_a_network(completer
     assert np.mean(absolute["completed"]) < 0.97 * np.mean(absolute["smooth"])
 
 
-@pytest.mark.parametrize("colour", itertools.product((0, 255), repeat=3))
+@pytest.mark.parametrize("colour", list(itertools.product((0, 255), repeat=3)))
 def test_saturated_flat_colours_stay_flat(completer, colour):
     """Saturated colours are rare among photographs; the smooth fill that the network reads is exact there."""
     image = np.full((SIDE, SIDE, 3), colour, np.uint8)
