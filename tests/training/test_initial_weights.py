@@ -52,6 +52,12 @@ def test_weights_of_another_network_are_refused_with_the_options_they_need(confi
     assert "--config.completion.width=0.0625 --config.completion.input_form=mean_subtracted" in str(error.value)
 
 
+def test_weights_and_another_run_are_not_both_begun_with(config, unbroken_run, tmp_path):
+    config.start_from = str(unbroken_run)
+    with pytest.raises(ConfigError, match=r"start_from and completion\.initial_weights both"):
+        create_run(config, tmp_path / "run", load_weights)
+
+
 def test_program_without_a_reader_of_weights_is_told(config, tmp_path):
     with pytest.raises(ConfigError, match="was given no `load_weights`"):
         create_run(config, tmp_path / "run")
