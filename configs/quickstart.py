@@ -1,4 +1,4 @@
-"""All three phases in minutes on two CPU cores, on 380 included photographs.
+"""All three phases in minutes on two CPU cores, with the photographs of scikit-image.
 
 Command: python main.py --config=configs/quickstart.py
 Hardware: two CPU cores.
