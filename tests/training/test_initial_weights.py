@@ -46,10 +46,10 @@ def test_run_trains_from_weights(config, tmp_path):
 
 def test_weights_of_another_network_are_refused_with_the_options_they_need(config, tmp_path):
     config.completion.width = 1 / 8
-    config.completion.input_form = "signed"
+    config.completion.input_form = "mean_subtracted"
     with pytest.raises(ConfigError) as error:
         create_run(config, tmp_path / "run", load_weights)
-    assert "--config.completion.width=0.0625 --config.completion.input_form=mean_subtracted" in str(error.value)
+    assert "--config.completion.width=0.0625 --config.completion.input_form=smooth_filled" in str(error.value)
 
 
 def test_weights_and_another_run_are_not_both_begun_with(config, unbroken_run, tmp_path):
