@@ -233,7 +233,7 @@ def _chooser(mask: str | None, settings: "Settings", options: dict[str, Any]) ->
         if not options["allow_empty"] and (hole.hole.all() or not hole.hole.any()):
             where = "the transparency" if mask is None else printable(_name(mask))
             reasons = "; ".join((*hole.warnings, coverage_note(hole.hole)))
-            raise DataError(f"{where}: {reasons}, or --allow-empty to go on")
+            raise DataError(f"{where}: {reasons}: give another mask, or --allow-empty to go on")
         return picture, hole
 
     return choose_checked

@@ -57,7 +57,11 @@ def _cache() -> str:
         folder = home()
     except UserError as error:
         return f"none: {error}"
-    if not folder.is_dir():
+    # Not `Path.exists`, which raises where a parent may not be searched.
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
+        return f"{folder}, which cannot be written: set GLCIC_HOME to another folder"
+    if existing != folder:
         return f"{folder}, not created yet"
     size = 0
     for path in folder.rglob("*"):

@@ -204,23 +204,25 @@ def _random_span(random: np.random.Generator, length: int) -> slice:
 
 
 def coverage_note(hole: np.ndarray) -> str:
-    """Returns a line on how much of a picture a hole [H, W] bool covers, with a remedy if that is unusual."""
+    """Returns a line on how much of a picture a hole [H, W] bool covers, and what is wrong if that is unusual."""
     share = float(hole.mean())
     percent = f"{100 * share:.1f} %" if share >= 0.0005 else "less than 0.1 %"
     return coverage_warning(hole) or f"the hole covers {percent} of the image"
 
 
 def coverage_warning(hole: np.ndarray) -> str | None:
-    """Returns a line with a remedy if a hole [H, W] bool covers an unusual part of a picture, else None."""
+    """Returns a line if a hole [H, W] bool covers an unusual part of a picture, else None."""
     share = float(hole.mean())
-    remedy = "if black marks the hole, give --invert-mask"
+    # Inverting helps neither of the first two: each becomes the other.
     if share == 0:
-        return f"the hole is empty, so nothing is completed: {remedy}"
+        return "the hole is empty, so nothing is completed"
     if share == 1:
-        return f"the hole is the whole image, so there is nothing to complete it from: {remedy}"
+        return "the hole is the whole image, so there is nothing to complete it from"
     if share > _LARGE_HOLE:
-        percent = min(100 * share, 99.9)
-        return f"the hole covers {percent:.1f} % of the image, more than can be completed well: {remedy}"
+        return (
+            f"the hole covers {min(100 * share, 99.9):.1f} % of the image, more than can be completed well: "
+            "if black marks the hole, give --invert-mask"
+        )
     return None
 
 

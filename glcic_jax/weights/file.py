@@ -223,7 +223,10 @@ def summarise(path: Path) -> Summary:
     _, metadata = _read(path, name)
     try:
         network, description = (json.loads(metadata[key]) for key in ("network", "description"))
-        return Summary(network["kind"], (network | description)["image_size"], description["licence"])
+        found = Summary(network["kind"], (network | description)["image_size"], description["licence"])
+        if not all(map(isinstance, found, (str, int, str))):
+            raise ValueError(f"kind, image size and licence are {found[0]!r}, {found[1]!r} and {found[2]!r}")
+        return found
     except _UNUSABLE as error:
         raise _unusable(name, error) from error
 

@@ -44,6 +44,10 @@ def test_doctor_shows_cores_memory_cache_weights_and_extras(monkeypatch, tmp_pat
     shown = rows()
     assert shown["cache"] == f"{tmp_path}/home, 2.5 MB"
     assert shown["weights"] == "photos, torn (damaged); default: mine ($GLCIC_WEIGHTS)"
+    monkeypatch.setenv("GLCIC_HOME", str(tmp_path / "home" / "weights" / "torn.safetensors" / "home"))
+    assert rows()["cache"].endswith(
+        "torn.safetensors/home, which cannot be written: set GLCIC_HOME to another folder"
+    )
 
 
 def test_doctor_knows_every_extra():

@@ -268,9 +268,8 @@ def test_coverage():
     hole[:12] = True
     hole[12, :40] = True
     assert coverage_note(hole) == "the hole covers 12.4 % of the image"
-    for odd in (~hole, ~np.zeros_like(hole), np.zeros_like(hole)):
-        assert "--invert-mask" in coverage_note(odd)
     assert "87.6 %" in coverage_note(~hole)
+    assert "--invert-mask" in coverage_note(~hole)
     assert "whole image" in coverage_note(~np.zeros_like(hole))
 
 

@@ -46,10 +46,16 @@ def test_run_trains_from_weights(config, tmp_path):
 
 def test_weights_of_another_network_are_refused_with_the_options_they_need(config, tmp_path):
     config.completion.width = 1 / 8
-    config.completion.input_form = "signed"
+    config.completion.input_form = "mean_subtracted"
     with pytest.raises(ConfigError) as error:
         create_run(config, tmp_path / "run", load_weights)
-    assert "--config.completion.width=0.0625 --config.completion.input_form=mean_subtracted" in str(error.value)
+    assert "--config.completion.width=0.0625 --config.completion.input_form=smooth_filled" in str(error.value)
+
+
+def test_weights_and_another_run_are_not_both_begun_with(config, unbroken_run, tmp_path):
+    config.start_from = str(unbroken_run)
+    with pytest.raises(ConfigError, match=r"start_from and completion\.initial_weights both"):
+        create_run(config, tmp_path / "run", load_weights)
 
 
 def test_program_without_a_reader_of_weights_is_told(config, tmp_path):

@@ -14,7 +14,7 @@ from glcic_jax.errors import WeightsError
 from glcic_jax.model import masks
 from glcic_jax.model.networks import CompletionNetwork, ContextDiscriminator
 from glcic_jax.training.checkpoints import Checkpoints
-from glcic_jax.weights.file import Description, Weights, load_weights, save_weights
+from glcic_jax.weights.file import Description, Weights, load_weights, save_weights, summarise
 from glcic_jax.weights.from_run import run_weights
 
 DESCRIPTION = Description("signed", (0.5, 0.25, 1.0), 32, (6, 14), "a test", "CC0")
@@ -180,6 +180,22 @@ def test_files_without_a_checksum_of_their_metadata_are_read(weights, path):
 def test_unusable_metadata_is_one_line(metadata, message, path):
     rewrite(path, metadata)
     assert message in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"network": json.dumps(FIELDS | {"kind": 5})},
+        {"network": "[]"},
+        {"description": json.dumps(SAID | {"image_size": "32"})},
+        {"description": json.dumps(SAID | {"licence": None})},
+    ],
+)
+def test_summary_of_unusable_metadata_is_one_line(metadata, path):
+    assert summarise(path) == ("completion", 32, "CC0")
+    rewrite(path, metadata)
+    with pytest.raises(WeightsError, match="its description cannot be used"):
+        summarise(path)
 
 
 def test_damage_and_missing_files_are_one_line(path, tmp_path):

@@ -149,6 +149,10 @@ class CompletionTask:
                 "completion.ema_decay": (config.completion.ema_decay, 1),
             }
         )
+        if config.start_from and config.completion.initial_weights:
+            raise ConfigError(
+                "start_from and completion.initial_weights both say what C begins with: give one of them"
+            )
         if data.image_size < 12:
             raise ConfigError(f"data.image_size is {data.image_size}: SSIM and the networks need at least 12 px")
         if data.grey:
