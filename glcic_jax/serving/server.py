@@ -182,7 +182,7 @@ def create_service(options: ServerOptions) -> "Service":
 
 
 def load_completers(references: tuple[str, ...], device: str | None) -> "dict[str, Completer]":
-    """Loads weights, by default the default and all stored ones.
+    """Loads weights, by default the default, the other built-in ones and all stored ones.
 
     Their names are the last parts of their paths: visitors see them, and must not learn this machine's paths.
     """
@@ -190,7 +190,7 @@ def load_completers(references: tuple[str, ...], device: str | None) -> "dict[st
     from glcic_jax.weights import DEFAULT_NAME
 
     completers: dict[str, Completer] = {}
-    for reference in references or (os.environ.get("GLCIC_WEIGHTS") or DEFAULT_NAME, *_stored_names()):
+    for reference in references or (os.environ.get("GLCIC_WEIGHTS") or DEFAULT_NAME, *_other_names()):
         name = os.path.basename(reference.rstrip("/")) or reference
         if name not in completers:
             completers[name] = Completer.load(reference, device)
@@ -200,13 +200,13 @@ def load_completers(references: tuple[str, ...], device: str | None) -> "dict[st
     return completers
 
 
-def _stored_names() -> list[str]:
-    """Returns the names of the stored completion networks; logs damaged ones and leaves them out."""
+def _other_names() -> list[str]:
+    """Returns the names of the built-in and stored completion networks; logs damaged ones and leaves them out."""
     from glcic_jax.weights import find_network, kind_of
-    from glcic_jax.weights.store import stored
+    from glcic_jax.weights.store import built_in_entries, stored
 
     names = []
-    for entry in stored():
+    for entry in (*built_in_entries(), *stored()):
         try:
             if kind_of(find_network(entry.name).weights.network) == "completion":
                 names.append(entry.name)

@@ -402,12 +402,12 @@ def test_weights_are_named_by_the_last_part_of_their_path(tmp_path, monkeypatch,
         load_completers((str(weights), str(other)), "cpu")
     found = load_completers((str(weights), "photos"), "cpu")
     assert {name: one.name for name, one in found.items()} == {weights.name: weights.name, "photos": "photos"}
-    # Without any: the default, and what is stored and sound.
+    # Without any: the default, the other built-in ones, and what is stored and sound.
     for name in ("mine", "broken"):
         imported = command_runner().invoke(cli, ["weights", "import", str(weights), "--name", name])
         assert imported.exit_code == 0, imported.output
     (tmp_path / "weights" / "broken.safetensors").write_bytes(b"no")
-    assert list(load_completers((), "cpu")) == ["photos", "mine"]
+    assert list(load_completers((), "cpu")) == ["photos", "faces", "mine"]
 
 
 @pytest.mark.parametrize("option", ["--max-megabytes", "--max-megapixels", "--upload-seconds", "--stop-seconds"])
