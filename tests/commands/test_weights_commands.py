@@ -186,11 +186,8 @@ def test_a_discriminator_can_be_imported_but_not_exported(tmp_path):
 
 
 def test_list_and_path(exported, home):
-    assert [line.split()[0] for line in glcic("weights", "list").stdout.splitlines()] == [
-        "name",
-        "faces",
-        "photos",
-    ]
+    listed = glcic("weights", "list").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["name", "faces", "photos"]
     for name in ("first", "second-with-a-long-name"):
         glcic("weights", "import", exported, "--name", name)
     sound = store.path_of("second-with-a-long-name")
@@ -210,7 +207,7 @@ def test_list_and_path(exported, home):
     sound.with_name("first.safetensors").symlink_to(home / "gone")
     listed = glcic("weights", "list")
     assert listed.code == 0
-    assert listed.stdout.splitlines()[2].split() == ["first", "damaged"]
+    assert listed.stdout.splitlines()[3].split() == ["first", "damaged"]
 
 
 def test_export_of_a_run_with_licence_origin_and_dtype(finished_run, tmp_path):

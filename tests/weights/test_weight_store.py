@@ -331,7 +331,7 @@ def test_an_unknown_name_lists_what_there_is(finished_run, weights):
     make_run(finished_run, "runs/deep/b", 40)
     Path("runs/empty/checkpoints").mkdir(parents=True)
     add(weights, "mine")
-    listed = r"or one of these: built in: faces, photos; stored: mine; runs: runs/a \(step 3\), runs/deep/b \(step 40\)$"
+    listed = r"built in: faces, photos; stored: mine; runs: runs/a \(step 3\), runs/deep/b \(step 40\)$"
     with pytest.raises(WeightsError, match=listed) as caught:
         find_weights("yours")
     assert "empty" not in one_line(caught)
