@@ -35,7 +35,7 @@ def test_doctor_shows_cores_memory_cache_weights_and_extras(monkeypatch, tmp_pat
     assert shown["cores"] == str(core_count())
     assert 0 < float(shown["memory"].removesuffix(" GiB free")) < 10_000
     assert shown["cache"] == f"{tmp_path}/home, not created yet"
-    assert shown["weights"] == "photos; default: photos"
+    assert shown["weights"] == "faces, photos; default: photos"
     assert "heic" in shown["extras"].split(", ")  # The tests need it.
     assert not set(shown["extras"].split(", ")) & set(shown["extras, missing"].partition(" (")[0].split(", "))
     monkeypatch.setenv("GLCIC_WEIGHTS", "mine")
@@ -43,7 +43,7 @@ def test_doctor_shows_cores_memory_cache_weights_and_extras(monkeypatch, tmp_pat
     (tmp_path / "home" / "weights" / "torn.safetensors").write_bytes(bytes(2_500_000))
     shown = rows()
     assert shown["cache"] == f"{tmp_path}/home, 2.5 MB"
-    assert shown["weights"] == "photos, torn (damaged); default: mine ($GLCIC_WEIGHTS)"
+    assert shown["weights"] == "faces, photos, torn (damaged); default: mine ($GLCIC_WEIGHTS)"
     monkeypatch.setenv("GLCIC_HOME", str(tmp_path / "home" / "weights" / "torn.safetensors" / "home"))
     assert rows()["cache"].endswith(
         "torn.safetensors/home, which cannot be written: set GLCIC_HOME to another folder"
