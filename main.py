@@ -8,24 +8,18 @@ configs/quickstart.py needs no data and takes minutes on a CPU.
 import functools
 import sys
 from pathlib import Path
-from typing import Any
 
 from absl import app
 
 from glcic_jax.training import launch
+from glcic_jax.weights import find_weights
 
 _PROGRAM = launch.Program("python main.py", "configs/quickstart.py", "configs/ has", "configs/common.py")
 
 
 def main(arguments: list[str]) -> int:
     """Runs the training; returns the exit code."""
-    return launch.train_as_flagged(arguments, _PROGRAM, _load_weights)
-
-
-def _load_weights(reference: str) -> Any:
-    from glcic_jax.weights import find_weights  # Imports JAX.
-
-    return find_weights(reference).weights
+    return launch.train_as_flagged(arguments, _PROGRAM, find_weights)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import functools
 import sys
 import types
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -77,18 +76,13 @@ def train(
 def _train(arguments: list[str]) -> int:
     """Returns the exit code."""
     from glcic_jax.training import launch
+    from glcic_jax.weights import find_weights
 
     program = launch.Program(
         _COMMAND, "quickstart", f"'{_COMMAND} --list' shows", f"'{_COMMAND} --write common.py'"
     )
     launch.define_flags(arguments)
-    return launch.train_as_flagged(launch.parse_flags(arguments, program), program, _load_weights)
-
-
-def _load_weights(reference: str) -> Any:
-    from glcic_jax.weights import find_weights
-
-    return find_weights(reference).weights
+    return launch.train_as_flagged(launch.parse_flags(arguments, program), program, find_weights)
 
 
 @functools.cache

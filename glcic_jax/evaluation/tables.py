@@ -46,9 +46,9 @@ _INTERVALS = (
     f"In brackets: {100 * CONFIDENCE:.0f} % percentile bootstrap intervals from {RESAMPLES:,} resamples of the "
     "images. They cover other images of the same kind, not another training run."
 )
-_BOLD = (
-    "Bold: the best mean, where the interval of its paired differences from the second best does not contain 0. "
-    "No correction is made for the number of comparisons; FID and images/s have no interval and are never bold."
+_BEST = (
+    "{}: the best mean, where the interval of its paired differences from the second best does not contain 0. "
+    "No correction is made for the number of comparisons; FID and images/s have no interval and are never {}."
 )
 FEW = f"Fewer than {FEW_IMAGES} images: the intervals are too narrow to rely on."
 
@@ -334,14 +334,14 @@ def differing_settings(label: str, settings: Mapping[str, Mapping[str, Any]]) ->
     return Table([Column(name, is_number=False) for name in (label, *settings)], rows) if rows else None
 
 
-def notes_on_results(evaluation: Evaluation) -> list[str]:
-    """Notes on the results: intervals, images left out, metrics not computed."""
+def notes_on_results(evaluation: Evaluation, mark: str = "bold") -> list[str]:
+    """Notes on the results, whose best means have a mark: intervals, images left out, metrics not computed."""
     count = len(evaluation.images)
-    notes = [_INTERVALS, _BOLD, *([FEW] if count < FEW_IMAGES else [])]
+    notes = [_INTERVALS, _BEST.format(mark.capitalize(), mark), *([FEW] if count < FEW_IMAGES else [])]
     for key in evaluation.metrics:
         label, target = METRICS[key].label, METRICS[key].target
         if target is not None:
-            notes.append(f"{label}: bold and paired differences are by each image's distance from {target:g}.")
+            notes.append(f"{label}: {mark} and paired differences are by each image's distance from {target:g}.")
         if key == "judge":
             tested = int(np.count_nonzero(~np.isnan(evaluation.scores[0].values[key])))
             notes.append(
@@ -376,12 +376,8 @@ def markdown_results(evaluation: Evaluation) -> str:
 
 def text_results(evaluation: Evaluation) -> str:
     """The results as text for a terminal, and below them their notes."""
-    _, bold, *others = notes_on_results(evaluation)
-    notes = [
-        f"{count_of(len(evaluation.images), 'image')}; table.md has the intervals.",
-        bold.replace("Bold:", "*:").replace("never bold", "never marked"),
-        *(note.replace("bold and", "* and") for note in others),
-    ]
+    _, *others = notes_on_results(evaluation, mark="*")
+    notes = [f"{count_of(len(evaluation.images), 'image')}; table.md has the intervals.", *others]
     wrap = textwrap.TextWrapper(TEXT_WIDTH, initial_indent="- ", subsequent_indent="  ")
     return "\n".join([to_text(results(evaluation)), *(wrap.fill(printable(note)) for note in notes)])
 

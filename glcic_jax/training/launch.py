@@ -116,13 +116,13 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def train_as_flagged(arguments: list[str], program: Program, load_weights: Callable[[str], Any]) -> int:
+def train_as_flagged(arguments: list[str], program: Program, find_weights: Callable[[str], Any]) -> int:
     """Trains as `flags.FLAGS` says.
 
     Args:
       arguments: The arguments that are not flags, after the name of the program: none.
       program: The program.
-      load_weights: See `loop.train`.
+      find_weights: See `loop.train`.
 
     Returns:
       The exit code; see `run_training`.
@@ -138,7 +138,7 @@ def train_as_flagged(arguments: list[str], program: Program, load_weights: Calla
     return run_training(
         values.config,
         Path(values.workdir or Path("runs") / name),
-        load_weights=load_weights,
+        find_weights=find_weights,
         coordinator=values.coordinator,
         process_count=values.process_count,
         process_id=values.process_id,
@@ -150,7 +150,7 @@ def run_training(
     config: Any,
     workdir: Path,
     *,
-    load_weights: Callable[[str], Any] | None = None,
+    find_weights: Callable[[str], Any] | None = None,
     coordinator: str | None = None,
     process_count: int | None = None,
     process_id: int | None = None,
@@ -161,7 +161,7 @@ def run_training(
     Args:
       config: The configuration.
       workdir: The run's directory.
-      load_weights: See `loop.train`.
+      find_weights: See `loop.train`.
       coordinator, process_count, process_id: See `distributed.initialize`.
       debug: Whether to show tracebacks.
 
@@ -185,7 +185,7 @@ def run_training(
     try:
         workdir = usable_workdir(workdir)
         distributed.initialize(coordinator, process_count, process_id)
-        train(config, workdir, load_weights)
+        train(config, workdir, find_weights)
         _handle_signals(signal.SIG_IGN)  # Everything is done.
         return 0
     except Stopped as stopped:

@@ -26,7 +26,7 @@ from glcic_jax.training.progress_line import Stopwatch
 from glcic_jax.training.schedule import Phase
 from glcic_jax.training.setup import Run, create_run
 from glcic_jax.training.signals import StopRequest
-from glcic_jax.training.task import LoadWeights, State
+from glcic_jax.training.task import FindWeights, State
 
 # Largest number of steps whose metrics wait on the devices, so that NaN is noticed in time for any interval.
 _MAX_PENDING = 100
@@ -35,13 +35,13 @@ _MAX_PENDING = 100
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
-def train(config: ConfigDict, workdir: Path, load_weights: LoadWeights | None = None) -> State:
+def train(config: ConfigDict, workdir: Path, find_weights: FindWeights | None = None) -> State:
     """Trains all phases, from the beginning or from the newest sound checkpoint in `workdir`.
 
     Args:
       config: See configs/common.py.
       workdir: Where checkpoints, logs, grids and the summary go.
-      load_weights: Reads the weights that the configuration names for the networks to begin with; not needed else.
+      find_weights: `weights.find_weights`, if the configuration names weights for the networks to begin with.
 
     Returns:
       The last state, on one device.
@@ -53,7 +53,7 @@ def train(config: ConfigDict, workdir: Path, load_weights: LoadWeights | None = 
     if config.compile_cache:
         enable_compile_cache(Path(config.compile_cache))
     with _failures_as_user_errors(workdir):
-        run, state = create_run(config, workdir, load_weights)
+        run, state = create_run(config, workdir, find_weights)
         with StopRequest() as stop, run:
             state = _train_steps(run, state, stop)
             run.checkpoints.wait()

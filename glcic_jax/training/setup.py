@@ -23,7 +23,7 @@ from glcic_jax.training.metric_log import MetricLog, RunningMean
 from glcic_jax.training.progress_line import ProgressLine
 from glcic_jax.training.resume import differences, earlier_compute_dtype, flatten, restore_run
 from glcic_jax.training.schedule import Schedule, create_schedule
-from glcic_jax.training.task import Examples, LoadWeights, State, Task, TrainingData
+from glcic_jax.training.task import Examples, FindWeights, State, Task, TrainingData
 from glcic_jax.training.tasks import check_values, task_of
 from glcic_jax.training.updates import resolve_compute_dtype
 from glcic_jax.training.workdir import lock_holder, lock_workdir
@@ -93,13 +93,13 @@ class Run:
                     self.progress.log(f"on closing: {one_line(second)}")
 
 
-def create_run(config: ConfigDict, workdir: Path, load_weights: LoadWeights | None = None) -> tuple[Run, State]:
+def create_run(config: ConfigDict, workdir: Path, find_weights: FindWeights | None = None) -> tuple[Run, State]:
     """Builds everything that the loop works with; all processes call it together.
 
     Args:
       config: See configs/common.py.
       workdir: The run's directory. Nothing is written before configuration and data are checked.
-      load_weights: See `loop.train`.
+      find_weights: See `loop.train`.
 
     Returns:
       The run, which holds the workdir's lock until it is closed; and its state on one device, fresh or from the
@@ -138,7 +138,7 @@ def create_run(config: ConfigDict, workdir: Path, load_weights: LoadWeights | No
             fingerprints=fingerprints,
             skipped=skipped,
             log=progress.log,
-            load_weights=load_weights,
+            find_weights=find_weights,
         )
         lead = None
         if is_lead_process():
@@ -223,7 +223,7 @@ def _resume(
     fingerprints: dict[str, dict[str, int]],
     skipped: SkippedFiles,
     log: Callable[[str], None],
-    load_weights: LoadWeights | None,
+    find_weights: FindWeights | None,
 ) -> tuple[State, dict[str, Any]]:
     """Returns the state to train from and its checkpoint's `meta` item, empty for a new run.
 
@@ -240,7 +240,7 @@ def _resume(
             sources=sources,
             skipped=skipped,
             log=log,
-            load_weights=load_weights,
+            find_weights=find_weights,
         )
         return task.begin(state, data), {}
     indices = input_pipeline.next_index(restored.data_state["next_index"], jax.process_count())

@@ -25,8 +25,8 @@ the key, the step and the place alone. Metrics are a dataclass of float32 scalar
 """
 
 
-LoadWeights = Callable[[str], Any]
-"""Reads weights by their name, file or run; returns a `weights.Weights`."""
+FindWeights = Callable[[str], Any]
+"""`weights.find_weights`, which this room may not import."""
 
 
 class State(Protocol):
@@ -59,7 +59,7 @@ class TrainingData:
       sources: The images.
       skipped: Receives images that cannot be read.
       log: Shows the user one line.
-      load_weights: See `loop.train`.
+      find_weights: See `loop.train`.
     """
 
     config: ConfigDict
@@ -67,7 +67,7 @@ class TrainingData:
     sources: Sources
     skipped: SkippedFiles
     log: Callable[[str], None]
-    load_weights: LoadWeights | None
+    find_weights: FindWeights | None
 
 
 class Findings(NamedTuple):

@@ -22,14 +22,10 @@ def config(unbroken_run, unbroken_config):
     return unbroken_config
 
 
-def load_weights(reference):
-    return find_weights(reference).weights
-
-
 def test_run_begins_with_the_weights_of_another(config, tmp_path):
-    run, state = create_run(config, tmp_path / "run", load_weights)
+    run, state = create_run(config, tmp_path / "run", find_weights)
     with run:
-        weights = load_weights(config.completion.initial_weights)
+        weights = find_weights(config.completion.initial_weights).weights
         jax.tree.map(np.testing.assert_array_equal, state.inference_variables, weights.variables)
         jax.tree.map(np.testing.assert_array_equal, state.completion.variables, weights.variables)
         np.testing.assert_array_equal(state.mean_pixel, jnp.float32(weights.description.mean_pixel))
@@ -38,8 +34,8 @@ def test_run_begins_with_the_weights_of_another(config, tmp_path):
 
 def test_run_trains_from_weights(config, tmp_path):
     config.phases.update(completion=1, discriminator=0, joint=0)
-    state = train(config, tmp_path / "run", load_weights)
-    before = load_weights(config.completion.initial_weights).variables["params"]["conv1"]["kernel"]
+    state = train(config, tmp_path / "run", find_weights)
+    before = find_weights(config.completion.initial_weights).weights.variables["params"]["conv1"]["kernel"]
     assert int(state.step) == 1
     assert 0 < np.abs(state.completion.params["conv1"]["kernel"] - before).max() < 0.1
 
@@ -48,18 +44,18 @@ def test_weights_of_another_network_are_refused_with_the_options_they_need(confi
     config.completion.width = 1 / 8
     config.completion.input_form = "mean_subtracted"
     with pytest.raises(ConfigError) as error:
-        create_run(config, tmp_path / "run", load_weights)
+        create_run(config, tmp_path / "run", find_weights)
     assert "--config.completion.width=0.0625 --config.completion.input_form=smooth_filled" in str(error.value)
 
 
 def test_weights_and_another_run_are_not_both_begun_with(config, unbroken_run, tmp_path):
     config.start_from = str(unbroken_run)
     with pytest.raises(ConfigError, match=r"start_from and completion\.initial_weights both"):
-        create_run(config, tmp_path / "run", load_weights)
+        create_run(config, tmp_path / "run", find_weights)
 
 
 def test_program_without_a_reader_of_weights_is_told(config, tmp_path):
-    with pytest.raises(ConfigError, match="was given no `load_weights`"):
+    with pytest.raises(ConfigError, match="was given no `find_weights`"):
         create_run(config, tmp_path / "run")
 
 

@@ -177,9 +177,9 @@ class CompletionTask:
     def _with_initial_weights(self, state: TrainState, data: TrainingData) -> TrainState:
         """Returns the state with the arrays and the mean pixel of weights, which must be of the same network."""
         name = self._config.completion.initial_weights
-        if data.load_weights is None:
-            raise ConfigError(f"completion.initial_weights is {name!r}, and `train` was given no `load_weights`")
-        weights = data.load_weights(name)
+        if data.find_weights is None:
+            raise ConfigError(f"completion.initial_weights is {name!r}, and `train` was given no `find_weights`")
+        weights = data.find_weights(name).weights
         wanted = {key: self._config.completion[key] for key in ("width", "layer_order", "output_activation")}
         found = {key: getattr(weights.network, key) for key in wanted}
         wanted["input_form"], found["input_form"] = self.spec.input_form, weights.description.input_form
