@@ -109,7 +109,7 @@ def test_steps_are_pmapped_at_one_place():
         "--help",
         "complete --no-such-option",
         "complete nowhere.jpg mask.png",
-        "complete .github/photos.png nowhere.png",
+        "complete .github/quickstart.png nowhere.png",
         "complete nowhere/ masks -o results",
         "complete tests nowhere.png -o results",
         "train --list",

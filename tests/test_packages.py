@@ -37,7 +37,7 @@ def tracked_files(*folders: str) -> set[str]:
 def test_the_source_distribution_has_all_that_the_tests_need(packages):
     _, source = packages
     expected = tracked_files("glcic_jax", "configs", "tests", "notebooks") | {
-        "main.py", "pyproject.toml", "README.md", "LICENSE", ".ci/run", ".github/photos.png",
+        "main.py", "pyproject.toml", "README.md", "LICENSE", ".ci/run", ".github/quickstart.png",
     }  # fmt: skip
     found = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
     assert expected <= found

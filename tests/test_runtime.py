@@ -22,7 +22,7 @@ run, out = sys.argv[1:]
 samples = ["--data", "samples", "--count", "1"]
 for arguments in (
     ["doctor"],
-    ["complete", "glcic_jax/../.github/photos.png", "--random-mask", f"{out}/completed.png"],
+    ["complete", "glcic_jax/../.github/quickstart.png", "--random-mask", f"{out}/completed.png"],
     ["evaluate", "mean", *samples, "--report", f"{out}/report"],
     ["evaluate", run, *samples, "--report", f"{out}/report"],
     ["export", "photos", f"{out}/program", "--format", "stablehlo"],

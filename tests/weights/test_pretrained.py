@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import skimage
-from helpers.common import ROOT
+from helpers.common import ROOT, load_config
 
 from glcic_jax.completion.completer import Completer
 from glcic_jax.evaluation.cropping import centre_square
@@ -18,7 +18,8 @@ from glcic_jax.evaluation.mask_sets.sets import open_mask_set
 from glcic_jax.model.smooth_fill import smooth_fill
 from glcic_jax.pictures import fills
 from glcic_jax.pictures.rgb_files import load_image
-from glcic_jax.weights import store
+from glcic_jax.training.tasks.completion import create_spec
+from glcic_jax.weights import load_weights, store
 
 FOLDER = ROOT / "glcic_jax" / "pretrained"
 CARD = (FOLDER / "MODEL_CARD.md").read_text()
@@ -65,6 +66,19 @@ def test_the_file_states_its_origin(completer):
     assert "photos.csv" in description.origin
     assert description.image_size == SIDE
     assert not re.search(r"(^|\s)/\w", description.origin)  # No path of anybody's machine.
+
+
+def test_both_runs_of_the_configuration_train_the_published_network():
+    network, _, description = load_weights(store.built_in_path(store.DEFAULT_NAME))
+    for run in ("first", "second"):
+        config = load_config("photos", run)
+        spec = create_spec(config)
+        assert spec.completion_network.width == network.width
+        assert spec.completion_network.output_activation == network.output_activation
+        assert spec.input_form == description.input_form
+        assert config.data.image_size == description.image_size
+    with pytest.raises(ValueError, match="no run 'third'"):
+        load_config("photos", "third")
 
 
 def test_the_list_attributes_every_photograph_and_splits_no_group():
