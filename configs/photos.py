@@ -2,10 +2,10 @@
 
 Command: python main.py --config=configs/photos.py --config.data.source=folder:/path/to/photographs
 Then: python main.py --config=configs/photos.py:second --config.data.source=folder:/path/to/photographs
-  --workdir=runs/photos_second --config.completion.initial_weights=runs/photos
+  --workdir=runs/photos_second --config.completion.initial_weights=runs/photos/checkpoints/2000
 The files are listed in glcic_jax/pretrained/photos.csv.
 Hardware: two CPU cores.
-Time: an hour and a quarter each.
+Time: an hour and a quarter, then an hour.
 Result: glcic_jax/pretrained/MODEL_CARD.md.
 
 Differences from the paper, because there are few images and few steps: the hole is filled smoothly from its
