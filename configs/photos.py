@@ -2,7 +2,6 @@
 
 Command: python main.py --config=configs/photos.py --config.data.source=folder:/path/to/photographs
 Then: python main.py --config=configs/photos.py:second --config.data.source=folder:/path/to/photographs
-  --workdir=runs/photos_second --config.completion.initial_weights=runs/photos/checkpoints/2000
 The files are listed in glcic_jax/pretrained/photos.csv.
 Hardware: two CPU cores.
 Time: an hour and a quarter, then an hour.
@@ -27,7 +26,7 @@ def get_config(run: str = "first") -> ConfigDict:
     """Returns all three phases at 128 px; holes and local patches have half the paper's sides.
 
     Args:
-      run: "first", or "second", which begins with the weights of the first.
+      run: "first", or "second", which begins with the weights of the first at step 2,000.
     """
     if run not in ("first", "second"):
         raise ValueError(f"configs/photos.py has no run {run!r}: choose first or second")
@@ -73,16 +72,21 @@ def get_config(run: str = "first") -> ConfigDict:
     config.grid_every = 500
     config.checkpoint_every = 250
     config.validation_images = 95
-    if run == "second":
-        config.phases.completion = 800
-        config.phases.discriminator = 100
-        config.phases.joint = 1_500
-        config.discriminator.branches = ("local", "texture")
-        config.loss.adversarial = "non_saturating"
-        config.balance.ratio = 0.7
-        config.balance.hold_steps = 1_500
-        config.optimizer.adam.learning_rate = 5e-4
-        config.optimizer.adam.b1 = 0.5
-        config.optimizer.adam.decay_steps = 2_300
-        config.validate_every = 50
+    return config if run == "first" else _second_run(config)
+
+
+def _second_run(config: ConfigDict) -> ConfigDict:
+    """Returns what the second run changes of the first."""
+    config.completion.initial_weights = "runs/photos/checkpoints/2000"
+    config.phases.completion = 800
+    config.phases.discriminator = 100
+    config.phases.joint = 1_360
+    config.discriminator.branches = ("local", "texture")
+    config.loss.adversarial = "non_saturating"
+    config.balance.ratio = 0.7
+    config.balance.hold_steps = config.phases.joint
+    config.optimizer.adam.learning_rate = 5e-4
+    config.optimizer.adam.b1 = 0.5
+    config.optimizer.adam.decay_steps = 2_300
+    config.validate_every = 50
     return config

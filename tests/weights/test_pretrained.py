@@ -77,6 +77,9 @@ def test_both_runs_of_the_configuration_train_the_published_network():
         assert spec.completion_network.output_activation == network.output_activation
         assert spec.input_form == description.input_form
         assert config.data.image_size == description.image_size
+    assert config.completion.initial_weights == "runs/photos/checkpoints/2000"
+    # The end of the second run is what is published.
+    assert f"runs/photos_second/checkpoints/{sum(config.phases.values())} " in CARD
     with pytest.raises(ValueError, match="no run 'third'"):
         load_config("photos", "third")
 
